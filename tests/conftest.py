@@ -1,0 +1,32 @@
+"""Shared by all tests: where the real images lie, and a small data set made of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DATA_VARIABLE = "COINFER_TEST_DATA"
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Path:
+    """The folder with CIFAR-10 as train.parquet and test.parquet: $COINFER_TEST_DATA, or shared/cifar10 beside the
+    checkout."""
+    folder = Path(os.environ.get(DATA_VARIABLE, REPOSITORY.parent / "shared" / "cifar10"))
+    if not (folder / "train.parquet").is_file():
+        pytest.skip(f"no CIFAR-10 Parquet files; set {DATA_VARIABLE} to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_images(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,000 training and 200 test images of CIFAR-10 in the same layout: decoded in a second."""
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("few-images")
+    for split, count in (("train", 1_000), ("test", 200)):
+        pq.write_table(pq.read_table(cifar10 / f"{split}.parquet").slice(0, count), folder / f"{split}.parquet")
+    return folder
