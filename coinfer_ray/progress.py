@@ -1,0 +1,73 @@
+"""Progress of long work, on stderr: a bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+LINE_EVERY_S = 30.0
+
+
+class Progress:
+    """``with Progress("candidates", total, done=already) as progress: progress.advance()``
+
+    Shows the share done, the rate since the start and the time left. Without a terminal it prints a line every
+    half minute and a last one, so that a log file stays readable.
+    """
+
+    def __init__(self, what: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
+        self.what = what
+        self.total = total
+        self.done = done
+        self._fresh = 0
+        self._quiet = quiet
+        self._started = self._printed = time.monotonic()
+        self._bar = None
+
+    def __enter__(self) -> Self:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn(self.what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task(self.what, total=self.total, completed=self.done, note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif not self._quiet and self._fresh:
+            self._print()
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+        self._fresh += count
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, note=self._note())
+        elif not self._quiet and time.monotonic() - self._printed >= LINE_EVERY_S:
+            self._print()
+
+    def _note(self) -> str:
+        rate = self._fresh / max(time.monotonic() - self._started, 1e-9)
+        left = (self.total - self.done) / rate if rate else float("inf")
+        shown = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s" if rate >= 0.5 else f"{rate * 60:.1f}/min"
+        return f"{shown}, {_duration(left)} left"
+
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        print(f"{self.what}: {self.done:,} of {self.total:,}, {self._note()}", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

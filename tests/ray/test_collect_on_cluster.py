@@ -1,0 +1,29 @@
+"""Candidates trained by the workers of two nodes, one on each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coinfer_ray import store
+from tests.ray.conftest import TwoNodes
+
+DRIVER = Path(__file__).resolve().parents[1] / "training" / "collect_driver.py"
+CODE = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_collection_runs_on_both_nodes(two_nodes: TwoNodes, few_images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    two_nodes.environment["RAY_ADDRESS"] = two_nodes.address
+    try:
+        two_nodes.drive(CODE, DRIVER, few_images, out, 4, "ray")
+    finally:
+        del two_nodes.environment["RAY_ADDRESS"]
+    records = store.read_records(out)
+    assert records.table["candidate"].to_pylist() == [0, 1, 2, 3]
