@@ -1,0 +1,127 @@
+"""The base network of a collection: trained once, kept as safetensors, the start of every candidate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.files import write_whole
+from coinfer_ray.models import zoo
+from coinfer_ray.training.data import DataSplits
+from coinfer_ray.training.loop import Phase, Preprocess, accuracy, train
+
+# Ten passes over CIFAR-10's 45,000 training images.
+BASE_PHASE = Phase(images=450_000, batch_size=128, learning_rate=5e-4, weight_decay=1e-2, warmup=0.1, optimizer="adamw")
+
+
+@dataclass(frozen=True)
+class BaseNetwork:
+    """Weights by parameter name (float32 arrays), and what was measured on them.
+
+    ``info`` holds model, input_px, the data's name and fingerprint, the training phase, the seed and the seconds.
+    """
+
+    weights: dict[str, np.ndarray]
+    validation_accuracy: float
+    test_accuracy: float
+    info: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name in sorted(self.weights):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.weights[name]).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def train_base(
+    model: str,
+    input_px: int,
+    data: DataSplits,
+    *,
+    phase: Phase = BASE_PHASE,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    checkpoint: Path | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> BaseNetwork:
+    """Train ``model`` from scratch on the training split and measure it on the other two."""
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    network = zoo.build(model, len(data.classes)).to(device, memory_format=torch.channels_last)
+    preprocess = Preprocess.of(data, input_px)
+    train(
+        network,
+        data.train,
+        preprocess,
+        phase,
+        seed=seed,
+        device=device,
+        precision=precision,
+        checkpoint=checkpoint,
+        on_images=on_images,
+    )
+    found = [
+        accuracy(network, part, preprocess, device=device, precision=precision) for part in (data.validation, data.test)
+    ]
+    info = {
+        "model": model,
+        "input_px": input_px,
+        "data": data.name,
+        "data_fingerprint": data.fingerprint,
+        "phase": asdict(phase),
+        "seed": seed,
+        "seconds": round(time.perf_counter() - started),
+    }
+    weights = {name: tensor.cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
+    return BaseNetwork(weights, *found, info)
+
+
+def save_base(base: BaseNetwork, path: Path) -> None:
+    """Write the weights with their measurements in the file's metadata."""
+    document = base.info | {"validation_accuracy": base.validation_accuracy, "test_accuracy": base.test_accuracy}
+    tensors = {name: torch.from_numpy(array).contiguous() for name, array in base.weights.items()}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, {"coinfer_ray.base": json.dumps(document)}))
+
+
+def load_base(path: Path, *, model: str, input_px: int, data: DataSplits) -> BaseNetwork:
+    """Read what :func:`save_base` wrote.
+
+    Raises:
+        InputError: not such a file, or the base of another network, input size or data set.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            document = json.loads((file.metadata() or {}).get("coinfer_ray.base", "null"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"base: {path} is not a readable safetensors file ({error})") from None
+    if document is None:
+        raise InputError(f"base: {path} has no metadata of coinfer; train it with `coinfer collect`")
+    wanted = {"model": model, "input_px": input_px, "data_fingerprint": data.fingerprint}
+    for name, value in wanted.items():
+        if document[name] != value:
+            raise InputError(f"base: {path} was trained with {name} {document[name]}, this run has {value}")
+    found = (document.pop("validation_accuracy"), document.pop("test_accuracy"))
+    return BaseNetwork(weights, *found, document)
+
+
+def build_base(base: BaseNetwork, classes: int) -> nn.Module:
+    """The network with its weights, in evaluation mode."""
+    network = zoo.build(str(base.info["model"]), classes)
+    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in base.weights.items()})
+    return network.eval()

@@ -1,0 +1,202 @@
+"""Train one candidate: prune, fine-tune, split, insert the codec, train end to end, test (the paper's III-B)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from coinfer_ray.compression.channel import make_channel
+from coinfer_ray.compression.codec import CodecPair, Feature, build_codec, sent_elements
+from coinfer_ray.compression.pruning import ChannelRanking, Criterion, shrink
+from coinfer_ray.latency import FEATURE_BITS, INPUT_BITS
+from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.split import SplitNetwork, split
+from coinfer_ray.models.trace import trace_graph
+from coinfer_ray.space import SearchSpace, Strategy
+from coinfer_ray.training.data import ImageSet
+from coinfer_ray.training.loop import Diverged, Phase, Preprocess, accuracy, train
+
+FINE_TUNE = Phase(images=6_000, batch_size=64, learning_rate=1e-4, weight_decay=1e-2, optimizer="adamw")
+END_TO_END = Phase(images=6_000, batch_size=64, learning_rate=2e-4, weight_decay=1e-2, optimizer="adamw")
+
+
+@dataclass(frozen=True)
+class CandidateSettings:
+    """How every candidate of a collection is trained. ``codec_images``: images on which a new codec first learns
+    to reproduce the feature, before it is trained end to end; ``codec_factor``: how much faster than the network the
+    codec learns there; ``criterion``: what NNI ranks filters by."""
+
+    fine_tune: Phase = FINE_TUNE
+    end_to_end: Phase = END_TO_END
+    codec_images: int = 2_048
+    codec_learning_rate: float = 3e-3
+    codec_factor: float = 10.0
+    codec_passes: int = 4
+    criterion: Criterion = "l1"
+
+
+@dataclass(frozen=True)
+class CandidateData:
+    """What a candidate is trained and measured on."""
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    preprocess: Preprocess
+
+
+@dataclass(frozen=True)
+class TrainedCandidate:
+    """The trained network and what was measured on it, by the column names of ``coinfer_ray.store``."""
+
+    network: SplitNetwork
+    measured: Mapping[str, Any]
+
+
+class CandidateTrainer:
+    """Trains strategies that start from one base network; everything that they share is prepared once."""
+
+    def __init__(
+        self,
+        base: nn.Module,
+        space: SearchSpace,
+        data: CandidateData,
+        settings: CandidateSettings,
+        *,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> None:
+        self.base = base
+        self.space = space
+        self.graph: LayerGraph = space.graph
+        self.data = data
+        self.settings = settings
+        self.device = device
+        self.precision = precision
+        self.ranking = ChannelRanking(base, self.graph, settings.criterion)
+
+    def train(self, strategy: Strategy, *, snr_db: float | None, seed: int) -> TrainedCandidate:
+        """Train ``strategy`` for a channel of ``snr_db`` (None: noise-free) and measure it.
+
+        Raises:
+            Diverged: the loss or the trained network's outputs are no numbers.
+        """
+        started = time.perf_counter()
+        settings, device = self.settings, self.device
+        keep = self.ranking.keep(self.space.kept_channels(strategy))
+        pruned = shrink(self.base, self.graph, keep).to(device)
+        self._run(pruned, settings.fine_tune, seed)
+        network, flops, uplink_bit = self.assemble(pruned, strategy, snr_db)
+        self._warm_up_codec(network, seed + 1)
+        codec = [*network.encoder.parameters(), *network.decoder.parameters()]
+        self._run(network, settings.end_to_end, seed + 2, codec)
+        found = {
+            f"{name}_accuracy": accuracy(
+                network, part, self.data.preprocess, device=device, precision=self.precision, seed=seed + 3
+            )
+            for name, part in (("validation", self.data.validation), ("test", self.data.test))
+        }
+        measured = found | {
+            "device_flop": float(flops[0]),
+            "server_flop": float(flops[1]),
+            "uplink_bit": float(uplink_bit),
+            "fine_tune_images": settings.fine_tune.images,
+            "end_to_end_images": settings.end_to_end.images,
+            "wall_s": time.perf_counter() - started,
+        }
+        return TrainedCandidate(network, measured)
+
+    def assemble(
+        self, pruned: nn.Module, strategy: Strategy, snr_db: float | None
+    ) -> tuple[SplitNetwork, tuple[int, int], int]:
+        """Split a pruned network and insert codec and channel; (network, (device, server) FLOPs, bits sent).
+
+        FLOPs are counted on the pruned modules by a fresh trace, bits on the encoder's real output.
+        """
+        point = strategy.partition_point
+        real = trace_graph(pruned, self.graph.input_shape, self.graph.model)
+        device_flop = sum(layer.flops for layer in real.layers[:point])
+        server_flop = sum(layer.flops for layer in real.layers[point:])
+        kind = self.space.cut_kind(point)
+        if kind == "raw":
+            bits, pair = INPUT_BITS * self.graph.input_elements, None
+        elif kind == "none":
+            bits, pair = 0, None
+        else:
+            layer = real.layers[point - 1]
+            feature = Feature(layer.out_channels, layer.out_height, layer.out_width, layer.vector)
+            pair = build_codec(self.space.canonical_codec(strategy), feature, kind)
+            bits = FEATURE_BITS * sent_elements(pair.encoder, feature)
+        pair = pair or CodecPair(nn.Identity(), nn.Identity(), 0, 0)
+        device_half, server_half = split(pruned, self.graph, point)
+        # Nothing crosses a link where everything runs on the device, so no noise either.
+        channel = make_channel(None if kind == "none" else snr_db)
+        network = SplitNetwork(device_half, pair.encoder, channel, pair.decoder, server_half)
+        network = network.to(self.device, memory_format=torch.channels_last)
+        return network, (device_flop + pair.encoder_flops, server_flop + pair.decoder_flops), bits
+
+    def _run(self, network: nn.Module, phase: Phase, seed: int, codec: Iterable[nn.Parameter] = ()) -> None:
+        train(
+            network,
+            self.data.train,
+            self.data.preprocess,
+            phase,
+            seed=seed,
+            device=self.device,
+            precision=self.precision,
+            fast=codec,
+            fast_factor=self.settings.codec_factor,
+        )
+
+    def _warm_up_codec(self, network: SplitNetwork, seed: int) -> None:
+        """Let a freshly initialised codec learn to reproduce the feature: much cheaper than end to end, since
+        neither half is trained, and it spares the halves the shock of a random codec between them."""
+        parameters = [*network.encoder.parameters(), *network.decoder.parameters()]
+        settings = self.settings
+        if not parameters or not settings.codec_images:
+            return
+        torch.manual_seed(seed)
+        images = self.data.train.take(slice(0, settings.codec_images))
+        network.eval()
+        features = []
+        with torch.inference_mode():
+            for start in range(0, len(images), 256):
+                part = images.images[start : start + 256]
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
+                    features.append(network.device_half(self.data.preprocess(part, self.device)).float())
+        known = torch.cat(features).clone()
+        power = known.square().mean().clamp_min(1e-12)
+        optimizer = torch.optim.AdamW(parameters, lr=settings.codec_learning_rate)
+        batch = 64
+        steps = settings.codec_passes * (len(known) // batch)
+        network.encoder.train()
+        network.decoder.train()
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.codec_learning_rate * (1 - step / steps)
+            rows = torch.randint(len(known), (batch,), device=self.device)
+            target = known[rows]
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
+                output = network.decoder(network.channel(network.encoder(target)))
+            loss = F.mse_loss(output.float(), target) / power
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        if not torch.isfinite(loss):
+            raise Diverged(f"the codec's reconstruction error is {float(loss)}")
+
+
+def quick(settings: CandidateSettings, images: int) -> CandidateSettings:
+    """The same settings with every phase cut to ``images`` images: for trials and tests."""
+    return replace(
+        settings,
+        fine_tune=replace(settings.fine_tune, images=images),
+        end_to_end=replace(settings.end_to_end, images=images),
+        codec_images=min(settings.codec_images, images),
+    )

@@ -1,0 +1,28 @@
+"""A collection of tiny candidates, run as a process of its own so that a test can kill it.
+
+python collect_driver.py DATA OUT CANDIDATES ray|local [BASE]
+"""
+
+from __future__ import annotations
+
+import sys
+
+from coinfer_ray.executors import make_executor
+from coinfer_ray.training.candidate import CandidateSettings, quick
+from coinfer_ray.training.collect import CollectSettings, collect
+from coinfer_ray.training.loop import Phase
+
+SETTINGS = CollectSettings(
+    base=Phase(images=128, batch_size=64, learning_rate=3e-4, optimizer="adamw"),
+    candidate=quick(CandidateSettings(), 64),
+    validation_images=50,
+    test_images=50,
+)
+
+if __name__ == "__main__":
+    data, out, candidates, kind, *base = sys.argv[1:]
+    with make_executor(kind, workers=2 if kind == "ray" else None) as executor:
+        summary = collect(
+            "alexnet", data, out, int(candidates), executor=executor, settings=SETTINGS, base=base[0] if base else None
+        )
+    print(summary)

@@ -1,0 +1,160 @@
+"""Collections survive kills, resume without loss or repetition, and do not depend on who trains a candidate."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from coinfer_ray import store
+from coinfer_ray.errors import InputError
+from coinfer_ray.executors import make_executor
+from coinfer_ray.training.collect import collect
+
+from tests.training.collect_driver import SETTINGS
+
+DRIVER = Path(__file__).with_name("collect_driver.py")
+CANDIDATES = 12
+
+
+def start(*arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(DRIVER), *map(str, arguments)], start_new_session=True)
+
+
+def wait_until(true: Callable[[], object], driver: subprocess.Popen[bytes], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert driver.poll() is None, "the collection ended early"
+        assert time.monotonic() < end, "the collection made no progress"
+        time.sleep(0.05)
+
+
+def workers_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Ray's actor processes under the driver: Ray renames a process after the actor that it runs."""
+    found = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if line.startswith("ray::") and "IDLE" not in line:
+            found.append(process)
+    return found
+
+
+@pytest.fixture(scope="module")
+def killed_twice(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection on Ray of which an actor was killed, then the driver, then run again."""
+    out = tmp_path_factory.mktemp("collection") / "out"
+    driver = start(few_images, out, CANDIDATES, "ray")
+    try:
+        wait_until(lambda: len(store.finished_candidates(out)) >= 1, driver)
+        victims = workers_of(driver)
+        assert victims, "no actor process found"
+        victims[0].send_signal(signal.SIGKILL)
+        before = len(store.finished_candidates(out))
+        wait_until(lambda: len(store.finished_candidates(out)) >= before + 3, driver)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert 0 < len(store.finished_candidates(out)) < CANDIDATES
+    again = start(few_images, out, CANDIDATES, "ray")
+    assert again.wait(timeout=400) == 0
+    return out
+
+
+def test_killed_actor_and_killed_driver_lose_and_double_nothing(killed_twice: Path) -> None:
+    records = store.read_records(killed_twice)
+    assert records.table["candidate"].to_pylist() == list(range(CANDIDATES))
+    assert records.failed == 0
+    assert not list(killed_twice.glob(".*.tmp"))
+
+
+def test_costs_counted_on_the_trained_modules_equal_the_kernels(killed_twice: Path) -> None:
+    from coinfer_ray.latency import DelayCalculator
+    from coinfer_ray.models.layers import load_graph
+    from coinfer_ray.space import SearchSpace
+
+    records = store.read_records(killed_twice)
+    space = SearchSpace(load_graph("alexnet", 64))
+    delay = DelayCalculator(space)
+    for strategy, measured in zip(records.strategies, records.costs(), strict=True):
+        assert delay.costs(space.levels(strategy))[0].tolist() == measured.tolist()
+
+
+def test_a_candidate_is_the_same_in_process_as_on_ray(killed_twice: Path, few_images: Path, tmp_path: Path) -> None:
+    with make_executor("local") as executor:
+        collect(
+            "alexnet",
+            few_images,
+            tmp_path / "local",
+            2,
+            executor=executor,
+            settings=SETTINGS,
+            base=killed_twice / "base.safetensors",
+            quiet=True,
+        )
+    there = store.read_records(killed_twice).table.slice(0, 2).drop_columns(["wall_s"])
+    here = store.read_records(tmp_path / "local").table.drop_columns(["wall_s"])
+    assert here.equals(there)
+
+
+def test_packed_records_are_the_shards(killed_twice: Path, tmp_path: Path) -> None:
+    store.pack(killed_twice, tmp_path / "packed.parquet")
+    packed = store.read_records(tmp_path / "packed.parquet")
+    assert packed.table.equals(store.read_records(killed_twice).table)
+    assert packed.info.settings["data"] == "CIFAR-10 (JPEG copy)"
+
+
+def test_ctrl_c_leaves_whole_records_and_no_processes(few_images: Path, killed_twice: Path, tmp_path: Path) -> None:
+    driver = start(few_images, tmp_path / "out", CANDIDATES, "ray", killed_twice / "base.safetensors")
+    wait_until(lambda: len(store.finished_candidates(tmp_path / "out")) >= 1, driver)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    os.kill(driver.pid, signal.SIGINT)
+    assert driver.wait(timeout=60) != 0
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+    records = store.read_records(tmp_path / "out")
+    assert len(records) == len(store.finished_candidates(tmp_path / "out"))
+
+
+def test_another_runs_folder_is_refused(killed_twice: Path, few_images: Path) -> None:
+    with make_executor("local") as executor, pytest.raises(InputError, match="belongs to another run: seed is 0 there"):
+        collect("alexnet", few_images, killed_twice, 12, executor=executor, settings=SETTINGS, seed=1, quiet=True)
+
+
+def test_records_of_different_settings_are_not_mixed(killed_twice: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    records = store.read_records(killed_twice)
+    row = records.table.slice(0, 1).to_pylist()[0]
+    store.write_records(store.shard_path(tmp_path, 0), [row], records.info)
+    other = replace(records.info, settings={**records.info.settings, "validation_images": 7})
+    store.write_records(store.shard_path(tmp_path, 1), [row | {"candidate": 1}], other)
+    with pytest.raises(
+        InputError, match=r"differs from candidate-000000.parquet in validation_images \(7 against 50\)"
+    ):
+        store.read_records(tmp_path)
+
+
+def test_broken_records_are_told_in_one_line(killed_twice: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    whole = store.shard_path(killed_twice, 0)
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    with pytest.raises(InputError, match="not a whole Parquet file"):
+        store.read_records(cut)
+    pq.write_table(pq.read_table(whole).drop_columns(["codec"]), tmp_path / "less.parquet")
+    with pytest.raises(InputError, match="lacks the columns codec"):
+        store.read_records(tmp_path / "less.parquet")
+    with pytest.raises(InputError, match="are of alexnet, not of regnet_x_400mf"):
+        store.read_records(whole, model="regnet_x_400mf")
+    with pytest.raises(InputError, match="does not exist"):
+        store.read_records(tmp_path / "none.parquet")

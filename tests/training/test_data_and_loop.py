@@ -1,0 +1,188 @@
+"""Images from every source, and a training loop that resumes where it stopped."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from coinfer_ray.errors import InputError
+from coinfer_ray.training import loop
+from coinfer_ray.training.data import DataSplits, load_data
+from coinfer_ray.training.loop import Diverged, Phase, Preprocess, accuracy, train
+from PIL import Image
+from torch import nn
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(few_images: Path) -> DataSplits:
+    return load_data(few_images)
+
+
+def small_network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+
+
+def test_parquet_images_are_split_without_overlap(data: DataSplits) -> None:
+    assert (len(data.train), len(data.validation), len(data.test)) == (900, 100, 200)
+    assert data.train.images.dtype == np.uint8
+    assert data.train.images.shape[1:] == (32, 32, 3)
+    held = {image.tobytes() for image in data.validation.images}
+    assert not held & {image.tobytes() for image in data.train.images}
+
+
+def test_torchvisions_cifar10_folder_is_read(data: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official archive's layout (pickled batches), made from real images; its checksums are not ours to match."""
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = data.train.images.transpose(0, 3, 1, 2).reshape(len(data.train), -1)
+    for number in range(5):
+        rows = slice(number * 100, (number + 1) * 100)
+        batch = {"data": pixels[rows], "labels": data.train.labels[rows].tolist()}
+        (folder / f"data_batch_{number + 1}").write_bytes(pickle.dumps(batch))
+    (folder / "test_batch").write_bytes(
+        pickle.dumps({"data": pixels[500:600], "labels": data.train.labels[500:600].tolist()})
+    )
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    found = load_data(tmp_path)
+    assert found.classes[3] == "cat"
+    assert len(found.train) + len(found.validation) == 500
+    assert np.array_equal(found.test.images, data.train.images[500:600])
+
+
+def test_class_folders_are_read_resized_and_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in (("cats", 12), ("dogs", 8)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            picture = rng.integers(0, 256, (50, 40 + number, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / name / f"{number}.png")
+    found = load_data(tmp_path, image_px=24)
+    assert found.classes == ("cats", "dogs")
+    assert found.train.images.shape[1:] == (24, 24, 3)
+    assert len(found.train) + len(found.validation) + len(found.test) == 20
+
+
+def test_folders_without_usable_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a folder"):
+        load_data(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no images of two classes"):
+        load_data(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "broken.jpg").write_bytes(b"not an image")
+    with pytest.raises(InputError, match="cannot be decoded"):
+        load_data(tmp_path)
+
+
+def test_truncated_parquet_is_refused(few_images: Path, tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.parquet").write_bytes((few_images / f"{name}.parquet").read_bytes()[:5000])
+    with pytest.raises(InputError, match="not a readable Parquet file"):
+        load_data(tmp_path)
+
+
+def test_preprocessing_normalises_and_scales(data: DataSplits) -> None:
+    x = Preprocess.of(data, 48)(data.train.images, CPU)
+    assert x.shape == (900, 3, 48, 48)
+    plain = Preprocess.of(data, 32)(data.train.images, CPU)
+    assert plain.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (plain.std((0, 2, 3)) - 1).abs().max() < 1e-3
+
+
+def test_augmentation_only_flips_and_shifts(data: DataSplits) -> None:
+    """Every augmented image must be a flipped or plain crop of its reflected original."""
+    preprocess = Preprocess.of(data, 32)
+    images = data.train.images[:20]
+    plain = preprocess(images, CPU)
+    moved = preprocess(images, CPU, np.random.default_rng(0))
+    padded = torch.nn.functional.pad(plain, (4, 4, 4, 4), mode="reflect")
+    for original, image in zip(padded, moved, strict=True):
+        crops = original.unfold(1, 32, 1).unfold(2, 32, 1)  # (3, 9, 9, 32, 32)
+        same = [(crops == other[:, None, None]).all(dim=(0, 3, 4)).any() for other in (image, image.flip(-1))]
+        assert any(same)
+    assert not torch.equal(plain, moved)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_training_learns_and_repeats_itself(data: DataSplits, optimizer: str) -> None:
+    phase = Phase(images=4_000, batch_size=50, learning_rate=0.01, optimizer=optimizer)
+    preprocess = Preprocess.of(data, 32)
+    networks = []
+    for _ in range(2):
+        network = small_network()
+        train(network, data.train, preprocess, phase, seed=3, device=CPU, precision=torch.float32)
+        networks.append(network)
+    assert accuracy(networks[0], data.test, preprocess, device=CPU, precision=torch.float32) > 0.2
+    for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_interrupted_training_resumes_to_the_same_weights(
+    data: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 7)
+    phase = Phase(images=1_000, batch_size=50, learning_rate=0.01, optimizer="adamw")
+    preprocess = Preprocess.of(data, 32)
+
+    def run(network: nn.Module, checkpoint: Path | None, stop_after: int | None = None) -> None:
+        seen = 0
+
+        def count(images: int) -> None:
+            nonlocal seen
+            seen += images
+            if stop_after is not None and seen >= stop_after:
+                raise KeyboardInterrupt
+
+        train(
+            network,
+            data.train,
+            preprocess,
+            phase,
+            seed=1,
+            device=CPU,
+            precision=torch.float32,
+            on_images=count,
+            checkpoint=checkpoint,
+        )
+
+    straight = small_network()
+    run(straight, None)
+    checkpoint = tmp_path / "checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        run(small_network(), checkpoint, stop_after=800)
+    assert checkpoint.exists()
+    resumed = small_network(seed=9)
+    run(resumed, checkpoint)
+    assert not checkpoint.exists()
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name])
+
+
+def test_a_loss_that_is_no_number_is_said(data: DataSplits) -> None:
+    phase = Phase(images=500, batch_size=50, learning_rate=0.01)
+    network = small_network()
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match="the loss is nan"):
+        train(network, data.train, replace(Preprocess.of(data, 32)), phase, seed=0, device=CPU, precision=torch.float32)
