@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from coinfer_ray.search import Answer as Answer
     from coinfer_ray.search import optimize as optimize
     from coinfer_ray.space import Strategy as Strategy
-    from coinfer_ray.sweep import sweep as sweep
+    from coinfer_ray.sweeps import sweep as sweep
 
 _HOMES = {
     "Answer": "coinfer_ray.search",
@@ -27,7 +27,7 @@ _HOMES = {
     "compare": "coinfer_ray.comparison",
     "fit": "coinfer_ray.predictor",
     "optimize": "coinfer_ray.search",
-    "sweep": "coinfer_ray.sweep",
+    "sweep": "coinfer_ray.sweeps",
 }
 
 __all__ = sorted(_HOMES)
@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value  # importing coinfer_ray.sweep has just bound the name `sweep` to the module
+    globals()[name] = value
     return value
 
 

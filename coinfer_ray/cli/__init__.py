@@ -1,0 +1,65 @@
+"""``coinfer``: the command line.
+
+Exit status: 0 done, 2 bad input (one line on stderr), 1 a failure of ours, 130 interrupted. This module imports
+nothing but the standard library; a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from coinfer_ray.errors import InputError
+
+EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+DEBUG_VARIABLE = "COINFER_DEBUG"
+
+_EXTRA_MODULES = {
+    "search": ("typer", "rich", "ray", "sklearn", "scipy", "pyarrow", "pydantic", "yaml", "matplotlib"),
+    "train": ("torch", "torchvision", "nni", "PIL"),
+}
+_EXTRA_OF_MODULE = {module: extra for extra, modules in _EXTRA_MODULES.items() for module in modules}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; ``arguments`` default to the process's own."""
+    try:
+        from coinfer_ray.cli.app import run
+
+        status = run(arguments)
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+    except Exception as error:
+        status, message = explain(error)
+        print(f"coinfer: {message}", file=sys.stderr)
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            traceback.print_exception(error)
+    if status == EXIT_INTERRUPTED:
+        print("coinfer: interrupted; run the same collect or sweep again to go on where it stopped", file=sys.stderr)
+    return status
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Exit status and the one line for an error."""
+    if isinstance(error, InputError):
+        return EXIT_BAD_INPUT, _one_line(str(error))
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").partition(".")[0]
+        if module in _EXTRA_OF_MODULE:
+            extra = _EXTRA_OF_MODULE[module]
+            return EXIT_BAD_INPUT, f"this command needs {module}: pip install 'coinfer-ray[{extra}]'"
+    if hasattr(error, "format_message"):  # a usage error of typer's parser
+        return EXIT_BAD_INPUT, f"{_one_line(error.format_message())}{_help_hint(error)}"
+    hint = "" if os.environ.get(DEBUG_VARIABLE) == "1" else f" (set {DEBUG_VARIABLE}=1 for the traceback)"
+    return EXIT_FAILURE, f"{type(error).__name__}: {_one_line(str(error))}{hint}"
+
+
+def _help_hint(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f" (see `{context.command_path} --help`)" if context is not None else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

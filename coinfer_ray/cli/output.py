@@ -1,0 +1,53 @@
+"""What commands print: one JSON document, or tables."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coinfer_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PLAIN_WIDTH = 140  # columns of a table that goes to a file or a pipe
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout.
+
+    Raises:
+        ValueError: the document holds a NaN or an infinity, which JSON cannot say.
+    """
+    json.dump(document, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def print_table(*tables: Table) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    for table in tables:
+        console.print(table)
+
+
+def check_output(path: Path | None) -> None:
+    """Raise InputError, before any work is done, where the folder of an output file does not exist."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise InputError(f"out: {path.parent} is no folder; create it, or write {path.name} elsewhere")
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, on stderr."""
+    print(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def stdout_for_answers() -> Iterator[None]:
+    """Send to stderr whatever libraries print while a command works, so that stdout holds the answer alone."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield

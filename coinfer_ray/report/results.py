@@ -1,0 +1,188 @@
+"""What a report shows of a sweep: its rows, grouped and labelled by what varies in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.files import read_run
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
+
+MOST_SCENARIOS = 1_000_000
+METHOD_COLUMNS = {"All_Local": "all_local_s", "All_Server": "all_server_s", "Neurosurgeon": "neurosurgeon_s"}
+PROPOSED = "coinfer"
+_AXES = ("model", "device", "server", "max_loss")
+_COLUMNS = (
+    "scenario",
+    "model",
+    "device",
+    "server",
+    "link",
+    "device_flops_per_s",
+    "server_flops_per_s",
+    "rate_bps",
+    "max_loss",
+    "feasible",
+    "latency_s",
+    "device_s",
+    "server_s",
+    "uplink_s",
+    "predicted_accuracy",
+    "cut_after",
+    "all_local_s",
+    "all_server_s",
+    "neurosurgeon_s",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scenario and its answer; the answer's fields are None where no strategy was feasible."""
+
+    model: str
+    device: str
+    server: str
+    link: str
+    rate_bps: float
+    max_loss: float
+    latency_s: float | None
+    device_s: float | None
+    uplink_s: float | None
+    server_s: float | None
+    predicted_accuracy: float | None
+    cut_after: str | None
+    others_s: Mapping[str, float]
+
+    @property
+    def gain(self) -> float | None:
+        """How many times faster the answer is than the best of the other methods."""
+        return None if self.latency_s is None else min(self.others_s.values()) / self.latency_s
+
+    def label(self, *axes: str) -> str:
+        """The scenario's place on those axes, in words."""
+        parts = {"max_loss": f"max loss {self.max_loss:g}"}
+        return ", ".join(parts.get(axis) or str(getattr(self, axis)) for axis in axes)
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self) | {"others_s": dict(self.others_s), "gain": self.gain}
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """The rows of a sweep in the order of their scenarios, and what they rest on.
+
+    ``problems`` holds each network's provenance (:meth:`coinfer_ray.search.Problem.provenance`); ``scenarios`` is
+    the size of the whole grid, more than there are rows while a sweep is unfinished.
+    """
+
+    rows: tuple[Row, ...]
+    problems: Mapping[str, Mapping[str, Any]]
+    solver: str
+    scenarios: int
+
+    @cached_property
+    def varying(self) -> tuple[str, ...]:
+        """The axes, the link left out, on which the scenarios differ."""
+        return tuple(axis for axis in _AXES if len({getattr(row, axis) for row in self.rows}) > 1)
+
+    @cached_property
+    def panels(self) -> dict[str, list[Row]]:
+        """Scenarios that differ by their link alone, sorted by its rate, under what the others differ in."""
+        groups: dict[str, list[Row]] = {}
+        axes = self.varying or ("device",)
+        for row in self.rows:
+            groups.setdefault(row.label(*axes), []).append(row)
+        return {label: sorted(rows, key=lambda row: row.rate_bps) for label, rows in groups.items()}
+
+
+def read_sweep(folder: str | Path) -> SweepResults:
+    """The answers in an output folder of ``coinfer sweep``.
+
+    Raises:
+        InputError: another kind of folder, no answers in it, a truncated file, or more scenarios than a page holds.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    from coinfer_ray.scenario import Grid
+
+    folder = Path(folder)
+    run = read_run(folder)
+    if run["kind"] != "sweep":
+        raise InputError(f"report: {folder} was written by `coinfer {run['kind']}`; give the folder of a sweep")
+    files = sorted(folder.glob("chunk-*.parquet"))
+    if not files:
+        raise InputError(f"report: {folder} holds no answers yet; run its sweep first")
+    settings = run["settings"]
+    try:
+        dataset = ds.dataset([str(path) for path in files], format="parquet")
+        return open_results(
+            dataset, settings["problems"], settings["solver"], scenarios=len(Grid.from_dict(settings["grid"]))
+        )
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"report: {folder}: a file cannot be read ({reason}); run its sweep again") from None
+
+
+def open_results(
+    dataset: Dataset, problems: Mapping[str, Mapping[str, Any]], solver: str, *, scenarios: int | None = None
+) -> SweepResults:
+    """The answers of a data set that :func:`coinfer_ray.sweep` returned.
+
+    Raises:
+        InputError: more scenarios than a page holds.
+    """
+    count = dataset.count_rows()
+    if count > MOST_SCENARIOS:
+        raise InputError(
+            f"report: {count:,} scenarios are more than a page shows ({MOST_SCENARIOS:,}); sweep a smaller grid, "
+            "or read the Parquet files"
+        )
+    table = dataset.to_table(columns=list(_COLUMNS)).sort_by("scenario")
+    columns = {name: table[name].to_pylist() for name in _COLUMNS}
+    devices = _names(columns["device"], columns["device_flops_per_s"], lambda speed: f"{speed / 1e9:.4g} GFLOPS")
+    servers = _names(columns["server"], columns["server_flops_per_s"], lambda speed: f"{speed / 1e9:.4g} GFLOPS")
+    links = _names(columns["link"], columns["rate_bps"], lambda rate: f"{rate / 1e6:.4g} Mb/s")
+    rows = tuple(
+        Row(
+            model=columns["model"][i],
+            device=devices[i],
+            server=servers[i],
+            link=links[i],
+            rate_bps=columns["rate_bps"][i],
+            max_loss=columns["max_loss"][i],
+            **{
+                name: columns[name][i] if columns["feasible"][i] else None
+                for name in ("latency_s", "device_s", "uplink_s", "server_s", "predicted_accuracy", "cut_after")
+            },
+            others_s={method: columns[name][i] for method, name in METHOD_COLUMNS.items()},
+        )
+        for i in range(table.num_rows)
+    )
+    return SweepResults(rows, problems, solver, scenarios or len(rows))
+
+
+def _names(labels: list[str], numbers: list[float], describe: Callable[[float], str]) -> list[str]:
+    """Each entry's label; with its number where entries of different numbers share the label."""
+    numbers_of: dict[str, set[float]] = {}
+    for label, number in zip(labels, numbers, strict=True):
+        numbers_of.setdefault(label, set()).add(number)
+    names = []
+    for label, number in zip(labels, numbers, strict=True):
+        described = describe(number)
+        unnamed = label.endswith(described.rpartition(" ")[2])  # the grid's own "0.1 to 1000 GFLOPS"
+        names.append(label if len(numbers_of[label]) == 1 else described if unnamed else f"{label}, {described}")
+    return names
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of the numbers 0 .. count - 1, both ends among them, without the beat of a fixed step."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]

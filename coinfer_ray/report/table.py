@@ -1,0 +1,72 @@
+"""The summary that the terminal and the page share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coinfer_ray.report.results import METHOD_COLUMNS, PROPOSED, Row, SweepResults, spread
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST_ROWS = 60
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits, without an exponent."""
+    value = seconds * 1e3
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3 if value >= 0.1 else 4
+    return f"{value:,.{digits}f}"
+
+
+def times_faster(gain: float) -> str:
+    return f"{gain:,.0f}\u00d7" if gain >= 100 else f"{gain:.1f}\u00d7" if gain >= 10 else f"{gain:.2f}\u00d7"
+
+
+def summary_header(results: SweepResults) -> list[str]:
+    """Names of the summary's columns; latencies are in milliseconds."""
+    axes = [axis.replace("_", " ") for axis in _leading_axes(results)]
+    return [*axes, PROPOSED, "gain", "cut after", "accuracy", *METHOD_COLUMNS]
+
+
+def summary_cells(results: SweepResults) -> list[list[str]]:
+    """The summary's rows; of a large sweep, some evenly spaced ones."""
+    shown = (results.rows[i] for i in spread(len(results.rows), MOST_ROWS))
+    return [_cells(row, _leading_axes(results)) for row in shown]
+
+
+def summary_note(results: SweepResults) -> str:
+    """What a reader must know of the table: what is left out, and what its figures mean."""
+    notes = []
+    if len(results.rows) < results.scenarios:
+        notes.append(f"The sweep is unfinished: {len(results.rows):,} of {results.scenarios:,} scenarios are answered.")
+    if len(results.rows) > MOST_ROWS:
+        notes.append(f"{MOST_ROWS} of {len(results.rows):,} scenarios, evenly spread.")
+    notes.append("Latencies in ms. Gain: the best of the other methods over coinfer. Accuracy: as the predictor says.")
+    return " ".join(notes)
+
+
+def summary_table(results: SweepResults) -> Table:
+    """The summary for the terminal."""
+    from rich.table import Table
+
+    table = Table(caption=summary_note(results), caption_justify="left")
+    left = {axis.replace("_", " ") for axis in _leading_axes(results)} | {"cut after"}
+    for name in summary_header(results):
+        table.add_column(name, justify="left" if name in left else "right", style="bold" if name == PROPOSED else None)
+    for cells in summary_cells(results):
+        table.add_row(*cells)
+    return table
+
+
+def _leading_axes(results: SweepResults) -> tuple[str, ...]:
+    return (*(results.varying or ("device",)), "link")
+
+
+def _cells(row: Row, axes: tuple[str, ...]) -> list[str]:
+    place = [f"{row.max_loss:g}" if axis == "max_loss" else str(getattr(row, axis)) for axis in axes]
+    others = [milliseconds(row.others_s[method]) for method in METHOD_COLUMNS]
+    if row.latency_s is None or row.gain is None:
+        return [*place, "infeasible", "-", "-", "-", *others]
+    answer = [milliseconds(row.latency_s), times_faster(row.gain), str(row.cut_after), f"{row.predicted_accuracy:.4f}"]
+    return [*place, *answer, *others]

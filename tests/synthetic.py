@@ -1,0 +1,73 @@
+"""Records whose accuracies follow a known function, for tests that need a predictor but no training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from coinfer_kernels import canonicalize
+
+from coinfer_ray.latency import DelayCalculator
+from coinfer_ray.models.layers import load_graph
+from coinfer_ray.space import SearchSpace
+from coinfer_ray.store import RecordsInfo, write_records
+
+BASE_VALIDATION, BASE_TEST = 0.84, 0.83
+SETTINGS = {"data": "made up", "fine_tune_images": 0, "end_to_end_images": 0, "channel": "noise-free"}
+
+
+def true_accuracy(space: SearchSpace, values: np.ndarray, snr_db: np.ndarray | None = None) -> np.ndarray:
+    """Accuracies (n,) for predictor features ``values`` (n, V): each ratio and each codec stage costs a little."""
+    sparsity, codec = values[:, : space.sets], values[:, space.codec_variable :]
+    weights = np.linspace(0.03, 0.12, space.sets)
+    loss = (sparsity**2 * weights).sum(axis=1)
+    loss += 0.03 * (1 - codec[:, 0]) ** 2 + 0.05 * (1 - codec[:, 3]) ** 2 + 0.01 * (codec[:, 2] - 1)
+    loss += 0.04 * (1 - codec[:, 6]) ** 3 + 0.04 * (1 - codec[:, 7]) ** 3
+    if snr_db is not None:
+        loss += 0.3 * np.exp(-snr_db / 8)
+    return BASE_VALIDATION + 0.002 - loss
+
+
+def write_synthetic_records(
+    path: Path, *, model: str = "alexnet", input_px: int = 64, count: int = 120, noisy: bool = False, seed: int = 0
+) -> Path:
+    """Write ``count`` records with a noise of 0.2 points; half of the strategies are pruned little."""
+    rng = np.random.default_rng(seed)
+    space = SearchSpace(load_graph(model, input_px))
+    cube = rng.random((count, len(space.variables)))
+    cube[: count // 2, : space.sets] *= 0.3
+    levels = canonicalize(space.tables, (cube * space.tables.n_levels).astype(np.int64))
+    strategies = [space.strategy(row) for row in levels]
+    snr_db = rng.uniform(0, 50, count) if noisy else None
+    values = np.array([space.values(strategy) for strategy in strategies])
+    accuracy = true_accuracy(space, values, snr_db) + rng.normal(0, 0.002, count)
+    costs = DelayCalculator(space).costs(levels)
+    info = RecordsInfo(model, input_px, space_sets(space), SETTINGS, {"coinfer-ray": "test"})
+    rows = [
+        {
+            "candidate": row,
+            "status": "ok",
+            "sparsity": list(strategy.sparsity.values()),
+            "partition_point": strategy.partition_point,
+            "codec": list(strategy.codec.values()),
+            "snr_db": None if snr_db is None else float(snr_db[row]),
+            "base_validation_accuracy": BASE_VALIDATION,
+            "base_test_accuracy": BASE_TEST,
+            "validation_accuracy": float(accuracy[row]),
+            "test_accuracy": float(accuracy[row]) - 0.01,
+            "device_flop": costs[row, 0],
+            "server_flop": costs[row, 1],
+            "uplink_bit": costs[row, 2],
+            "fine_tune_images": 0,
+            "end_to_end_images": 0,
+            "seed": seed,
+            "wall_s": 1.0,
+        }
+        for row, strategy in enumerate(strategies)
+    ]
+    write_records(path, rows, info)
+    return path
+
+
+def space_sets(space: SearchSpace) -> tuple[str, ...]:
+    return tuple(prunable.name for prunable in space.graph.prunable_sets)

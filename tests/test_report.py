@@ -1,0 +1,205 @@
+"""The page and the table about a sweep: made from real answers of a small grid."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.files import RUN_FILE
+from coinfer_ray.predictor import fit_predictor
+from coinfer_ray.report import SweepResults, open_results, read_sweep, summary_table, write_page
+from coinfer_ray.report.figures import MOST_PANELS, figure_captions, latency_figure, second_figure
+from coinfer_ray.report.results import spread
+from coinfer_ray.report.table import MOST_ROWS, milliseconds, summary_cells, summary_header, summary_note, times_faster
+from coinfer_ray.sweeps import sweep
+from tests.synthetic import SETTINGS, write_synthetic_records
+
+PAPER_GRID = {
+    "model": ["alexnet"],
+    "device": ["rpi3b+", "rpi4b", "tk1"],
+    "server": ["p100"],
+    "link": ["wifi", "3g", "4g", "5g"],
+    "max_loss": [0.02],
+}
+RATE_GRID = {
+    "model": ["alexnet"],
+    "device": ["rpi3b+", {"name": "phone", "gflops": [1, 100]}],
+    "server": ["p100"],
+    "link": [{"rate_mbps": {"logspace": [0.01, 100, 12]}}],
+    "max_loss": [0.01, 0.05, 0.1],
+}
+QUICK = {"executor": "local", "solver": "paper", "max_evaluations": 300, "max_tries": 30, "quiet": True}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("sweeps")
+    records = write_synthetic_records(root / "alexnet-64px.parquet", count=100)
+    predictor = fit_predictor(records, regressor="decision_tree")
+    for name, grid in (("paper", PAPER_GRID), ("rates", RATE_GRID)):
+        sweep(grid, root / name, records=predictor, **QUICK)
+    return {name: root / name for name in ("paper", "rates")}
+
+
+@pytest.fixture(scope="module")
+def paper(folders: dict[str, Path]) -> SweepResults:
+    return read_sweep(folders["paper"])
+
+
+@pytest.fixture(scope="module")
+def rates(folders: dict[str, Path]) -> SweepResults:
+    return read_sweep(folders["rates"])
+
+
+def test_rows_are_the_answers(folders: dict[str, Path], paper: SweepResults) -> None:
+    import pyarrow.dataset as ds
+
+    answers = ds.dataset(folders["paper"], exclude_invalid_files=True).to_table().sort_by("scenario").to_pylist()
+    assert len(paper.rows) == paper.scenarios == len(answers) == 12
+    for row, answer in zip(paper.rows, answers, strict=True):
+        assert (row.device, row.link, row.latency_s) == (answer["device"], answer["link"], answer["latency_s"])
+        best = min(answer["all_local_s"], answer["all_server_s"], answer["neurosurgeon_s"])
+        assert row.gain == pytest.approx(best / answer["latency_s"])
+        assert row.gain >= 1
+    assert json.loads(json.dumps(paper.rows[0].to_json()))["others_s"].keys() == {
+        "All_Local",
+        "All_Server",
+        "Neurosurgeon",
+    }
+
+
+def test_panels_hold_scenarios_that_differ_by_link_alone(paper: SweepResults, rates: SweepResults) -> None:
+    assert list(paper.panels) == ["rpi3b+", "rpi4b", "tk1"]
+    assert [row.link for row in paper.panels["tk1"]] == ["3g", "4g", "5g", "wifi"]
+    assert len(rates.panels) == 9
+    assert "phone, 100 GFLOPS, max loss 0.05" in rates.panels
+    for rows in rates.panels.values():
+        assert [row.rate_bps for row in rows] == sorted(row.rate_bps for row in rows) and len(rows) == 12
+    assert rates.rows[0].link == "0.01 Mb/s"
+
+
+def test_table_shows_every_scenario_or_says_which(paper: SweepResults, rates: SweepResults) -> None:
+    assert len(summary_cells(paper)) == 12
+    header = summary_header(paper)
+    assert header[:3] == ["device", "link", "coinfer"] and all(
+        len(cells) == len(header) for cells in summary_cells(paper)
+    )
+    assert len(rates.rows) == 108 and len(summary_cells(rates)) == MOST_ROWS
+    assert f"{MOST_ROWS} of 108 scenarios" in summary_note(rates)
+    assert {cells[1] for cells in summary_cells(rates)} == {"0.01", "0.05", "0.1"}
+    assert summary_table(paper).row_count == 12
+
+
+def test_numbers_read_well() -> None:
+    assert [milliseconds(value) for value in (1.2345, 0.0123, 1.5e-3, 2e-4, 3.3e-6)] == [
+        "1,234",
+        "12.3",
+        "1.50",
+        "0.200",
+        "0.0033",
+    ]
+    assert [times_faster(value) for value in (1.234, 12.34, 1234.0)] == ["1.23\u00d7", "12.3\u00d7", "1,234\u00d7"]
+    assert spread(3, 5) == [0, 1, 2]
+    assert spread(100, 4) == [0, 33, 66, 99]
+
+
+class Document(HTMLParser):
+    """Opened and closed tags, and whatever a page could fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.count: dict[str, int] = {}
+        self.references: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.count[tag] = self.count.get(tag, 0) + 1
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self.references += [
+            value or "" for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")
+        ]
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("name", ["paper", "rates"])
+def test_page_is_whole_and_fetches_nothing(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    out = tmp_path / "page.html"
+    write_page(folders[name], out)
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    text = out.read_text(encoding="utf-8")
+    document = Document()
+    document.feed(text)
+    assert document.open == []
+    assert document.count["svg"] == 2 and document.count["table"] == 1 and "script" not in document.count
+    assert all(reference.startswith("#") for reference in document.references)
+    assert "url(http" not in text and "@import" not in text
+    assert "prefers-color-scheme: dark" in text and "width=device-width" in text
+    # The records' provenance comes from the sweep's files.
+    assert SETTINGS["data"] in document.text and "100 really trained strategies" in document.text
+    assert "64 x 64 pixels" in document.text and "0.8400" in document.text
+
+
+@pytest.mark.parametrize("draw", [latency_figure, second_figure])
+def test_figures_are_valid_svg_in_the_pages_colours(paper: SweepResults, rates: SweepResults, draw: Any) -> None:
+    for results, shown in ((paper, len(paper.panels)), (rates, MOST_PANELS)):
+        svg = draw(results)
+        ElementTree.fromstring(svg)
+        used = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg))
+        assert {colour for colour in used if not colour.startswith("var(--")} <= {"none"}
+        titles = [text for text in re.findall(r">([^<>]+)</text>", svg) if text in results.panels]
+        assert len(titles) == shown
+        assert draw(results) == svg
+    assert f"{MOST_PANELS} of 9 groups" in figure_captions(rates)[0]
+
+
+def test_infeasible_and_unfinished_sweeps_are_named(paper: SweepResults, tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("latency_s", "device_s", "uplink_s", "server_s", "predicted_accuracy", "cut_after"))
+    rows = (type(paper.rows[0])(**(vars(paper.rows[0]) | nothing)), *paper.rows[1:7])
+    partial = SweepResults(rows, paper.problems, paper.solver, 12)
+    assert summary_cells(partial)[0][2] == "infeasible"
+    assert "7 of 12 scenarios are answered" in summary_note(partial)
+    write_page(partial, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "1 of them have no strategy" in text and not re.search(r"\bnan\b", text)
+    assert rows[0].gain is None
+
+
+def test_dataset_in_memory_reports_alike(folders: dict[str, Path], paper: SweepResults) -> None:
+    import pyarrow.dataset as ds
+
+    dataset = ds.dataset(sorted(folders["paper"].glob("chunk-*.parquet")))
+    assert open_results(dataset, paper.problems, paper.solver).rows == paper.rows
+
+
+def test_other_folders_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"no {RUN_FILE}"):
+        read_sweep(tmp_path)
+    (tmp_path / RUN_FILE).write_text(json.dumps({"format": 1, "kind": "collect", "settings": {}}))
+    with pytest.raises(InputError, match="written by `coinfer collect`"):
+        read_sweep(tmp_path)
+    run = (folders["paper"] / RUN_FILE).read_text()
+    (tmp_path / RUN_FILE).write_text(run)
+    with pytest.raises(InputError, match="no answers yet"):
+        read_sweep(tmp_path)
+    chunk = next(folders["paper"].glob("chunk-*.parquet")).read_bytes()
+    (tmp_path / "chunk-000000.parquet").write_bytes(chunk[: len(chunk) // 2])
+    with pytest.raises(InputError, match="cannot be read") as error:
+        read_sweep(tmp_path)
+    assert "\n" not in str(error.value)
