@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 LINE_EVERY_S = 30.0
 
@@ -24,16 +27,16 @@ class Progress:
         self._fresh = 0
         self._quiet = quiet
         self._started = self._printed = time.monotonic()
-        self._bar = None
+        self._bar: Bar | None = None
 
     def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-            from rich.progress import Progress as Bar
+            from rich.progress import Progress as RichProgress
 
             columns = (TextColumn(self.what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._bar = RichProgress(*columns, console=Console(stderr=True))
             self._bar.start()
             self._task = self._bar.add_task(self.what, total=self.total, completed=self.done, note="")
         return self

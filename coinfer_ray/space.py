@@ -54,9 +54,8 @@ class Codec:
 
     @classmethod
     def from_values(cls, values: Sequence[float]) -> Codec:
-        whole = ("kernel_1", "stride_1", "kernel_2", "stride_2")
-        names = [field.name for field in fields(cls)]
-        return cls(**{name: int(v) if name in whole else float(v) for name, v in zip(names, values, strict=True)})
+        ratio_1, kernel_1, stride_1, ratio_2, kernel_2, stride_2, width_1, width_2 = map(float, values)
+        return cls(ratio_1, int(kernel_1), int(stride_1), ratio_2, int(kernel_2), int(stride_2), width_1, width_2)
 
 
 @dataclass(frozen=True)

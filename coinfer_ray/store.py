@@ -98,7 +98,7 @@ class Records:
     source: str
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return int(self.table.num_rows)
 
     @property
     def model(self) -> str:

@@ -115,6 +115,6 @@ def sent_elements(encoder: nn.Module, feature: Feature) -> int:
     """Elements of the encoder's output for one image, counted on a real forward pass."""
     shape = (feature.elements,) if feature.flat else (feature.channels, feature.height, feature.width)
     mode = encoder.training
-    sent = encoder.eval()(torch.zeros(1, *shape))
+    sent: torch.Tensor = encoder.eval()(torch.zeros(1, *shape))
     encoder.train(mode)
     return sent.numel()

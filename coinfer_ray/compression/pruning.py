@@ -20,7 +20,7 @@ from coinfer_ray.models.layers import Layer, LayerGraph, PrunableSet
 Criterion = Literal["l1", "fpgm"]
 
 
-class _FastFPGMPruner(FPGMPruner):
+class _FastFPGMPruner(FPGMPruner):  # type: ignore[misc]
     """NNI's FPGM with its Python loop over filters (minutes on AlexNet's linear layers) as one distance matrix."""
 
     def _calculate_metrics(self, data: dict[str, dict[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:

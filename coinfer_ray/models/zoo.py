@@ -31,4 +31,5 @@ def build(model: str, classes: int) -> nn.Module:
         InputError: torchvision has no classification network of that name.
     """
     check_model(model)
-    return torchvision_models.get_model(model, weights=None, num_classes=classes)
+    network: nn.Module = torchvision_models.get_model(model, weights=None, num_classes=classes)
+    return network

@@ -62,7 +62,7 @@ def train_base(
     """Train ``model`` from scratch on the training split and measure it on the other two."""
     started = time.perf_counter()
     torch.manual_seed(seed)
-    network = zoo.build(model, len(data.classes)).to(device, memory_format=torch.channels_last)
+    network = zoo.build(model, len(data.classes)).to(device).to(memory_format=torch.channels_last)
     preprocess = Preprocess.of(data, input_px)
     train(
         network,
@@ -75,7 +75,7 @@ def train_base(
         checkpoint=checkpoint,
         on_images=on_images,
     )
-    found = [
+    validation, test = [
         accuracy(network, part, preprocess, device=device, precision=precision) for part in (data.validation, data.test)
     ]
     info = {
@@ -88,7 +88,7 @@ def train_base(
         "seconds": round(time.perf_counter() - started),
     }
     weights = {name: tensor.cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
-    return BaseNetwork(weights, *found, info)
+    return BaseNetwork(weights, validation, test, info)
 
 
 def save_base(base: BaseNetwork, path: Path) -> None:
@@ -116,8 +116,8 @@ def load_base(path: Path, *, model: str, input_px: int, data: DataSplits) -> Bas
     for name, value in wanted.items():
         if document[name] != value:
             raise InputError(f"base: {path} was trained with {name} {document[name]}, this run has {value}")
-    found = (document.pop("validation_accuracy"), document.pop("test_accuracy"))
-    return BaseNetwork(weights, *found, document)
+    validation, test = document.pop("validation_accuracy"), document.pop("test_accuracy")
+    return BaseNetwork(weights, validation, test, document)
 
 
 def build_base(base: BaseNetwork, classes: int) -> nn.Module:

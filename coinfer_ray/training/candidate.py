@@ -22,22 +22,37 @@ from coinfer_ray.space import SearchSpace, Strategy
 from coinfer_ray.training.data import ImageSet
 from coinfer_ray.training.loop import Diverged, Phase, Preprocess, accuracy, train
 
-FINE_TUNE = Phase(images=6_000, batch_size=64, learning_rate=1e-4, weight_decay=1e-2, optimizer="adamw")
-END_TO_END = Phase(images=6_000, batch_size=64, learning_rate=2e-4, weight_decay=1e-2, optimizer="adamw")
+FINE_TUNE = Phase(images=3_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
+END_TO_END = Phase(images=4_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
+
+
+@dataclass(frozen=True)
+class CodecPhase:
+    """How a fresh codec learns to reproduce the feature before it is trained end to end.
+
+    It sees ``images`` images ``passes`` times, but no more than ``flop`` FLOPs of its own forward and backward
+    passes (a wide codec at an early cut costs as much as the network). ``end_to_end_factor``: how much faster
+    than the network it learns end to end.
+    """
+
+    images: int = 8_192
+    passes: int = 16
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    flop: float = 3e12
+    end_to_end_factor: float = 20.0
+
+
+CODEC = CodecPhase()
 
 
 @dataclass(frozen=True)
 class CandidateSettings:
-    """How every candidate of a collection is trained. ``codec_images``: images on which a new codec first learns
-    to reproduce the feature, before it is trained end to end; ``codec_factor``: how much faster than the network the
-    codec learns there; ``criterion``: what NNI ranks filters by."""
+    """How every candidate of a collection is trained. ``criterion``: what NNI ranks filters by."""
 
     fine_tune: Phase = FINE_TUNE
+    codec: CodecPhase = CODEC
     end_to_end: Phase = END_TO_END
-    codec_images: int = 2_048
-    codec_learning_rate: float = 3e-3
-    codec_factor: float = 10.0
-    codec_passes: int = 4
     criterion: Criterion = "l1"
 
 
@@ -49,6 +64,18 @@ class CandidateData:
     validation: ImageSet
     test: ImageSet
     preprocess: Preprocess
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A split network with its codec, and what it costs: FLOPs of an image on either side (the codec's included)
+    and of the codec alone, bits of an image on the link."""
+
+    network: SplitNetwork
+    device_flop: int
+    server_flop: int
+    codec_flop: int
+    uplink_bit: int
 
 
 @dataclass(frozen=True)
@@ -92,8 +119,9 @@ class CandidateTrainer:
         keep = self.ranking.keep(self.space.kept_channels(strategy))
         pruned = shrink(self.base, self.graph, keep).to(device)
         self._run(pruned, settings.fine_tune, seed)
-        network, flops, uplink_bit = self.assemble(pruned, strategy, snr_db)
-        self._warm_up_codec(network, seed + 1)
+        assembled = self.assemble(pruned, strategy, snr_db)
+        network = assembled.network
+        self._warm_up_codec(assembled, seed + 1)
         codec = [*network.encoder.parameters(), *network.decoder.parameters()]
         self._run(network, settings.end_to_end, seed + 2, codec)
         found = {
@@ -103,19 +131,17 @@ class CandidateTrainer:
             for name, part in (("validation", self.data.validation), ("test", self.data.test))
         }
         measured = found | {
-            "device_flop": float(flops[0]),
-            "server_flop": float(flops[1]),
-            "uplink_bit": float(uplink_bit),
+            "device_flop": float(assembled.device_flop),
+            "server_flop": float(assembled.server_flop),
+            "uplink_bit": float(assembled.uplink_bit),
             "fine_tune_images": settings.fine_tune.images,
             "end_to_end_images": settings.end_to_end.images,
             "wall_s": time.perf_counter() - started,
         }
         return TrainedCandidate(network, measured)
 
-    def assemble(
-        self, pruned: nn.Module, strategy: Strategy, snr_db: float | None
-    ) -> tuple[SplitNetwork, tuple[int, int], int]:
-        """Split a pruned network and insert codec and channel; (network, (device, server) FLOPs, bits sent).
+    def assemble(self, pruned: nn.Module, strategy: Strategy, snr_db: float | None) -> Assembled:
+        """Split a pruned network and insert codec and channel.
 
         FLOPs are counted on the pruned modules by a fresh trace, bits on the encoder's real output.
         """
@@ -138,8 +164,14 @@ class CandidateTrainer:
         # Nothing crosses a link where everything runs on the device, so no noise either.
         channel = make_channel(None if kind == "none" else snr_db)
         network = SplitNetwork(device_half, pair.encoder, channel, pair.decoder, server_half)
-        network = network.to(self.device, memory_format=torch.channels_last)
-        return network, (device_flop + pair.encoder_flops, server_flop + pair.decoder_flops), bits
+        network = network.to(self.device).to(memory_format=torch.channels_last)
+        return Assembled(
+            network,
+            device_flop=device_flop + pair.encoder_flops,
+            server_flop=server_flop + pair.decoder_flops,
+            codec_flop=pair.encoder_flops + pair.decoder_flops,
+            uplink_bit=bits,
+        )
 
     def _run(self, network: nn.Module, phase: Phase, seed: int, codec: Iterable[nn.Parameter] = ()) -> None:
         train(
@@ -151,45 +183,51 @@ class CandidateTrainer:
             device=self.device,
             precision=self.precision,
             fast=codec,
-            fast_factor=self.settings.codec_factor,
+            fast_factor=self.settings.codec.end_to_end_factor,
         )
 
-    def _warm_up_codec(self, network: SplitNetwork, seed: int) -> None:
+    def _warm_up_codec(self, assembled: Assembled, seed: int) -> None:
         """Let a freshly initialised codec learn to reproduce the feature: much cheaper than end to end, since
         neither half is trained, and it spares the halves the shock of a random codec between them."""
+        network, phase = assembled.network, self.settings.codec
         parameters = [*network.encoder.parameters(), *network.decoder.parameters()]
-        settings = self.settings
-        if not parameters or not settings.codec_images:
+        if not parameters or not phase.images:
             return
         torch.manual_seed(seed)
-        images = self.data.train.take(slice(0, settings.codec_images))
-        network.eval()
-        features = []
-        with torch.inference_mode():
-            for start in range(0, len(images), 256):
-                part = images.images[start : start + 256]
-                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
-                    features.append(network.device_half(self.data.preprocess(part, self.device)).float())
-        known = torch.cat(features).clone()
+        known = self._features(network, phase.images)
         power = known.square().mean().clamp_min(1e-12)
-        optimizer = torch.optim.AdamW(parameters, lr=settings.codec_learning_rate)
-        batch = 64
-        steps = settings.codec_passes * (len(known) // batch)
+        # A backward pass costs twice a forward pass.
+        presentations = min(phase.passes * len(known), int(phase.flop / (3 * assembled.codec_flop)))
+        steps = max(1, presentations // phase.batch_size)
+        optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate)
         network.encoder.train()
         network.decoder.train()
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = settings.codec_learning_rate * (1 - step / steps)
-            rows = torch.randint(len(known), (batch,), device=self.device)
-            target = known[rows]
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
+                group["lr"] = phase.learning_rate * (1 - step / steps)
+            target = known[torch.randint(len(known), (phase.batch_size,), device=self.device)]
+            with self._autocast():
                 output = network.decoder(network.channel(network.encoder(target)))
             loss = F.mse_loss(output.float(), target) / power
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         if not torch.isfinite(loss):
             raise Diverged(f"the codec's reconstruction error is {float(loss)}")
+
+    def _features(self, network: SplitNetwork, count: int) -> torch.Tensor:
+        """What the device half makes of the first training images."""
+        images = self.data.train.take(slice(0, count))
+        network.eval()
+        features = []
+        with torch.no_grad(), self._autocast():
+            for start in range(0, len(images), 256):
+                part = images.images[start : start + 256]
+                features.append(network.device_half(self.data.preprocess(part, self.device)).float())
+        return torch.cat(features)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
 
 def quick(settings: CandidateSettings, images: int) -> CandidateSettings:
@@ -198,5 +236,5 @@ def quick(settings: CandidateSettings, images: int) -> CandidateSettings:
         settings,
         fine_tune=replace(settings.fine_tune, images=images),
         end_to_end=replace(settings.end_to_end, images=images),
-        codec_images=min(settings.codec_images, images),
+        codec=replace(settings.codec, images=images, passes=1),
     )

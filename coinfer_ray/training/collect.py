@@ -27,7 +27,14 @@ from coinfer_ray.store import RecordsInfo, finished_candidates, shard_path, writ
 from coinfer_ray.training.base import BASE_PHASE, BaseNetwork, build_base, load_base, save_base, train_base
 from coinfer_ray.training.candidate import CandidateData, CandidateSettings, CandidateTrainer
 from coinfer_ray.training.data import DataSplits, ImageSet, load_data
-from coinfer_ray.training.loop import Diverged, Phase, Preprocess, keep_freed_memory, pick_precision
+from coinfer_ray.training.loop import (
+    Diverged,
+    Phase,
+    Preprocess,
+    keep_freed_memory,
+    pick_precision,
+    release_freed_memory,
+)
 from coinfer_ray.training.plan import plan_levels, plan_snr_db
 
 SPLITS = ("train", "validation", "test")
@@ -160,8 +167,16 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
             return row | {"status": "diverged", "error": str(error)}
         except (torch.OutOfMemoryError, MemoryError) as error:
             return row | {"status": "out_of_memory", "error": str(error).splitlines()[0]}
+        finally:
+            release_freed_memory()
 
     return work
+
+
+def gpu_share() -> float:
+    """GPUs that a worker takes where nothing is said: a quarter, for one small network leaves most of a GPU idle;
+    0 where this machine has none."""
+    return 0.25 if torch.cuda.is_available() else 0.0
 
 
 def candidate_seed(seed: int, candidate: int) -> int:

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from coinfer_ray.sweep import sweep
+from coinfer_ray.sweeps import sweep
 from tests.ray.conftest import TwoNodes, alive, descendants, wait_until
 from tests.synthetic import write_synthetic_records
 

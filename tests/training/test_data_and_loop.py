@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+
 from coinfer_ray.errors import InputError
 from coinfer_ray.training import loop
 from coinfer_ray.training.data import DataSplits, load_data
 from coinfer_ray.training.loop import Diverged, Phase, Preprocess, accuracy, train
-from PIL import Image
-from torch import nn
 
 CPU = torch.device("cpu")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from coinfer_kernels import canonicalize
+
 from coinfer_ray.models.layers import load_graph
 from coinfer_ray.space import SearchSpace
 from coinfer_ray.training.plan import plan_levels, plan_snr_db
