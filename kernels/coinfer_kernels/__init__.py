@@ -1,0 +1,33 @@
+"""Compiled kernels of coinfer-ray: strategies, their costs, their predicted accuracy, and the search for the best.
+
+Needs numpy and numba only. ``notation`` states symbols, shapes and units.
+"""
+
+from coinfer_kernels.latency import cheapest_feasible, latencies, strategy_costs
+from coinfer_kernels.notation import CostTables, EnsembleTables, Scenarios, Solutions, SpaceTables
+from coinfer_kernels.optimizer import OptimizeResult, QuantumOptimizer, minimize
+from coinfer_kernels.quantum import solve_paper
+from coinfer_kernels.quantum_levels import solve_quantum
+from coinfer_kernels.space import canonicalize, decode, features
+from coinfer_kernels.trees import LevelEnsemble, TreeEnsemble
+
+__all__ = [
+    "CostTables",
+    "EnsembleTables",
+    "LevelEnsemble",
+    "OptimizeResult",
+    "QuantumOptimizer",
+    "Scenarios",
+    "Solutions",
+    "SpaceTables",
+    "TreeEnsemble",
+    "canonicalize",
+    "cheapest_feasible",
+    "decode",
+    "features",
+    "latencies",
+    "minimize",
+    "solve_paper",
+    "solve_quantum",
+    "strategy_costs",
+]
