@@ -98,8 +98,8 @@ def _positive(values: tuple[float, ...]) -> tuple[float, ...]:
 
 def _share(values: tuple[float, ...]) -> tuple[float, ...]:
     for value in values:
-        if not 0 <= value < 1:
-            raise ValueError(f"{value:g} must be in [0, 1); it is a share, 0.02 for 2 points")
+        if not -1 < value < 1:
+            raise ValueError(f"{value:g} must be in (-1, 1); it is a share, 0.02 for 2 points")
     return values
 
 

@@ -145,8 +145,8 @@ def resolve(
     Raises:
         InputError: the first of them that cannot be used.
     """
-    if not 0 <= max_loss < 1:
-        raise InputError(f"max loss: {max_loss} must be in [0, 1); it is a share of all images, 0.02 for 2 points")
+    if not -1 < max_loss < 1:  # a negative loss asks for a strategy that is better than the base network
+        raise InputError(f"max loss: {max_loss} must be in (-1, 1); it is a share of all images, 0.02 for 2 points")
     return Scenario(
         device=Device.of(device, device_gflops),
         server=Server.of(server, server_gflops),

@@ -106,6 +106,13 @@ def test_bad_input_is_one_line_and_status_2(run: Run, arguments: list[str], expe
     assert expected in one_line(err)
 
 
+def test_an_accuracy_that_no_strategy_has_is_told_with_the_best(run: Run, records: Path) -> None:
+    status, out, err = run("optimize", *SCENARIO, "--records", str(records), "--max-loss", "-0.2")
+    assert (status, out) == (2, "")
+    assert "no strategy reaches" in one_line(err)
+    assert "the best that can be had is" in err
+
+
 def test_bad_files_are_one_line_and_status_2(run: Run, records: Path, tmp_path: Path) -> None:
     truncated = tmp_path / "alexnet-64px.parquet"
     truncated.write_bytes(records.read_bytes()[:-50])
