@@ -34,6 +34,7 @@ from coinfer_ray.store import Records, Split, read_records, shipped_records
 REGRESSORS = ("gradient_boosting", "bagging", "adaboost", "random_forest", "decision_tree", "linear_regression")
 DEFAULT_REGRESSOR = "gradient_boosting"
 FOLDS = 10
+ERROR_FOLDS = 5  # for the typical error that every prediction carries: half the time of the table's ten
 SNR_FEATURE = "snr_db"
 PREDICTOR_FORMAT = 1
 
@@ -67,7 +68,8 @@ class Predictor:
 
     ``feature_names`` are the columns that :meth:`predict` takes: the search space's, and ``snr_db`` behind them
     where the records were collected through a noisy channel. ``settings`` are the records' (data, pixels,
-    training), ``records_hash`` is a fingerprint of their strategies and accuracies.
+    training), ``records_hash`` is a fingerprint of their strategies and accuracies. ``typical_error`` is the root mean
+    square error out of fold, in accuracy: what to expect of a strategy that was not trained.
     """
 
     ensemble: TreeEnsemble
@@ -77,6 +79,7 @@ class Predictor:
     feature_names: tuple[str, ...]
     accuracy: Split
     base_accuracy: float
+    typical_error: float
     records: int
     records_hash: str
     settings_hash: str
@@ -208,6 +211,7 @@ def fit_predictor(
         feature_names=names,
         accuracy=accuracy,
         base_accuracy=records.base_accuracy(accuracy),
+        typical_error=_out_of_fold(regressor, x, y, min(ERROR_FOLDS, len(y)), seed).mse ** 0.5,
         records=len(y),
         records_hash=hashlib.sha256(np.column_stack([x, y]).tobytes()).hexdigest()[:16],
         settings_hash=records.info.settings_hash,

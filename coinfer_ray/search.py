@@ -86,8 +86,9 @@ class Answer:
     """The strategy found for one scenario, and what it costs.
 
     ``accuracy_source`` is ``base`` where the network stays as it is and its accuracy is measured, ``predicted``
-    where the predictor says so. ``seconds`` is the time of the search alone, without reading and fitting the
-    records. ``energy_j`` is None unless energy was the objective.
+    where the predictor says so, with ``typical_error`` (root mean square, out of fold) in either direction.
+    ``seconds`` is the time of the search alone, without reading and fitting the records. ``energy_j`` is None
+    unless energy was the objective.
     """
 
     model: str
@@ -102,6 +103,7 @@ class Answer:
     accuracy_floor: float
     base_accuracy: float
     accuracy_source: Literal["base", "predicted"]
+    typical_error: float
     strategy: Strategy
     cut_after: str
     optimizer: str
@@ -251,6 +253,7 @@ def answer(
     costs = problem.delay.costs(levels)[0]
     device_s, server_s, uplink_s = costs * np.asarray(scenario.weights("latency"))
     strategy = problem.space.strategy(levels)
+    known = bool(problem.is_known(found.levels)[0])
     return Answer(
         model=problem.graph.model,
         input_px=problem.graph.input_px,
@@ -263,7 +266,8 @@ def answer(
         predicted_accuracy=float(found.accuracy[0]),
         accuracy_floor=float(floor),
         base_accuracy=problem.base_accuracy,
-        accuracy_source="base" if problem.is_known(found.levels)[0] else "predicted",
+        accuracy_source="base" if known else "predicted",
+        typical_error=0.0 if known else problem.predictor.typical_error,
         strategy=strategy,
         cut_after=problem.graph.cut_name(strategy.partition_point),
         optimizer=optimizer,

@@ -260,7 +260,8 @@ def _print_answer(answer: Answer) -> None:
     if answer.energy_j is not None:
         table.add_row("energy", f"{answer.energy_j:,.4g} J")
     table.add_row("sent", f"{answer.uplink_bit / 1e3:,.1f} kbit")
-    measured = "measured: the network as it is" if answer.accuracy_source == "base" else "predicted"
+    known = answer.accuracy_source == "base"
+    measured = "measured: the network as it is" if known else f"predicted, typical error {answer.typical_error:.4f}"
     table.add_row("accuracy", f"{answer.predicted_accuracy:.4f} ({measured})")
     table.add_row("  least allowed", f"{answer.accuracy_floor:.4f} (base {answer.base_accuracy:.4f})")
     table.add_row("cut after", f"{answer.cut_after} (partition point {strategy.partition_point})")

@@ -139,6 +139,7 @@ def _provenance(model: str, problem: Mapping[str, Any]) -> str:
         "input": f"{predictor['input_px']} x {predictor['input_px']} pixels",
         "predictor": f"{predictor['regressor']} fitted on {predictor['records']:,} really trained strategies",
         "accuracy": f"{predictor['accuracy']} images, {predictor['base_accuracy']:.4f} for the untouched network",
+        "typical error": f"{predictor['typical_error']:.4f} (root mean square, out of fold)",
         "cuts": problem["cuts"],
         "codec's own FLOPs": problem["codec_flops"],
         "bits of an element": f"{problem['feature_bits']:g} of a feature, {problem['input_bits']:g} of the input",

@@ -42,7 +42,11 @@ def summary_note(results: SweepResults) -> str:
         notes.append(f"The sweep is unfinished: {len(results.rows):,} of {results.scenarios:,} scenarios are answered.")
     if len(results.rows) > MOST_ROWS:
         notes.append(f"{MOST_ROWS} of {len(results.rows):,} scenarios, evenly spread.")
-    notes.append("Latencies in ms. Gain: the best of the other methods over coinfer. Accuracy: as the predictor says.")
+    notes.append("Latencies in ms. Gain: the best of the other methods over coinfer.")
+    errors = [f"{problem['predictor']['typical_error']:.3f}" for problem in results.problems.values()]
+    notes.append(
+        f"Accuracy: as the predictor says; typical error {' and '.join(errors)} for a strategy that was not trained."
+    )
     return " ".join(notes)
 
 
