@@ -15,10 +15,19 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from coinfer_kernels import Scenarios, Solutions, canonicalize, cheapest_feasible, features, solve_paper, solve_quantum
+from coinfer_kernels import (
+    Scenarios,
+    Solutions,
+    canonicalize,
+    cheapest_feasible,
+    features,
+    solve_exact,
+    solve_paper,
+    solve_quantum,
+)
 from coinfer_kernels.notation import CUT_NONE, CUT_RAW
 
 from coinfer_ray.errors import InputError
@@ -29,8 +38,19 @@ from coinfer_ray.scenario import Device, Given, Link, Objective, Scenario, Serve
 from coinfer_ray.space import Cuts, SearchSpace, Strategy
 from coinfer_ray.store import Records, Split
 
-_SOLVERS = {"quantum": solve_quantum, "paper": solve_paper}
-OPTIMIZERS = tuple(_SOLVERS)
+_HEURISTICS = {"quantum": solve_quantum, "paper": solve_paper}
+OPTIMIZERS = (*_HEURISTICS, "exact")
+
+
+class Solved(NamedTuple):
+    """One answer for each scenario: :class:`coinfer_kernels.Solutions`, and a lower bound where one was proven."""
+
+    levels: np.ndarray  # (S, V)
+    objective: np.ndarray  # (S,)
+    accuracy: np.ndarray  # (S,)
+    evaluations: np.ndarray  # (S,)
+    feasible: np.ndarray  # (S,)
+    lower_bound: np.ndarray  # (S,) no strategy that is accurate enough costs less; NaN where nothing is proven
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,8 @@ class Answer:
     ``accuracy_source`` is ``base`` where the network stays as it is and its accuracy is measured, ``predicted``
     where the predictor says so, with ``typical_error`` (root mean square, out of fold) in either direction.
     ``seconds`` is the time of the search alone, without reading and fitting the records. ``energy_j`` is None
-    unless energy was the objective.
+    unless energy was the objective. ``lower_bound_s``: no strategy that the predictor holds for accurate enough is
+    faster; ``gap``: by which share the answer may be above the best; both None where nothing was proven.
     """
 
     model: str
@@ -158,12 +179,15 @@ def solve(
     seed: int = 0,
     first_scenario: int = 0,
     **options: Any,
-) -> Solutions:
+) -> Solved:
     """The best strategy for each scenario, known ones included (see the module).
+
+    ``quantum`` and ``paper`` search; ``exact`` starts from what ``quantum`` finds and goes on until no strategy can
+    be better by more than a thousandth, or until its node limit, with the lower bound that was proven by then.
 
     ``first_scenario`` is the number of the first scenario in the larger grid that the batch is a part of; with
     it a scenario's answer depends on nothing but its own number and the seed. ``options`` go to the optimizer
-    (:func:`coinfer_kernels.solve_quantum`, :func:`coinfer_kernels.solve_paper`).
+    (:func:`coinfer_kernels.solve_quantum`, :func:`coinfer_kernels.solve_paper`, :func:`coinfer_kernels.solve_exact`).
 
     Raises:
         InputError: an unknown optimizer, or scenarios without SNR for a predictor that needs one.
@@ -176,9 +200,21 @@ def solve(
         )
     count = len(scenarios.accuracy_floor)
     tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
+    if optimizer == "exact":
+        begun = solve(problem, scenarios, "quantum", seed, first_scenario)
+        proven = solve_exact(*tables, scenarios, incumbents=Solutions(*begun[:5]), **options)
+        found = Solutions(
+            levels=proven.levels,
+            objective=proven.objective,
+            accuracy=np.where(proven.feasible, proven.accuracy, np.maximum(begun.accuracy, proven.accuracy)),
+            evaluations=begun.evaluations + proven.nodes,
+            feasible=proven.feasible,
+        )
+        best = _with_known(problem, scenarios, found)
+        return Solved(*best, lower_bound=np.minimum(proven.lower_bound, best.objective))
     keys = np.arange(first_scenario, first_scenario + count)
-    found = _SOLVERS[optimizer](*tables, scenarios, seed=seed, keys=keys, **options)
-    return _with_known(problem, scenarios, found)
+    found = _HEURISTICS[optimizer](*tables, scenarios, seed=seed, keys=keys, **options)
+    return Solved(*_with_known(problem, scenarios, found), lower_bound=np.full(count, np.nan))
 
 
 def optimize(
@@ -254,6 +290,7 @@ def answer(
     device_s, server_s, uplink_s = costs * np.asarray(scenario.weights("latency"))
     strategy = problem.space.strategy(levels)
     known = bool(problem.is_known(found.levels)[0])
+    bound = float(found.lower_bound[0])
     return Answer(
         model=problem.graph.model,
         input_px=problem.graph.input_px,
@@ -273,6 +310,8 @@ def answer(
         optimizer=optimizer,
         evaluations=int(found.evaluations[0]),
         seconds=seconds,
+        lower_bound_s=bound if objective == "latency" and np.isfinite(bound) else None,
+        gap=float(1 - bound / found.objective[0]) if np.isfinite(bound) else None,
     )
 
 

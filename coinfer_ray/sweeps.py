@@ -223,6 +223,7 @@ def solve_chunk(
         "uplink_s": pa.array(seconds[:, 2], mask=nothing),
         "uplink_bit": pa.array(costs[:, 2], mask=nothing),
         "predicted_accuracy": pa.array(found.accuracy, mask=nothing),
+        "lower_bound_s": pa.array(found.lower_bound, mask=~np.isfinite(found.lower_bound)),
         "partition_point": pa.array(point, mask=nothing),
         "cut_after": labelled(point, names, nothing),
         "strategy": strategy,

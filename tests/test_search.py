@@ -63,6 +63,19 @@ def test_no_answer_loses_to_a_method_without_compression(records_path: Path, cut
         assert (found.objective <= method(problem, scenarios.weights, cuts=cuts).objective * (1 + 1e-12)).all()
 
 
+def test_exact_answers_are_proven_and_no_worse_than_what_they_start_from(problem: Problem) -> None:
+    scenarios = paper_scenarios(problem)
+    begun, found = solve(problem, scenarios), solve(problem, scenarios, "exact")
+    assert np.isnan(begun.lower_bound).all()
+    assert (found.objective <= begun.objective).all()
+    assert (found.lower_bound <= found.objective).all()
+    assert (1 - found.lower_bound / found.objective <= 1e-3).all()
+    again = optimize("alexnet", "rpi3b+", "p100", "3g", records=problem.predictor, optimizer="exact")
+    assert again.lower_bound_s == pytest.approx(found.lower_bound[0], rel=1e-12)
+    assert again.gap is not None
+    assert 0 <= again.gap <= 1e-3
+
+
 @pytest.mark.parametrize(("optimizer", "options"), [("quantum", FEW), ("paper", QUICK)])
 def test_solutions_are_what_they_claim(problem: Problem, optimizer: str, options: dict[str, int]) -> None:
     scenarios = paper_scenarios(problem)
@@ -82,7 +95,7 @@ def test_a_scenarios_answer_does_not_depend_on_its_batch(problem: Problem) -> No
     for start, stop in ((0, 5), (5, 12)):
         part = Scenarios(*(column[start:stop] for column in whole))
         apart = solve(problem, part, seed=5, first_scenario=start, **FEW)
-        assert_equal(apart, Solutions(*(column[start:stop] for column in together)))
+        assert_equal(apart, Solutions(*(column[start:stop] for column in together[:5])))
     assert_equal(together, solve(pickle.loads(pickle.dumps(problem)), whole, seed=5, **FEW))
 
 
@@ -189,7 +202,7 @@ def test_optimize_from_names_and_files(records_path: Path, tmp_path: Path) -> No
     )
     assert same.strategy == found.strategy and same.latency_s == pytest.approx(found.latency_s, rel=1e-12)
     assert found.lower_bound_s is None and found.gap is None
-    with pytest.raises(InputError, match=r"optimizer: 'exact' is unknown; known: paper, quantum"):
-        optimize("alexnet", "rpi3b+", "p100", "4g", records=saved, optimizer="exact")
+    with pytest.raises(InputError, match=r"optimizer: 'genetic' is unknown; known: exact, paper, quantum"):
+        optimize("alexnet", "rpi3b+", "p100", "4g", records=saved, optimizer="genetic")
     with pytest.raises(InputError, match="rpi"):
         optimize("alexnet", "rpi3", "p100", "4g", records=saved)

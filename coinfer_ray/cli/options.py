@@ -26,7 +26,9 @@ Records = Annotated[
 Accuracy = Annotated[
     AccuracyChoice, typer.Option("--accuracy", help="Images on which the records' accuracy was measured.")
 ]
-Optimizer = Annotated[str, typer.Option("--optimizer", help="quantum, or paper: its Algorithm 1 as printed.")]
+Optimizer = Annotated[
+    str, typer.Option("--optimizer", help="quantum; exact, with a proof; or paper: its Algorithm 1 as printed.")
+]
 Objective = Annotated[ObjectiveChoice, typer.Option("--objective", help="Energy: the device's, needs its powers.")]
 MaxLoss = Annotated[float, typer.Option("--max-loss", help="Allowed loss of accuracy; 0.02: 2 points.")]
 Cuts = Annotated[

@@ -176,7 +176,7 @@ def compare(
 def sweep(
     grid: Annotated[Path, typer.Argument(help="Grid file (YAML).")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the answers; give it again to resume.")],
-    solver: Annotated[str, typer.Option("--solver", help="quantum, or paper.")] = "quantum",
+    solver: Annotated[str, typer.Option("--solver", help="quantum, exact, or paper.")] = "quantum",
     executor: options.Executor = "ray",
     address: options.Address = None,
     workers: options.Workers = None,
@@ -267,6 +267,8 @@ def _print_answer(answer: Answer) -> None:
     table.add_row("cut after", f"{answer.cut_after} (partition point {strategy.partition_point})")
     table.add_row("pruned", ", ".join(f"{name} {ratio:.0%}" for name, ratio in pruned.items()) or "nothing")
     table.add_row("codec", ", ".join(f"{name} {value:g}" for name, value in codec.items()) or "none")
+    if answer.gap is not None:
+        table.add_row("proven", f"at most {max(answer.gap, 0):.2%} above the best that the predictor allows")
     table.add_row("found by", f"{answer.optimizer}, {answer.evaluations:,} evaluations, {answer.seconds:.2f} s")
     print_table(table)
 

@@ -34,6 +34,7 @@ _COLUMNS = (
     "server_s",
     "uplink_s",
     "predicted_accuracy",
+    "lower_bound_s",
     "cut_after",
     "all_local_s",
     "all_server_s",
@@ -56,6 +57,7 @@ class Row:
     uplink_s: float | None
     server_s: float | None
     predicted_accuracy: float | None
+    lower_bound_s: float | None
     cut_after: str | None
     others_s: Mapping[str, float]
 
@@ -161,6 +163,7 @@ def open_results(
                 name: columns[name][i] if columns["feasible"][i] else None
                 for name in ("latency_s", "device_s", "uplink_s", "server_s", "predicted_accuracy", "cut_after")
             },
+            lower_bound_s=columns["lower_bound_s"][i],
             others_s={method: columns[name][i] for method, name in METHOD_COLUMNS.items()},
         )
         for i in range(table.num_rows)

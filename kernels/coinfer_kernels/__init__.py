@@ -3,6 +3,7 @@
 Needs numpy and numba only. ``notation`` states symbols, shapes and units.
 """
 
+from coinfer_kernels.exact import Certificates, solve_exact
 from coinfer_kernels.latency import cheapest_feasible, latencies, strategy_costs
 from coinfer_kernels.notation import CostTables, EnsembleTables, Scenarios, Solutions, SpaceTables
 from coinfer_kernels.optimizer import OptimizeResult, QuantumOptimizer, minimize
@@ -12,6 +13,7 @@ from coinfer_kernels.space import canonicalize, decode, features
 from coinfer_kernels.trees import LevelEnsemble, TreeEnsemble
 
 __all__ = [
+    "Certificates",
     "CostTables",
     "EnsembleTables",
     "LevelEnsemble",
@@ -27,6 +29,7 @@ __all__ = [
     "features",
     "latencies",
     "minimize",
+    "solve_exact",
     "solve_paper",
     "solve_quantum",
     "strategy_costs",
