@@ -1,6 +1,6 @@
 """The cluster files: the script's refusals, and the RayJob's structure against what KubeRay and Ray accept.
 
-tests/ray starts both nodes of a real cluster with the script.
+tests/cluster starts both nodes of a real cluster with the script.
 """
 
 from __future__ import annotations

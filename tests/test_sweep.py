@@ -1,4 +1,4 @@
-"""The sweep in process: right answers, whole files, resumption. On Ray: tests/ray."""
+"""The sweep in process: right answers, whole files, resumption. On Ray: tests/cluster."""
 
 from __future__ import annotations
 

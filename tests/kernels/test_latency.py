@@ -3,8 +3,9 @@ import pytest
 from coinfer_kernels import Scenarios, canonicalize, cheapest_feasible, latencies, strategy_costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_tables import random_levels, random_scenarios, random_tables
-from reference import latency as reference
+
+from tests.kernels.random_tables import random_levels, random_scenarios, random_tables
+from tests.reference import latency as reference
 
 
 @settings(max_examples=150, deadline=None)

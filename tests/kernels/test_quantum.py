@@ -8,8 +8,9 @@ import pytest
 from coinfer_kernels import Scenarios, TreeEnsemble, decode, features, solve_paper, strategy_costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_tables import random_ensemble, random_scenarios, random_tables
-from reference import algorithm1, latency, random_stream, space, trees
+
+from tests.kernels.random_tables import random_ensemble, random_scenarios, random_tables
+from tests.reference import algorithm1, latency, random_stream, space, trees
 
 LIMITS = {"scales": 6, "shrink": 1.3, "max_evaluations": 400, "max_tries": 25}
 
@@ -85,12 +86,11 @@ def test_neither_threads_nor_batches_change_an_answer():
 
 def test_another_process_with_other_threads_gives_the_same_answer():
     code = (
-        "import test_quantum as t\n"
+        "from tests.kernels import test_quantum as t\n"
         "answer = t.solve_paper(*t.random_problem(3, scenarios=5), seed=4, **t.LIMITS)\n"
         "print(answer.objective.tolist(), answer.levels.tolist(), answer.evaluations.tolist())"
     )
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent), *sys.path])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     printed = {
         subprocess.run(
             [sys.executable, "-c", code],

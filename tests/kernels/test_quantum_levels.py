@@ -14,13 +14,13 @@ from coinfer_kernels import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_tables import random_ensemble, random_scenarios, random_tables
 from sklearn.ensemble import GradientBoostingRegressor
-from synthetic import BASE_VALIDATION, true_accuracy
 
 from coinfer_ray.latency import DelayCalculator
 from coinfer_ray.models.layers import load_graph
 from coinfer_ray.space import SearchSpace
+from tests.kernels.random_tables import random_ensemble, random_scenarios, random_tables
+from tests.synthetic import BASE_VALIDATION, true_accuracy
 
 SCENARIOS = 4
 

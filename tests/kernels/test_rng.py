@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 from coinfer_kernels.rng import normal, seed_stream, uniform
-from reference.random_stream import Stream
+
+from tests.reference.random_stream import Stream
 
 
 def stream_of(seed, scenario, solution):

@@ -3,8 +3,9 @@ import pytest
 from coinfer_kernels import canonicalize, decode, features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_tables import random_levels, random_tables
-from reference import space as reference
+
+from tests.kernels.random_tables import random_levels, random_tables
+from tests.reference import space as reference
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,8 +5,6 @@ import pytest
 from coinfer_kernels import TreeEnsemble
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_tables import random_ensemble
-from reference import trees as reference
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import (
     AdaBoostRegressor,
@@ -18,6 +16,9 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import LinearRegression
 from sklearn.tree import DecisionTreeRegressor
+
+from tests.kernels.random_tables import random_ensemble
+from tests.reference import trees as reference
 
 REGRESSORS: dict[str, BaseEstimator] = {
     "gradient boosting": GradientBoostingRegressor(n_estimators=30, random_state=0),

@@ -3,7 +3,7 @@
 from itertools import product
 from math import inf
 
-from reference import latency, space, trees
+from tests.reference import latency, space, trees
 
 
 def strategies(tables):

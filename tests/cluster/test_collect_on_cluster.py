@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coinfer_ray import store
-from tests.ray.conftest import TwoNodes
+from tests.cluster.conftest import TwoNodes
 
 DRIVER = Path(__file__).resolve().parents[1] / "training" / "collect_driver.py"
 CODE = """

@@ -20,7 +20,7 @@ from ray import cloudpickle
 from coinfer_ray.errors import InputError
 from coinfer_ray.executors import WorkerContext
 from coinfer_ray.executors.ray_executor import RayExecutor
-from tests.ray.conftest import alive, descendants, wait_until
+from tests.cluster.conftest import alive, descendants, wait_until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from coinfer_ray.sweeps import sweep
-from tests.ray.conftest import TwoNodes, alive, descendants, wait_until
+from tests.cluster.conftest import TwoNodes, alive, descendants, wait_until
 from tests.synthetic import write_synthetic_records
 
 REPORT = """
