@@ -18,7 +18,7 @@ import numpy as np
 from coinfer_kernels.exact_tables import ExactModel
 from coinfer_kernels.jit import inner, maker
 from coinfer_kernels.latency import codec_cost, objective_of
-from coinfer_kernels.leaves import WORD, Words, _lowest_bit
+from coinfer_kernels.leaves import WORD, Words, lowest_bit
 from coinfer_kernels.median import weighted_median
 from coinfer_kernels.notation import (
     CODEC_KERNEL_1,
@@ -289,14 +289,14 @@ def best_leaves(model: ExactModel, at: CutTables, words: Words) -> float:
             # Every tree has a leaf left, so subtracting 1 from each clears its lowest bit and nothing beyond it.
             best, part = words[b] & ~(words[b] - at.starts[b]), 0.0
             while best:
-                part += at.value[b * np.uintp(WORD) + _lowest_bit(best)]
+                part += at.value[b * np.uintp(WORD) + lowest_bit(best)]
                 best &= best - np.uint64(1)
             total += part
         elif span > 1:
             first = np.uintp(b)
             while words[first] == 0:
                 first += np.uintp(1)
-            total += at.value[first * np.uintp(WORD) + _lowest_bit(words[first])]
+            total += at.value[first * np.uintp(WORD) + lowest_bit(words[first])]
     return total
 
 
@@ -314,7 +314,7 @@ def _median_of_best(model: ExactModel, at: CutTables, words: Words) -> float:
                 first += np.uintp(1)
             best = words[first] & (~words[first] + np.uint64(1))
         while best:
-            values[tree] = at.value[first * np.uintp(WORD) + _lowest_bit(best)]
+            values[tree] = at.value[first * np.uintp(WORD) + lowest_bit(best)]
             weights[tree] = model.weights[tree]
             tree += 1
             best &= best - np.uint64(1)

@@ -23,7 +23,7 @@ import numpy as np
 from coinfer_kernels.exact_bounds import CutTables, corner_cost
 from coinfer_kernels.exact_tables import ROUNDING, ExactModel
 from coinfer_kernels.jit import copy_row, inner, maker
-from coinfer_kernels.leaves import WORD, Words, _lowest_bit
+from coinfer_kernels.leaves import WORD, Words, lowest_bit
 from coinfer_kernels.notation import (
     CODEC_RATIO_1,
     CODEC_RATIO_2,
@@ -157,7 +157,7 @@ def share_out(model: ExactModel, at: CutTables, low: IntArray, high: IntArray, w
             if stop < WORD:
                 word &= (np.uint64(1) << np.uint64(stop)) - np.uint64(1)
             while word:
-                bit = b * WORD + int(_lowest_bit(word))
+                bit = b * WORD + int(lowest_bit(word))
                 joint.leaf[size] = at.leaf[bit]
                 joint.rest[size] = at.value[bit]
                 size += 1

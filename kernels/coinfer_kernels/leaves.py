@@ -51,7 +51,7 @@ def _lowest_bit_code(_context: Any, _word: Any) -> Any:
 
 
 # Number (uint64) of the lowest bit that is set in a word other than zero: one machine instruction.
-_lowest_bit: Any = intrinsic(_lowest_bit_code)
+lowest_bit: Any = intrinsic(_lowest_bit_code)
 
 
 @inner
@@ -72,7 +72,7 @@ def sum_of_leaves(value: FloatArray, words: Words) -> float:
     for b in range(np.uintp(words.shape[0])):
         word, part = words[b], 0.0  # one sum for each word, so that the additions of several words overlap
         while word:
-            part += value[b * np.uintp(WORD) + _lowest_bit(word)]
+            part += value[b * np.uintp(WORD) + lowest_bit(word)]
             word &= word - np.uint64(1)
         total += part
     return total
@@ -86,7 +86,7 @@ def _median_of_leaves(tables: LeafTables, words: Words, scratch: FloatArray) -> 
     for b in range(np.uintp(words.shape[0])):
         word = words[b]
         while word:
-            values[tree] = tables.value[b * np.uintp(WORD) + _lowest_bit(word)]
+            values[tree] = tables.value[b * np.uintp(WORD) + lowest_bit(word)]
             weights[tree] = tables.weights[tree]
             tree += 1
             word &= word - np.uint64(1)
