@@ -143,23 +143,3 @@ def _shrink_weighted(module: nn.Module, layer: Layer, rows: torch.Tensor | None,
             module.in_channels = weight.shape[1]
         weight = weight.contiguous(memory_format=torch.channels_last)
     module.weight = nn.Parameter(weight.clone())
-
-
-def masked(network: nn.Module, graph: LayerGraph, keep: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A copy of ``network`` with the same channels zeroed instead of removed: what NNI's masks stand for.
-
-    A batch norm's gamma and beta are zeroed too, else a masked channel still carries its shift.
-    """
-    copied = copy.deepcopy(network)
-    with torch.no_grad():
-        for layer in graph.layers:
-            if layer.kind not in ("conv", "fc", "batch_norm") or not layer.out_set or layer.out_set not in keep:
-                continue
-            gone = torch.ones(layer.out_channels, dtype=torch.bool)
-            gone[keep[layer.out_set]] = False
-            module = copied.get_submodule(layer.module)
-            for name in ("weight", "bias"):
-                parameter = getattr(module, name)
-                if parameter is not None:
-                    parameter[gone] = 0
-    return copied

@@ -21,7 +21,6 @@ from typing import Any
 from coinfer_ray.errors import InputError
 
 GRAPH_FORMAT = 1
-WEIGHTED = ("conv", "fc")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -331,7 +330,7 @@ def _mark_cuts(layers: list[Layer]) -> list[Layer]:
     ]
 
 
-def write_graphs(folder: str | Path, report: Callable[[Path], None] = lambda path: None) -> list[Path]:
+def write_graphs(folder: str | Path) -> list[Path]:
     """Trace the networks that ship, at every size that ships, and write ``MODEL-NNpx.json`` into ``folder``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -343,5 +342,4 @@ def write_graphs(folder: str | Path, report: Callable[[Path], None] = lambda pat
             text = json.dumps(graph.to_json(), indent=1) + "\n"
             write_whole(path, partial(Path.write_text, data=text))
             written.append(path)
-            report(path)
     return written

@@ -10,8 +10,6 @@ from coinfer_ray.models.layers import check_name
 # Networks whose graphs ship with the package, and at which input sizes.
 SHIPPED = ("alexnet", "regnet_x_400mf")
 SHIPPED_PX = (64, 128, 224)
-# Networks that are known to trace; any other torchvision classifier may be named too.
-TRACED = (*SHIPPED, "vgg11_bn", "resnet18", "mobilenet_v2")
 
 
 def known_models() -> list[str]:

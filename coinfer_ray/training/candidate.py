@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -228,13 +228,3 @@ class CandidateTrainer:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
-
-
-def quick(settings: CandidateSettings, images: int) -> CandidateSettings:
-    """The same settings with every phase cut to ``images`` images: for trials and tests."""
-    return replace(
-        settings,
-        fine_tune=replace(settings.fine_tune, images=images),
-        end_to_end=replace(settings.end_to_end, images=images),
-        codec=replace(settings.codec, images=images, passes=1),
-    )

@@ -1,10 +1,8 @@
-"""Candidates trained by the workers of two nodes, one on each."""
+"""Candidates trained by the workers of a cluster of two nodes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import pytest
 
 from coinfer_ray import store
 from tests.cluster.conftest import TwoNodes
@@ -17,8 +15,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.usefixtures("few_images")
-def test_a_collection_runs_on_both_nodes(two_nodes: TwoNodes, few_images: Path, tmp_path: Path) -> None:
+def test_a_collection_runs_on_a_cluster_of_two_nodes(two_nodes: TwoNodes, few_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     two_nodes.environment["RAY_ADDRESS"] = two_nodes.address
     try:

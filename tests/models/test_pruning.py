@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from coinfer_ray.compression.pruning import ChannelRanking, masked, shrink
+from coinfer_ray.compression.pruning import ChannelRanking, shrink
 from coinfer_ray.models import trace, zoo
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.space import SearchSpace
@@ -37,6 +40,26 @@ def random_kept(graph: LayerGraph, rng: np.random.Generator) -> dict[str, int]:
         prunable.name: int(prunable.unit * rng.integers(1, prunable.channels // prunable.unit + 1))
         for prunable in graph.prunable_sets
     }
+
+
+def masked(network: nn.Module, graph: LayerGraph, keep: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A copy of ``network`` with the same channels zeroed instead of removed: what NNI's masks stand for.
+
+    A batch norm's gamma and beta are zeroed too, else a masked channel still carries its shift.
+    """
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        for layer in graph.layers:
+            if layer.kind not in ("conv", "fc", "batch_norm") or not layer.out_set or layer.out_set not in keep:
+                continue
+            gone = torch.ones(layer.out_channels, dtype=torch.bool)
+            gone[keep[layer.out_set]] = False
+            module = copied.get_submodule(layer.module)
+            for name in ("weight", "bias"):
+                parameter = getattr(module, name)
+                if parameter is not None:
+                    parameter[gone] = 0
+    return copied
 
 
 @pytest.mark.parametrize("model", ["alexnet", "regnet_x_400mf"])

@@ -13,9 +13,10 @@ from coinfer_ray.compression.codec import Feature, build_codec, sent_elements
 from coinfer_ray.models import trace, zoo
 from coinfer_ray.models.split import split
 from coinfer_ray.space import Codec
+from tests.models.test_trace import TRACED
 
 
-@pytest.mark.parametrize("model", zoo.TRACED)
+@pytest.mark.parametrize("model", TRACED)
 def test_halves_compose_to_the_network(model: str) -> None:
     network = zoo.build(model, 10).eval()
     graph = trace.trace_graph(network, (3, 64, 64), model)

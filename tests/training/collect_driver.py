@@ -6,11 +6,23 @@ python collect_driver.py DATA OUT CANDIDATES ray|local [BASE]
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from coinfer_ray.executors import make_executor
-from coinfer_ray.training.candidate import CandidateSettings, quick
+from coinfer_ray.training.candidate import CandidateSettings
 from coinfer_ray.training.collect import CollectSettings, collect
 from coinfer_ray.training.loop import Phase
+
+
+def quick(settings: CandidateSettings, images: int) -> CandidateSettings:
+    """The same settings with every phase cut to ``images`` images: for trials and tests."""
+    return replace(
+        settings,
+        fine_tune=replace(settings.fine_tune, images=images),
+        end_to_end=replace(settings.end_to_end, images=images),
+        codec=replace(settings.codec, images=images, passes=1),
+    )
+
 
 SETTINGS = CollectSettings(
     base=Phase(images=128, batch_size=64, learning_rate=3e-4, optimizer="adamw"),
