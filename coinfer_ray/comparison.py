@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from coinfer_ray.baselines import METHODS
+from coinfer_ray.baselines import METHODS, BaselineResult, jalad
 from coinfer_ray.errors import InputError
 from coinfer_ray.latency import INPUT_BITS, DelayCalculator
 from coinfer_ray.models.layers import check_name, load_graph
@@ -19,6 +19,7 @@ from coinfer_ray.space import Cuts, SearchSpace
 from coinfer_ray.store import Records, Split, read_records, shipped_records
 
 PROPOSED = "coinfer"
+JALAD = "jalad"  # needs a measured table, which not every network has; so only where it is asked for
 ALL_METHODS = (*METHODS, PROPOSED)
 PAPER_INPUT_PX = 224
 
@@ -35,6 +36,7 @@ def compare(
     bandwidth_mhz: float | None = None,
     snr_db: float | None = None,
     max_loss: float = 0.02,
+    confidence: float | None = None,
     methods: Sequence[str] = ALL_METHODS,
     records: Predictor | Records | str | Path | None = None,
     input_px: int | None = None,
@@ -50,13 +52,16 @@ def compare(
 
     The proposed method, ``coinfer``, needs records (see :func:`coinfer_ray.search.assemble`) and takes their
     input size. The others need none and run at any ``input_px``; by default at that of the shipped records, or
-    at the paper's 224. Without records nothing is known of the accuracy, which is then None.
+    at the paper's 224. Without records nothing is known of the accuracy, which is then None. ``accuracy_bound`` is
+    what a row reaches with the ``confidence`` that was asked for, None where none was; the others' accuracy is
+    measured. ``jalad`` reads the table of quantised cuts beside the shipped records.
 
     Raises:
-        InputError: unknown names, unusable records, or an accuracy bound that no strategy meets.
+        InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that
+            the records cannot promise.
     """
     for method in methods:
-        check_name("method", method, ALL_METHODS)
+        check_name("method", method, (*ALL_METHODS, JALAD))
     scenario = resolve(
         device=device,
         device_gflops=device_gflops,
@@ -67,6 +72,7 @@ def compare(
         bandwidth_mhz=bandwidth_mhz,
         snr_db=snr_db,
         max_loss=max_loss,
+        confidence=confidence,
     )
     if PROPOSED in methods or records is not None:
         problem = assemble(
@@ -75,13 +81,13 @@ def compare(
         return [
             _proposed(problem, scenario, optimizer, objective, seed)
             if method == PROPOSED
-            else _baseline(method, problem, scenario, cuts, objective)
+            else _baseline(method, problem, scenario, cuts, objective, accuracy)
             for method in methods
         ]
     check_input_bits(input_bits)
     graph = load_graph(model, input_px or _usual_input_px(model))
     delay = DelayCalculator(SearchSpace(graph), input_bits=input_bits)
-    return [_baseline(method, delay, scenario, cuts, objective) for method in methods]
+    return [_baseline(method, delay, scenario, cuts, objective, accuracy) for method in methods]
 
 
 def _proposed(problem: Problem, scenario: Scenario, optimizer: str, objective: Objective, seed: int) -> dict[str, Any]:
@@ -92,17 +98,33 @@ def _proposed(problem: Problem, scenario: Scenario, optimizer: str, objective: O
     return row | {
         "accuracy": document["predicted_accuracy"],
         "accuracy_source": document["accuracy_source"],
+        "accuracy_bound": document["accuracy_bound"],
         "partition_point": strategy["partition_point"],
         "strategy": strategy,
     }
 
 
 def _baseline(
-    method: str, network: Problem | DelayCalculator, scenario: Scenario, cuts: Cuts, objective: Objective
+    method: str,
+    network: Problem | DelayCalculator,
+    scenario: Scenario,
+    cuts: Cuts,
+    objective: Objective,
+    split: Split,
 ) -> dict[str, Any]:
     weights = np.array([scenario.weights(objective)])
-    result = METHODS[method](network, weights, cuts=cuts)
     delay = network if isinstance(network, DelayCalculator) else network.delay
+    extra: dict[str, Any] = {}
+    result: BaselineResult | jalad.JaladResult
+    if method == JALAD:
+        graph = delay.space.graph
+        table = jalad.read_quantized(jalad.quantized_path(graph.model, graph.input_px))
+        result = jalad.solve(delay, table, weights, scenario.max_loss, cuts=cuts, accuracy=split)
+        if not np.isfinite(result.objective[0]):
+            raise InputError(f"jalad: no inner cut loses at most {scenario.max_loss}; allow more, or take --cuts all")
+        extra = {"bits": int(result.bits[0]) or None}
+    else:
+        result = METHODS[method](network, weights, cuts=cuts)
     point, costs, accuracy = int(result.partition_point[0]), result.costs[0], float(result.accuracy[0])
     device_s, server_s, uplink_s = (costs * np.array(scenario.weights("latency"))).tolist()
     return {
@@ -115,8 +137,10 @@ def _baseline(
         "energy_j": float(result.objective[0]) if objective == "energy" else None,
         "cut_after": delay.space.graph.cut_name(point),
         "accuracy": None if np.isnan(accuracy) else accuracy,
-        "accuracy_source": None if np.isnan(accuracy) else "base",
+        "accuracy_source": None if np.isnan(accuracy) else "measured" if extra.get("bits") else "base",
+        "accuracy_bound": None if np.isnan(accuracy) or scenario.confidence is None else accuracy,
         "partition_point": point,
+        **extra,
     }
 
 

@@ -103,6 +103,19 @@ def _share(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+def _confidences(given: Any) -> tuple[float, ...]:
+    """A probability, or a list in which ``null`` stands for none: the predictions as they are."""
+    values = tuple(np.nan if value is None else _number(value) for value in given) if isinstance(given, list) else None
+    if values is None:
+        values = (np.nan,) if given is None else _numbers(given)
+    if not values:
+        raise ValueError("an empty list; give at least one probability, or null for none")
+    for value in values:
+        if not np.isnan(value) and not 0 < value < 1:
+            raise ValueError(f"{value:g} must be in (0, 1); it is a probability, 0.95 for 95 %")
+    return values
+
+
 def _power(value: Any) -> float:
     number = _number(value)
     if number < 0:
@@ -119,6 +132,7 @@ def _text(value: Any) -> str:
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
 PositiveNumbers = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_positive)]
 Shares = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_share)]
+Confidences = Annotated[tuple[float, ...], BeforeValidator(_confidences)]
 Power = Annotated[float, BeforeValidator(_power)]
 Name = Annotated[str, BeforeValidator(_text)]
 
@@ -207,6 +221,7 @@ class GridFile(BaseModel):
     server: Annotated[list[ServerItem], Field(min_length=1)]
     link: Annotated[list[LinkItem], Field(min_length=1)]
     max_loss: Shares
+    confidence: Confidences = (np.nan,)
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     cuts: Cuts = "all"
 
@@ -232,6 +247,7 @@ def parse_grid(document: Any, where: str) -> Grid:
         server=_joined([item.axis() for item in file.server]),
         link=_joined([item.axis() for item in file.link]),
         max_loss=np.array(file.max_loss),
+        confidence=np.array(file.confidence),
         seed=file.seed,
         cuts=file.cuts,
         document=document,

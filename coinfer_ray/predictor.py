@@ -1,14 +1,9 @@
 """The Accuracy Predictor (the paper's Section III-B): from a strategy to the accuracy it will reach.
 
-The paper compares six regressors by four figures (its Table IV). With n records, F features, p = F + 1 parameters
-and the residuals' mean square MSE:
-
-    R^2 = 1 - MSE / var(y)        adjusted R^2 = 1 - (1 - R^2) (n - 1) / (n - F - 1)
-    AIC = n ln(MSE) + 2 p         BIC = n ln(MSE) + p ln(n)
-
-(The paper's own figures satisfy these with F = 16 and n = 396.) Each is given in sample, as the paper does, and
-out of fold: every record predicted by a regressor that has not seen it. The figures in sample flatter a flexible
-regressor; only those out of fold say what to expect of a new strategy.
+Fitted on records of really trained strategies by one of the regressors of :mod:`coinfer_ray.regressors`. What its
+predictions are worth stands beside them: the figures out of fold (every record predicted by a regressor that has
+not seen its strategy), which alone say what to expect of a new one; the spread between trainings of the same
+strategy, below which no predictor can come; and a lower bound for any confidence (:mod:`coinfer_ray.calibration`).
 """
 
 from __future__ import annotations
@@ -16,41 +11,43 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from coinfer_kernels import TreeEnsemble
+from numpy.typing import ArrayLike, NDArray
 
 from coinfer_ray import __version__
+from coinfer_ray.calibration import Calibration, Coverage, held_out_coverage, resolution_of
 from coinfer_ray.errors import InputError
 from coinfer_ray.files import write_whole
 from coinfer_ray.models.layers import check_name, load_graph, shipped_graphs
+from coinfer_ray.regressors import (
+    MONOTONE,
+    REGRESSORS,
+    SNR_FEATURE,
+    Metrics,
+    adjusted_r2,
+    assign_folds,
+    binomial_error,
+    build_regressor,
+    metrics,
+    noise_floor,
+    out_of_fold,
+    strategy_groups,
+)
 from coinfer_ray.space import SearchSpace
 from coinfer_ray.store import Records, Split, read_records, shipped_records
 
-REGRESSORS = ("gradient_boosting", "bagging", "adaboost", "random_forest", "decision_tree", "linear_regression")
-DEFAULT_REGRESSOR = "gradient_boosting"
+DEFAULT_REGRESSOR = MONOTONE
 FOLDS = 10
-ERROR_FOLDS = 5  # for the typical error that every prediction carries: half the time of the table's ten
-SNR_FEATURE = "snr_db"
-PREDICTOR_FORMAT = 1
+COVERAGE_CONFIDENCE, COVERAGE_MAX_LOSS = 0.95, 0.02  # at which a fit reports what its bound is worth
+PREDICTOR_FORMAT = 2
 
-
-@dataclass(frozen=True)
-class Metrics:
-    """The paper's four figures for one regressor (formulas: see the module).
-
-    ``aic`` and ``bic`` are None for one that repeats every record exactly, as an unpruned tree does in sample:
-    the logarithm of its error has no value.
-    """
-
-    mse: float
-    adjusted_r2: float
-    aic: float | None
-    bic: float | None
+RecordsSource: TypeAlias = "Records | str | Path | Sequence[str | Path]"  # or the paths of several of one setting
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,16 @@ class Predictor:
 
     ``feature_names`` are the columns that :meth:`predict` takes: the search space's, and ``snr_db`` behind them
     where the records were collected through a noisy channel. ``settings`` are the records' (data, pixels,
-    training), ``records_hash`` is a fingerprint of their strategies and accuracies. ``typical_error`` is the root mean
-    square error out of fold, in accuracy: what to expect of a strategy that was not trained.
+    training), ``records_hash`` is a fingerprint of their strategies and accuracies.
+
+    Errors, all in accuracy: ``typical_error`` is the root mean square out of fold, what to expect of a strategy that
+    was not trained; ``noise_floor`` the standard deviation between trainings of one strategy with several seeds,
+    pooled over the ``repeated`` strategies of which the records hold some (None where there are none);
+    ``binomial_error`` what the number of images alone leaves open (None where it is not recorded).
     """
 
     ensemble: TreeEnsemble
+    calibration: Calibration
     regressor: str
     model: str
     input_px: int
@@ -80,6 +82,9 @@ class Predictor:
     accuracy: Split
     base_accuracy: float
     typical_error: float
+    noise_floor: float | None
+    repeated: int
+    binomial_error: float | None
     records: int
     records_hash: str
     settings_hash: str
@@ -95,9 +100,27 @@ class Predictor:
         """Predicted accuracies (n,) in 0..1 for features ``x`` (n, F); ValueError for other shapes."""
         return self.ensemble.predict(x)
 
+    def lower_bound(self, predicted: ArrayLike, confidence: float) -> NDArray[np.float64]:
+        """The accuracy that strategies of those predicted ones reach with that confidence, each.
+
+        Raises:
+            InputError: a confidence that is no probability, or higher than these records can promise.
+        """
+        return self.calibration.bound(predicted, confidence)
+
+    def required_accuracy(self, floor: ArrayLike, confidence: float | None) -> NDArray[np.float64]:
+        """The least predicted accuracy whose :meth:`lower_bound` is ``floor``; without a confidence ``floor`` itself.
+
+        Raises:
+            InputError: as :meth:`lower_bound`.
+        """
+        if confidence is None:
+            return np.asarray(floor, dtype=np.float64)
+        return self.calibration.required(floor, confidence)
+
     def provenance(self) -> dict[str, Any]:
-        """Everything but the ensemble, as JSON can say it."""
-        fields = {name: value for name, value in vars(self).items() if name != "ensemble"}
+        """Everything but the ensemble and the calibration's scores, as JSON can say it."""
+        fields = {name: value for name, value in vars(self).items() if name not in ("ensemble", "calibration")}
         whole = {
             "feature_names": list(self.feature_names),
             "settings": dict(self.settings),
@@ -108,7 +131,7 @@ class Predictor:
     def save(self, path: str | Path) -> None:
         """Write to ``path`` in NumPy's npz format, without pickle."""
         document = json.dumps({"format": PREDICTOR_FORMAT, **self.provenance()})
-        arrays: dict[str, Any] = self.ensemble.to_arrays()
+        arrays: dict[str, Any] = self.ensemble.to_arrays() | self.calibration.to_arrays()
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:  # savez would append .npz to a path
@@ -125,26 +148,37 @@ class Predictor:
         """
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                document = json.loads(str(arrays["metadata"]))
-                if document.pop("format") != PREDICTOR_FORMAT:
-                    raise ValueError(f"not of format {PREDICTOR_FORMAT}")
-                ensemble = TreeEnsemble.from_arrays({name: arrays[name] for name in arrays.files if name != "metadata"})
-            document["feature_names"] = tuple(document["feature_names"])
-            return cls(ensemble=ensemble, **document)
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            document = json.loads(str(arrays.pop("metadata")))
+            written = document.pop("format")
+            if written == PREDICTOR_FORMAT:
+                document["feature_names"] = tuple(document["feature_names"])
+                ensemble, calibration = TreeEnsemble.from_arrays(arrays), Calibration.from_arrays(arrays)
+                return cls(ensemble=ensemble, calibration=calibration, **document)
         except FileNotFoundError:
             raise InputError(f"predictor: {path} does not exist; write one with `coinfer fit --out`") from None
         except Exception as error:  # a foreign file breaks NumPy, zipfile, zlib and json each in its own way
             reason = " ".join(str(error).split())
             raise InputError(f"predictor: {path} is none ({reason}); write it with `coinfer fit --out`") from None
+        raise InputError(
+            f"predictor: {path} is of format {written}, this version reads {PREDICTOR_FORMAT}; "
+            "fit its records again with `coinfer fit --out`"
+        )
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """The regressors' comparison and the chosen one, fitted on all records."""
+    """The regressors' comparison and the chosen one, fitted on all records.
+
+    ``coverage`` says what its bound is worth on records held out of the calibration; None where they are too few.
+    ``attainable_r2`` is the adjusted R^2 of a predictor that errs by the noise floor alone; None where that is unknown.
+    """
 
     comparison: tuple[Comparison, ...]
     predictor: Predictor
+    coverage: Coverage | None
+    attainable_r2: float | None
     folds: int
 
     def to_json(self) -> dict[str, Any]:
@@ -152,22 +186,26 @@ class FitReport:
             "predictor": self.predictor.provenance(),
             "folds": self.folds,
             "regressors": [asdict(row) for row in self.comparison],
+            "coverage": None if self.coverage is None else asdict(self.coverage),
+            "attainable_r2": self.attainable_r2,
         }
 
 
 def fit(
-    records: Records | str | Path,
+    records: RecordsSource,
     *,
     regressor: str | None = None,
     accuracy: Split = "validation",
     folds: int = FOLDS,
     seed: int = 0,
 ) -> FitReport:
-    """Compare the six regressors on the records and fit one of them.
+    """Compare the regressors on the records and fit one of them.
 
-    ``regressor`` names it; without, the one with the least mean square error out of fold is taken.
-    ``accuracy`` says which measured accuracy is fitted. The folds and every regressor's own randomness follow
-    ``seed``.
+    ``regressor`` names it; without, the one with the least mean square error out of fold is taken, or
+    ``monotone_boosting`` where that is not worse by more than one standard error of the difference: what it gives up
+    there is noise, and its order is what the search needs (:mod:`coinfer_ray.regressors`). ``accuracy`` says which
+    measured accuracy is fitted. The folds and every regressor's own randomness follow ``seed``; all trainings of a
+    strategy are in the same fold.
 
     Raises:
         InputError: unreadable records, too few of them, or an unknown regressor.
@@ -176,42 +214,99 @@ def fit(
         check_name("regressor", regressor, REGRESSORS)
     records = _opened(records)
     x, names = record_features(records)
-    y = records.accuracy(accuracy)
-    least = max(folds, len(names) + 2)
-    if len(y) < least:
-        raise InputError(f"records: {records.source} has {len(y)} usable rows; {least} are the least for this table")
-    rows = []
+    y, groups = records.accuracy(accuracy), strategy_groups(x)
+    least, have = max(folds, len(names) + 2), int(groups.max()) + 1
+    if have < least:
+        raise InputError(
+            f"records: {records.source} has {have} usable strategies; {least} are the least for this table"
+        )
+    fold = assign_folds(groups, folds, seed)
+    rows, held_out = [], {}
     for name in REGRESSORS:
-        in_sample = build_regressor(name, seed).fit(x, y).predict(x)
-        rows.append(Comparison(name, metrics(y, in_sample, x.shape[1]), _out_of_fold(name, x, y, folds, seed)))
-    chosen = regressor or min(rows, key=lambda row: row.out_of_fold.mse).regressor
-    return FitReport(tuple(rows), fit_predictor(records, regressor=chosen, accuracy=accuracy, seed=seed), folds)
+        unfitted = build_regressor(name, seed, names)
+        held_out[name] = out_of_fold(unfitted, x, y, fold)
+        in_sample = unfitted.fit(x, y).predict(x)
+        rows.append(Comparison(name, metrics(y, in_sample, len(names)), metrics(y, held_out[name], len(names))))
+    chosen = regressor or choose({name: (y - predicted) ** 2 for name, predicted in held_out.items()}, groups)
+    predictor = _fitted(records, x, names, chosen, accuracy, seed, groups, held_out[chosen])
+    scale = predictor.calibration
+    coverage = held_out_coverage(
+        y,
+        held_out[chosen],
+        groups,
+        fold,
+        scale.base_accuracy,
+        scale.resolution,
+        confidence=COVERAGE_CONFIDENCE,
+        max_loss=COVERAGE_MAX_LOSS,
+    )
+    noise = predictor.noise_floor
+    attainable = None if noise is None else adjusted_r2(noise**2, y, len(names))
+    return FitReport(tuple(rows), predictor, coverage, attainable, folds)
 
 
 def fit_predictor(
-    records: Records | str | Path, *, regressor: str = DEFAULT_REGRESSOR, accuracy: Split = "validation", seed: int = 0
+    records: RecordsSource,
+    *,
+    regressor: str = DEFAULT_REGRESSOR,
+    accuracy: Split = "validation",
+    folds: int = FOLDS,
+    seed: int = 0,
 ) -> Predictor:
-    """Fit one regressor on all records, without the comparison.
+    """Fit one regressor on all records, without the comparison; its errors are measured out of ``folds`` folds.
 
     Raises:
-        InputError: unreadable records, or an unknown regressor.
+        InputError: unreadable records, records of a single strategy, or an unknown regressor.
     """
-    import sklearn
-
     check_name("regressor", regressor, REGRESSORS)
     records = _opened(records)
     x, names = record_features(records)
-    y = records.accuracy(accuracy)
-    fitted = build_regressor(regressor, seed).fit(x, y)
+    groups = strategy_groups(x)
+    if groups.max() == 0:
+        raise InputError(f"records: {records.source} holds a single strategy; a predictor needs many")
+    fold = assign_folds(groups, folds, seed)
+    held_out = out_of_fold(build_regressor(regressor, seed, names), x, records.accuracy(accuracy), fold)
+    return _fitted(records, x, names, regressor, accuracy, seed, groups, held_out)
+
+
+def choose(squared_errors: Mapping[str, np.ndarray], groups: np.ndarray) -> str:
+    """The regressor to take by squared errors (n,) out of fold (rule: :func:`fit`)."""
+    best = min(squared_errors, key=lambda name: float(squared_errors[name].mean()))
+    sizes = np.bincount(groups)
+    worse = np.bincount(groups, weights=squared_errors[MONOTONE] - squared_errors[best]) / sizes
+    noise = worse.std(ddof=1) / np.sqrt(len(sizes))
+    return MONOTONE if worse.mean() <= noise else best
+
+
+def _fitted(
+    records: Records,
+    x: np.ndarray,
+    names: tuple[str, ...],
+    regressor: str,
+    accuracy: Split,
+    seed: int,
+    groups: np.ndarray,
+    held_out: np.ndarray,
+) -> Predictor:
+    """The predictor: fitted on all records, with what its predictions ``held_out`` (n,) out of fold say of it."""
+    import sklearn
+
+    y, base_accuracy = records.accuracy(accuracy), records.base_accuracy(accuracy)
+    images = records.settings.get(f"{accuracy}_images")
+    repeats = noise_floor(groups, y)
     return Predictor(
-        ensemble=TreeEnsemble.from_sklearn(fitted),
+        ensemble=TreeEnsemble.from_sklearn(build_regressor(regressor, seed, names).fit(x, y)),
+        calibration=Calibration.of(y, held_out, groups, base_accuracy, resolution_of(base_accuracy, images)),
         regressor=regressor,
         model=records.model,
         input_px=records.input_px,
         feature_names=names,
         accuracy=accuracy,
-        base_accuracy=records.base_accuracy(accuracy),
-        typical_error=_out_of_fold(regressor, x, y, min(ERROR_FOLDS, len(y)), seed).mse ** 0.5,
+        base_accuracy=base_accuracy,
+        typical_error=float(np.sqrt(np.mean((y - held_out) ** 2))),
+        noise_floor=None if repeats is None else repeats[0],
+        repeated=0 if repeats is None else repeats[1],
+        binomial_error=binomial_error(y, images) if images else None,
         records=len(y),
         records_hash=hashlib.sha256(np.column_stack([x, y]).tobytes()).hexdigest()[:16],
         settings_hash=records.info.settings_hash,
@@ -226,7 +321,7 @@ def fit_predictor(
 
 
 def obtain_predictor(
-    source: Predictor | Records | str | Path | None,
+    source: Predictor | RecordsSource | None,
     *,
     model: str,
     input_px: int | None = None,
@@ -235,7 +330,7 @@ def obtain_predictor(
 ) -> Predictor:
     """The predictor for a network: given, loaded, or fitted on the given or the shipped records.
 
-    ``source`` is a predictor, the npz file of one, records, or a path to them; None takes the shipped records of
+    ``source`` is a predictor, the npz file of one, records, or paths to them; None takes the shipped records of
     that input size (by default the largest that ships). ``regressor`` is for records; a predictor has its own.
 
     Raises:
@@ -278,54 +373,7 @@ def record_features(records: Records) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.column_stack([x, snr_db]), (*space.feature_names, SNR_FEATURE)
 
 
-def build_regressor(name: str, seed: int) -> Any:
-    """An unfitted scikit-learn regressor by its name in :data:`REGRESSORS`.
-
-    Gradient boosting keeps the paper's depth of 3; more and smaller steps on random halves of records and
-    features suit some hundred records that carry the noise of a test set. The others have scikit-learn's defaults.
-    """
-    from sklearn import ensemble, linear_model, tree
-
-    if name == "gradient_boosting":
-        return ensemble.GradientBoostingRegressor(
-            n_estimators=300, learning_rate=0.05, max_depth=3, subsample=0.5, max_features=0.5, random_state=seed
-        )
-    if name == "bagging":
-        return ensemble.BaggingRegressor(n_estimators=100, random_state=seed)
-    if name == "adaboost":
-        return ensemble.AdaBoostRegressor(random_state=seed)
-    if name == "random_forest":
-        return ensemble.RandomForestRegressor(n_estimators=100, random_state=seed)
-    if name == "decision_tree":
-        return tree.DecisionTreeRegressor(random_state=seed)
-    check_name("regressor", name, REGRESSORS)
-    return linear_model.LinearRegression()
-
-
-def _out_of_fold(name: str, x: np.ndarray, y: np.ndarray, folds: int, seed: int) -> Metrics:
-    from sklearn.model_selection import KFold
-
-    predicted = np.empty_like(y)
-    for train, held in KFold(folds, shuffle=True, random_state=seed).split(x):
-        predicted[held] = build_regressor(name, seed).fit(x[train], y[train]).predict(x[held])
-    return metrics(y, predicted, x.shape[1])
-
-
-def metrics(y: np.ndarray, predicted: np.ndarray, features: int) -> Metrics:
-    """The four figures of a regressor that predicts ``predicted`` (n,) for ``y`` (n,) from that many features."""
-    n, parameters = len(y), features + 1
-    mse, variance = float(np.mean((y - predicted) ** 2)), float(np.var(y))
-    unexplained = mse / variance if variance > 0 else 1.0
-    exact = mse <= np.finfo(np.float64).eps ** 2  # nothing but rounding
-    return Metrics(
-        mse=mse,
-        adjusted_r2=1 - unexplained * (n - 1) / (n - features - 1),
-        aic=None if exact else n * float(np.log(mse)) + 2 * parameters,
-        bic=None if exact else n * float(np.log(mse)) + parameters * float(np.log(n)),
-    )
-
-
-def _opened(records: Records | str | Path, model: str | None = None) -> Records:
+def _opened(records: RecordsSource, model: str | None = None) -> Records:
     return records if isinstance(records, Records) else read_records(records, model=model)
 
 

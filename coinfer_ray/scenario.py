@@ -3,14 +3,14 @@
 The presets are the paper's Tables II (computing speeds) and III (uplink rates). A link is given by its rate, or by
 bandwidth and signal-to-noise ratio through Shannon's R = B log2(1 + SNR) (the paper's equation for the uplink).
 A grid is the product of its axes and is never materialised: any range of its scenarios is computed from their
-numbers (mixed radix, the model slowest, the allowed loss fastest).
+numbers (mixed radix, the model slowest, then device, server, link and allowed loss; the confidence fastest).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -98,12 +98,16 @@ class Link:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One question: the best strategy for these, losing at most ``max_loss`` of the base accuracy (a share)."""
+    """One question: the best strategy for these, losing at most ``max_loss`` of the base accuracy (a share).
+
+    With a ``confidence`` the predictor must be that sure of it; None takes its predictions as they are.
+    """
 
     device: Device
     server: Server
     link: Link
     max_loss: float = 0.02
+    confidence: float | None = None
 
     def weights(self, objective: Objective = "latency") -> tuple[float, float, float]:
         """Cost of a device FLOP, a server FLOP and an uplink bit, in seconds or in joules of the device's battery.
@@ -139,6 +143,7 @@ def resolve(
     bandwidth_mhz: float | None = None,
     snr_db: float | None = None,
     max_loss: float = 0.02,
+    confidence: float | None = None,
 ) -> Scenario:
     """One scenario from names, files, objects or numbers (see :meth:`Device.of`, :meth:`Link.of`).
 
@@ -147,12 +152,21 @@ def resolve(
     """
     if not -1 < max_loss < 1:  # a negative loss asks for a strategy that is better than the base network
         raise InputError(f"max loss: {max_loss} must be in (-1, 1); it is a share of all images, 0.02 for 2 points")
+    if confidence is not None:
+        check_confidence(confidence)
     return Scenario(
         device=Device.of(device, device_gflops),
         server=Server.of(server, server_gflops),
         link=Link.of(link, rate_mbps, bandwidth_mhz, snr_db),
         max_loss=max_loss,
+        confidence=confidence,
     )
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise InputError unless the confidence is a probability."""
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: {confidence} must be in (0, 1); it is a probability, 0.95 for 95 %")
 
 
 def _one_of(what: str, given: T | None, numbers: Mapping[str, float | None]) -> T | dict[str, float]:
@@ -190,6 +204,7 @@ class Grid:
     server: Axis
     link: Axis
     max_loss: NDArray[np.float64]
+    confidence: NDArray[np.float64]  # NaN where predictions are taken as they are
     seed: int
     cuts: Cuts
     document: dict[str, Any]
@@ -218,14 +233,24 @@ class Grid:
     @property
     def per_model(self) -> int:
         """Scenarios of one model; model m owns the numbers from ``m * per_model``."""
-        return len(self.device) * len(self.server) * len(self.link) * len(self.max_loss)
+        return len(self.device) * len(self.server) * len(self.link) * len(self.max_loss) * len(self.confidence)
+
+    def asking(self, confidence: float) -> Grid:
+        """The same scenarios with that confidence instead of the grid's own.
+
+        Raises:
+            InputError: it is no probability.
+        """
+        check_confidence(confidence)
+        document = self.document | {"confidence": [confidence]}
+        return replace(self, confidence=np.array([confidence]), document=document)
 
     def columns(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """The scenarios ``start`` to ``stop - 1`` as arrays (stop - start,).
 
         ``scenario`` int64 is their number; ``model``, ``device``, ``server`` and ``link`` int32 index
         ``self.models`` and the axes' labels; ``device_flops_per_s``, ``server_flops_per_s``, ``rate_bps``,
-        ``snr_db`` (NaN where there is none) and ``max_loss`` are float64.
+        ``snr_db`` (NaN where there is none), ``max_loss`` and ``confidence`` (NaN where none is asked) are float64.
 
         Raises:
             ValueError: the range does not lie within the grid.
@@ -233,8 +258,13 @@ class Grid:
         if not 0 <= start <= stop <= len(self):
             raise ValueError(f"scenarios {start}..{stop} do not lie within 0..{len(self)}")
         scenario = np.arange(start, stop, dtype=np.int64)
-        rest, loss = np.divmod(scenario, len(self.max_loss))
-        columns: dict[str, NDArray[Any]] = {"scenario": scenario, "max_loss": self.max_loss[loss]}
+        rest, confidence = np.divmod(scenario, len(self.confidence))
+        rest, loss = np.divmod(rest, len(self.max_loss))
+        columns: dict[str, NDArray[Any]] = {
+            "scenario": scenario,
+            "max_loss": self.max_loss[loss],
+            "confidence": self.confidence[confidence],
+        }
         for name, axis in (("link", self.link), ("server", self.server), ("device", self.device)):
             rest, entry = np.divmod(rest, len(axis))
             columns[name] = axis.label[entry]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from coinfer_kernels import (
+    Certificates,
     Scenarios,
     Solutions,
     canonicalize,
@@ -38,8 +40,9 @@ from coinfer_ray.scenario import Device, Given, Link, Objective, Scenario, Serve
 from coinfer_ray.space import Cuts, SearchSpace, Strategy
 from coinfer_ray.store import Records, Split
 
-_HEURISTICS = {"quantum": solve_quantum, "paper": solve_paper}
+_HEURISTICS: dict[str, Callable[..., Solutions]] = {"quantum": solve_quantum, "paper": solve_paper}
 OPTIMIZERS = (*_HEURISTICS, "exact")
+EXACT_START = 50_000  # evaluations for the strategy that the exact solver starts from: more cost more than they save
 
 
 class Solved(NamedTuple):
@@ -47,7 +50,7 @@ class Solved(NamedTuple):
 
     levels: np.ndarray  # (S, V)
     objective: np.ndarray  # (S,)
-    accuracy: np.ndarray  # (S,)
+    accuracy: np.ndarray  # (S,) predicted, whatever confidence was asked for
     evaluations: np.ndarray  # (S,)
     feasible: np.ndarray  # (S,)
     lower_bound: np.ndarray  # (S,) no strategy that is accurate enough costs less; NaN where nothing is proven
@@ -89,6 +92,36 @@ class Problem:
         known: np.ndarray = (levels[:, None, :] == self.known_levels[None]).all(axis=2).any(axis=1)
         return known
 
+    def required_accuracy(self, floor: np.ndarray, confidence: np.ndarray | float | None) -> np.ndarray:
+        """(S,) what a strategy must be predicted to reach, to reach ``floor`` (S,) with that confidence.
+
+        ``confidence`` is one for all or one each (S,); None and NaN take predictions as they are.
+
+        Raises:
+            InputError: a confidence that is no probability, or higher than the records can promise.
+        """
+        asked = _each(confidence, len(floor))
+        required = floor.copy()
+        for each in np.unique(asked[~np.isnan(asked)]):
+            rows = asked == each
+            required[rows] = self.predictor.required_accuracy(floor[rows], float(each))
+        return required
+
+    def accuracy_bound(self, solved: Solved, confidence: np.ndarray | float | None) -> np.ndarray:
+        """(S,) the accuracy that each answer reaches with the confidence that was asked for.
+
+        NaN where none was asked; the base accuracy, a fact, where the network stays as it is. ``confidence`` as in
+        :meth:`required_accuracy`.
+        """
+        asked = _each(confidence, len(solved.accuracy))
+        bound = np.full(len(asked), np.nan)
+        for each in np.unique(asked[~np.isnan(asked)]):
+            rows = asked == each
+            bound[rows] = self.predictor.lower_bound(solved.accuracy[rows], float(each))
+        facts = ~np.isnan(asked) & self.is_known(solved.levels)
+        bound[facts] = solved.accuracy[facts]
+        return bound
+
     def provenance(self) -> dict[str, Any]:
         """What an answer rests on, as JSON can say it: the predictor, its records, and how costs are counted."""
         tables = self.delay.tables
@@ -107,6 +140,7 @@ class Answer:
 
     ``accuracy_source`` is ``base`` where the network stays as it is and its accuracy is measured, ``predicted``
     where the predictor says so, with ``typical_error`` (root mean square, out of fold) in either direction.
+    ``accuracy_bound`` is what it reaches with the ``confidence`` that was asked for; both None where none was.
     ``seconds`` is the time of the search alone, without reading and fitting the records. ``energy_j`` is None
     unless energy was the objective. ``lower_bound_s``: no strategy that the predictor holds for accurate enough is
     faster; ``gap``: by which share the answer may be above the best; both None where nothing was proven.
@@ -125,6 +159,8 @@ class Answer:
     base_accuracy: float
     accuracy_source: Literal["base", "predicted"]
     typical_error: float
+    confidence: float | None
+    accuracy_bound: float | None
     strategy: Strategy
     cut_after: str
     optimizer: str
@@ -178,6 +214,8 @@ def solve(
     optimizer: str = "quantum",
     seed: int = 0,
     first_scenario: int = 0,
+    confidence: np.ndarray | float | None = None,
+    certify: bool = False,
     **options: Any,
 ) -> Solved:
     """The best strategy for each scenario, known ones included (see the module).
@@ -185,12 +223,18 @@ def solve(
     ``quantum`` and ``paper`` search; ``exact`` starts from what ``quantum`` finds and goes on until no strategy can
     be better by more than a thousandth, or until its node limit, with the lower bound that was proven by then.
 
+    ``confidence`` is how sure the predictor must be that an answer meets ``scenarios.accuracy_floor``, one for all
+    or one each (S,), NaN for those that take its predictions as they are; None: all of them.
+
+    ``certify`` has the exact solver prove a lower bound beside another optimizer's answers, which stay as they are.
+
     ``first_scenario`` is the number of the first scenario in the larger grid that the batch is a part of; with
     it a scenario's answer depends on nothing but its own number and the seed. ``options`` go to the optimizer
     (:func:`coinfer_kernels.solve_quantum`, :func:`coinfer_kernels.solve_paper`, :func:`coinfer_kernels.solve_exact`).
 
     Raises:
-        InputError: an unknown optimizer, or scenarios without SNR for a predictor that needs one.
+        InputError: an unknown optimizer, a confidence that the records cannot promise, or scenarios without SNR for
+            a predictor that needs one.
     """
     check_name("optimizer", optimizer, OPTIMIZERS)
     if problem.predictor.noisy and not np.isfinite(scenarios.snr_db).all():
@@ -200,9 +244,10 @@ def solve(
         )
     count = len(scenarios.accuracy_floor)
     tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
+    required = scenarios._replace(accuracy_floor=problem.required_accuracy(scenarios.accuracy_floor, confidence))
     if optimizer == "exact":
-        begun = solve(problem, scenarios, "quantum", seed, first_scenario)
-        proven = solve_exact(*tables, scenarios, incumbents=Solutions(*begun[:5]), **options)
+        begun = solve(problem, scenarios, "quantum", seed, first_scenario, confidence, max_evaluations=EXACT_START)
+        proven = _prove(problem, required, begun, **options)
         found = Solutions(
             levels=proven.levels,
             objective=proven.objective,
@@ -213,8 +258,21 @@ def solve(
         best = _with_known(problem, scenarios, found)
         return Solved(*best, lower_bound=np.minimum(proven.lower_bound, best.objective))
     keys = np.arange(first_scenario, first_scenario + count)
-    found = _HEURISTICS[optimizer](*tables, scenarios, seed=seed, keys=keys, **options)
-    return Solved(*_with_known(problem, scenarios, found), lower_bound=np.full(count, np.nan))
+    found = _HEURISTICS[optimizer](*tables, required, seed=seed, keys=keys, **options)
+    solved = Solved(*_with_known(problem, scenarios, found), lower_bound=np.full(count, np.nan))
+    if not certify:
+        return solved
+    bound = _prove(problem, required, solved).lower_bound
+    return solved._replace(lower_bound=np.minimum(bound, solved.objective))
+
+
+def _prove(problem: Problem, required: Scenarios, begun: Solved, **options: Any) -> Certificates:
+    """The exact solver from the answers at hand; ``required`` has the floors that predictions must meet."""
+    # A strategy known to meet the floor may be predicted, or have the base's accuracy, below what is required.
+    accepted = np.maximum(begun.accuracy, required.accuracy_floor)
+    incumbents = Solutions(*begun[:5])._replace(accuracy=np.where(begun.feasible, accepted, begun.accuracy))
+    tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
+    return solve_exact(*tables, required, incumbents=incumbents, **options)
 
 
 def optimize(
@@ -229,6 +287,7 @@ def optimize(
     bandwidth_mhz: float | None = None,
     snr_db: float | None = None,
     max_loss: float = 0.02,
+    confidence: float | None = None,
     records: Predictor | Records | str | Path | None = None,
     input_px: int | None = None,
     cuts: Cuts = "all",
@@ -238,14 +297,18 @@ def optimize(
     optimizer: str = "quantum",
     objective: Objective = "latency",
     seed: int = 0,
+    certify: bool = False,
 ) -> Answer:
     """The strategy with the least latency (or energy) whose accuracy stays within ``max_loss`` of the base's.
+
+    With a ``confidence`` (0.95, say) the predictor must be that sure of it; None takes its predictions as they are.
 
     ``device``, ``server`` and ``link`` are the paper's presets by name, YAML files, or objects of
     :mod:`coinfer_ray.scenario`; the numbers beside them describe one that has no name.
 
     Raises:
-        InputError: unknown names, unusable records, or an accuracy bound that no strategy meets.
+        InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that
+            the records cannot promise.
     """
     scenario = resolve(
         device=device,
@@ -257,17 +320,24 @@ def optimize(
         bandwidth_mhz=bandwidth_mhz,
         snr_db=snr_db,
         max_loss=max_loss,
+        confidence=confidence,
     )
     problem = assemble(
         model, input_px, records, cuts=cuts, codec_flops=codec_flops, input_bits=input_bits, accuracy=accuracy
     )
-    return answer(problem, scenario, optimizer=optimizer, objective=objective, seed=seed)
+    return answer(problem, scenario, optimizer=optimizer, objective=objective, seed=seed, certify=certify)
 
 
 def answer(
-    problem: Problem, scenario: Scenario, *, optimizer: str = "quantum", objective: Objective = "latency", seed: int = 0
+    problem: Problem,
+    scenario: Scenario,
+    *,
+    optimizer: str = "quantum",
+    objective: Objective = "latency",
+    seed: int = 0,
+    certify: bool = False,
 ) -> Answer:
-    """Solve one scenario of an assembled problem.
+    """Solve one scenario of an assembled problem; ``certify`` proves how far the answer can be from the best.
 
     Raises:
         InputError: no strategy meets the accuracy bound; the message says the best accuracy that can be had.
@@ -276,13 +346,18 @@ def answer(
     floor = problem.base_accuracy - scenario.max_loss
     weights = np.array([scenario.weights(objective)])
     began = time.perf_counter()
-    found = solve(problem, Scenarios(weights, np.array([floor]), np.array([snr_db])), optimizer, seed)
+    scenarios = Scenarios(weights, np.array([floor]), np.array([snr_db]))
+    found = solve(problem, scenarios, optimizer, seed, confidence=scenario.confidence, certify=certify)
     seconds = time.perf_counter() - began
     if not found.feasible[0]:
-        best = max(float(found.accuracy[0]), best_accuracy(problem, snr_db))
+        asked, seen = "", float(found.accuracy[0])
+        if scenario.confidence is not None:
+            asked = f" with a confidence of {scenario.confidence}"
+            seen = float(problem.predictor.lower_bound(seen, scenario.confidence))
+        best = max(seen, best_accuracy(problem, snr_db, scenario.confidence))
         loss = math.ceil(1e4 * (problem.base_accuracy - best)) / 1e4  # rounded so that the advice can be followed
         raise InputError(
-            f"max loss: no strategy reaches an accuracy of {floor:.4f}; the best that can be had is {best:.4f} "
+            f"max loss: no strategy reaches an accuracy of {floor:.4f}{asked}; the best that can be had is {best:.4f} "
             f"(base network: {problem.base_accuracy:.4f}); allow a loss of {loss:.4f} or more"
         )
     levels = found.levels[0]
@@ -291,6 +366,7 @@ def answer(
     strategy = problem.space.strategy(levels)
     known = bool(problem.is_known(found.levels)[0])
     bound = float(found.lower_bound[0])
+    sure = problem.accuracy_bound(found, scenario.confidence)
     return Answer(
         model=problem.graph.model,
         input_px=problem.graph.input_px,
@@ -305,6 +381,8 @@ def answer(
         base_accuracy=problem.base_accuracy,
         accuracy_source="base" if known else "predicted",
         typical_error=0.0 if known else problem.predictor.typical_error,
+        confidence=scenario.confidence,
+        accuracy_bound=None if scenario.confidence is None else float(sure[0]),
         strategy=strategy,
         cut_after=problem.graph.cut_name(strategy.partition_point),
         optimizer=optimizer,
@@ -315,8 +393,10 @@ def answer(
     )
 
 
-def best_accuracy(problem: Problem, snr_db: float = np.nan) -> float:
+def best_accuracy(problem: Problem, snr_db: float = np.nan, confidence: float | None = None) -> float:
     """The best accuracy that can be had: the base network's where it is known, or the best predicted one.
+
+    With a ``confidence`` the predicted ones count as the bounds that they reach with it.
 
     The latter by coordinate ascent from the untouched network at every cut: one variable at a time over all of
     its levels until nothing gains. A local optimum, near which the accuracy bound lies.
@@ -324,7 +404,7 @@ def best_accuracy(problem: Problem, snr_db: float = np.nan) -> float:
     space, cut = problem.space, problem.space.cut_variable
     levels = np.zeros((int(space.tables.n_levels[cut]), len(space.variables)), dtype=np.int64)
     levels[:, cut] = np.arange(len(levels))
-    best = _predicted(problem, levels, snr_db)
+    best = _accuracy(problem, levels, snr_db, confidence)
     gained = True
     while gained:
         gained = False
@@ -333,16 +413,23 @@ def best_accuracy(problem: Problem, snr_db: float = np.nan) -> float:
                 moved = levels.copy()
                 moved[:, variable] = level
                 moved = canonicalize(space.tables, moved)
-                accuracy = _predicted(problem, moved, snr_db)
+                accuracy = _accuracy(problem, moved, snr_db, confidence)
                 better = accuracy > best
                 levels[better], best[better] = moved[better], accuracy[better]
                 gained |= bool(better.any())
     return float(best.max())
 
 
-def _predicted(problem: Problem, levels: np.ndarray, snr_db: float) -> np.ndarray:
+def _accuracy(problem: Problem, levels: np.ndarray, snr_db: float, confidence: float | None) -> np.ndarray:
     x = features(problem.space.tables, levels, snr_db if problem.predictor.noisy else None)
-    return np.where(problem.is_known(levels), problem.base_accuracy, problem.predictor.predict(x))
+    predicted = problem.predictor.predict(x)
+    sure = predicted if confidence is None else problem.predictor.lower_bound(predicted, confidence)
+    return np.where(problem.is_known(levels), problem.base_accuracy, sure)
+
+
+def _each(confidence: np.ndarray | float | None, count: int) -> np.ndarray:
+    """(count,) confidences, NaN where none is asked."""
+    return np.broadcast_to(np.asarray(np.nan if confidence is None else confidence, dtype=np.float64), (count,))
 
 
 def _better_of(a: Solutions, b: Solutions) -> Solutions:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -48,6 +48,10 @@ _COLUMNS = {
     "wall_s": "double",
     "settings_hash": "string",
 }
+
+
+# What makes a row a training of its own; where no strategy was recorded (a lost worker), its number stands for it.
+_TRAINING = ("candidate", "sparsity", "partition_point", "codec", "snr_db", "seed")
 
 
 @dataclass(frozen=True)
@@ -169,17 +173,21 @@ def write_records(path: Path, rows: list[Mapping[str, Any]], info: RecordsInfo) 
     write_whole(path, lambda temporary: pq.write_table(table, temporary))
 
 
-def shard_path(folder: Path, candidate: int) -> Path:
-    return folder / f"candidate-{candidate:06d}.parquet"
+def shard_path(folder: Path, candidate: int, repeat: int = 0) -> Path:
+    """The file of a candidate's record. Repeats: the same strategy trained again with another seed."""
+    return folder / f"candidate-{candidate:06d}{f'-{repeat}' if repeat else ''}.parquet"
 
 
-def finished_candidates(folder: Path) -> set[int]:
-    """Candidates whose shard is on disk."""
-    return {int(path.stem.removeprefix("candidate-")) for path in folder.glob(SHARD_PATTERN)}
+def finished_candidates(folder: Path) -> set[tuple[int, int]]:
+    """Candidates and repeats whose shard is on disk."""
+    names = (path.stem.split("-") for path in folder.glob(SHARD_PATTERN))
+    return {(int(number), int(repeat[0]) if repeat else 0) for _, number, *repeat in names}
 
 
-def read_records(path: str | Path, *, model: str | None = None) -> Records:
-    """Read a records file, or all shards of a collection's folder.
+def read_records(source: str | Path | Sequence[str | Path], *, model: str | None = None) -> Records:
+    """Read a records file, all shards of a collection's folder, or several of either.
+
+    A training that several of them hold, as a packed file and its folder do, counts once.
 
     Raises:
         InputError: nothing there, a truncated or foreign Parquet file, missing columns, rows of different
@@ -188,26 +196,48 @@ def read_records(path: str | Path, *, model: str | None = None) -> Records:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    path = Path(path)
-    files = sorted(path.glob(SHARD_PATTERN)) if path.is_dir() else [path]
+    paths = [Path(source)] if isinstance(source, str | Path) else [Path(each) for each in source]
+    named = ", ".join(map(str, paths))
+    files = [file for path in paths for file in _record_files(path)]
     if not files:
-        raise InputError(
-            f"records: {path} holds no {SHARD_PATTERN}; give a records file or the folder of `coinfer collect`"
-        )
+        raise InputError("records: none given; give a records file or the folder of `coinfer collect`")
     tables = [_read_file(file) for file in files]
     infos = [RecordsInfo.from_json(json.loads(table.schema.metadata[_METADATA_KEY])) for table in tables]
     for file, info in zip(files, infos, strict=True):
         if info.settings_hash != infos[0].settings_hash:
+            there = files[0].name if file.parent == files[0].parent else files[0]
             raise InputError(
-                f"records: {file} differs from {files[0].name} in {_first_difference(infos[0], info)}; fit them apart"
+                f"records: {file} differs from {there} in {_first_difference(infos[0], info)}; fit them apart"
             )
     if model is not None and infos[0].model != model:
-        raise InputError(f"records: {path} are of {infos[0].model}, not of {model}; give records of {model}")
-    table = pa.concat_tables([part.select(list(_COLUMNS)) for part in tables]).sort_by("candidate")
+        raise InputError(f"records: {named} are of {infos[0].model}, not of {model}; give records of {model}")
+    table = _each_once(pa.concat_tables([part.select(list(_COLUMNS)) for part in tables])).sort_by(
+        [("candidate", "ascending"), ("seed", "ascending")]
+    )
     ok = table.filter(pc.equal(table["status"], "ok"))
     if not ok.num_rows:
-        raise InputError(f"records: {path} has {table.num_rows} rows, none with status ok; collect candidates first")
-    return Records(infos[0], ok, table.num_rows - ok.num_rows, str(path))
+        raise InputError(f"records: {named} has {table.num_rows} rows, none with status ok; collect candidates first")
+    return Records(infos[0], ok, table.num_rows - ok.num_rows, named)
+
+
+def _record_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    shards = sorted(path.glob(SHARD_PATTERN))
+    if not shards:
+        raise InputError(
+            f"records: {path} holds no {SHARD_PATTERN}; give a records file or the folder of `coinfer collect`"
+        )
+    return shards
+
+
+def _each_once(table: pa.Table) -> pa.Table:
+    """The table without rows that repeat a training: same strategy, channel and seed."""
+    columns = [table[name].to_pylist() for name in _TRAINING]
+    first: dict[str, int] = {}
+    for row, training in enumerate(zip(*columns, strict=True)):
+        first.setdefault(repr(training), row)
+    return table if len(first) == len(table) else table.take(list(first.values()))
 
 
 def pack(folder: str | Path, path: str | Path) -> Records:
@@ -267,9 +297,21 @@ def _read_file(path: Path) -> pa.Table:
 
 
 def _first_difference(a: RecordsInfo, b: RecordsInfo) -> str:
-    flat_a = {"model": a.model, "input_px": a.input_px, "prunable_sets": a.prunable_sets, **a.settings}
-    flat_b = {"model": b.model, "input_px": b.input_px, "prunable_sets": b.prunable_sets, **b.settings}
+    flat_a, flat_b = _flat(a), _flat(b)
     for name in sorted(flat_a.keys() | flat_b.keys()):
         if flat_a.get(name) != flat_b.get(name):
             return f"{name} ({flat_b.get(name)} against {flat_a.get(name)})"
     return "nothing that is recorded"
+
+
+def _flat(info: RecordsInfo) -> dict[str, Any]:
+    """Everything that the settings' hash covers, under key paths."""
+    flat: dict[str, Any] = {"model": info.model, "input_px": info.input_px, "prunable_sets": info.prunable_sets}
+    pending = list(info.settings.items())
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, Mapping):
+            pending += [(f"{name}.{key}", each) for key, each in value.items()]
+        else:
+            flat[name] = value
+    return flat

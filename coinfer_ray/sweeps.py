@@ -13,12 +13,14 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coinfer_ray.atlas import StrategyAtlas, solve_by_atlas
+from coinfer_ray.atlas_build import grid_atlases
 from coinfer_ray.baselines import METHODS
 from coinfer_ray.errors import InputError
 from coinfer_ray.executors import Executor, WorkerContext, make_executor
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
     from coinfer_ray.store import Split
 
 METADATA_KEY = b"coinfer_ray.sweep"
-SWEEP_FORMAT = 1
+SWEEP_FORMAT = 2
+SOLVERS = (*OPTIMIZERS, "atlas")
 LARGEST_CHUNK = 64  # scenarios; some seconds of the population optimizer
+LARGEST_LOOK_UP = 100_000  # scenarios of an atlas
 SMALL_GRID_CHUNKS = 64  # a small grid still spreads over many workers
 MOST_CHUNKS = 20_000  # files of one run
 BASELINES = ("all_local", "all_server", "neurosurgeon")
@@ -68,6 +72,8 @@ def sweep(
     workers: int | None = None,
     seed: int | None = None,
     cuts: Cuts | None = None,
+    confidence: float | None = None,
+    certify: bool = False,
     records: Any = None,
     input_px: int | None = None,
     codec_flops: bool = True,
@@ -83,10 +89,12 @@ def sweep(
         grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path.
         out: folder of the chunks; run again with the same to resume. None: nothing is kept, the data set is in
             memory.
-        solver: the optimizer of :func:`coinfer_ray.search.solve`; ``options`` go to it.
+        solver: the optimizer of :func:`coinfer_ray.search.solve`; ``options`` go to it. Or ``atlas``: the grid's
+            atlases are built first, in ``out``, and every scenario is then a look-up.
         executor: ``ray``, ``local``, or an executor that the caller has entered. ``address`` and ``workers`` are
             for the first (:class:`RayExecutor`).
-        seed, cuts: instead of the grid's own.
+        seed, cuts, confidence: instead of the grid's own.
+        certify: prove a lower bound beside the answers of any optimizer.
         records: records or a predictor (see :func:`coinfer_ray.search.assemble`), or a mapping of them by model.
         chunk: scenarios to a chunk; None suits the grid's size.
         quiet: no progress on stderr.
@@ -99,11 +107,12 @@ def sweep(
         RuntimeError: chunks failed; what is done stays, and running again tries them again.
     """
     grid = grid if isinstance(grid, Grid) else Grid.load(grid) if isinstance(grid, str | Path) else Grid.from_dict(grid)
-    check_name("solver", solver, OPTIMIZERS)
+    check_name("solver", solver, SOLVERS)
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk: {chunk} scenarios; at least 1 is needed")
     seed = grid.seed if seed is None else seed
     cuts = grid.cuts if cuts is None else cuts
+    grid = grid if confidence is None else grid.asking(confidence)
     problems = {
         model: assemble(
             model,
@@ -117,16 +126,19 @@ def sweep(
         for model in grid.models
     }
     _check_snr(grid, problems)
-    chunk = chunk or _chunk_size(len(grid))
+    for problem in problems.values():  # a confidence that records cannot promise ends here, not in every chunk
+        problem.required_accuracy(np.zeros(len(grid.confidence)), grid.confidence)
+    chunk = chunk or _chunk_size(len(grid), LARGEST_LOOK_UP if solver == "atlas" else LARGEST_CHUNK)
     settings = {
         "solver": solver,
+        "certify": certify,
         "options": options,
         "seed": seed,
         "grid": grid.document,
         "chunk": chunk,
         "problems": {model: problem.provenance() for model, problem in problems.items()},
     }
-    shared = {"grid": grid, "problems": problems, "solver": solver, "seed": seed, "options": options}
+    how = How(solver, seed, certify, options)
     running = (
         make_executor(executor, address=address, workers=workers, in_flight=2)
         if isinstance(executor, str)
@@ -137,9 +149,26 @@ def sweep(
         chunks = list(split_grid(grid, chunk))
         pending = [each for each in chunks if not _finished(folder / each.file_name, each)]
         if pending:
+            if solver == "atlas":
+                atlases = {
+                    model: grid_atlases(grid, problem, folder=folder, quiet=quiet, **options)
+                    for model, problem in problems.items()
+                }
+                how = replace(how, atlases=atlases)
             with running as started:
-                _run(started, shared, folder, pending, len(grid), quiet)
+                _run(started, {"grid": grid, "problems": problems, "how": how}, folder, pending, len(grid), quiet)
         return _open(folder, chunks, in_memory=out is None)
+
+
+@dataclass(frozen=True)
+class How:
+    """How scenarios are solved: the arguments of :func:`coinfer_ray.search.solve`, or the atlases by network."""
+
+    solver: str
+    seed: int
+    certify: bool
+    options: Mapping[str, Any]
+    atlases: Mapping[str, tuple[StrategyAtlas, ...]] | None = None
 
 
 def split_grid(grid: Grid, size: int) -> Iterator[Chunk]:
@@ -157,13 +186,12 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
     grid: Grid = shared["grid"]
     # Arrays from the object store are read-only, which is another type to the compiler: one copy, one compilation.
     problems: dict[str, Problem] = copy.deepcopy(shared["problems"])
+    how: How = copy.deepcopy(shared["how"])
     folder = Path(shared["folder"])
     sees_folder = read_holder(folder) == shared["holder"]
 
     def work(chunk: Chunk) -> tuple[int, pa.Table | None]:
-        table = solve_chunk(
-            grid, problems[grid.models[chunk.model]], chunk, shared["solver"], shared["seed"], shared["options"]
-        )
+        table = solve_chunk(grid, problems[grid.models[chunk.model]], chunk, how)
         if not sees_folder:
             return len(table), table
         _write(table, folder / chunk.file_name)
@@ -172,9 +200,7 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
     return work
 
 
-def solve_chunk(
-    grid: Grid, problem: Problem, chunk: Chunk, solver: str, seed: int, options: Mapping[str, Any]
-) -> pa.Table:
+def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Table:
     """The rows of one chunk. Times in seconds, ``uplink_bit`` in bits; nulls where no strategy is feasible."""
     import pyarrow as pa
     from coinfer_kernels import Scenarios
@@ -183,7 +209,21 @@ def solve_chunk(
     weights = grid.weights(chunk.start, chunk.stop)
     floor = problem.base_accuracy - columns["max_loss"]
     scenarios = Scenarios(weights, floor, columns["snr_db"])
-    found = solve(problem, scenarios, solver, seed, first_scenario=chunk.start, **options)
+    confidence = columns["confidence"]
+    if how.atlases is not None:
+        found = solve_by_atlas(problem, scenarios, how.atlases[problem.graph.model], confidence)
+    else:
+        found = solve(
+            problem,
+            scenarios,
+            how.solver,
+            how.seed,
+            first_scenario=chunk.start,
+            confidence=confidence,
+            certify=how.certify,
+            **how.options,
+        )
+    sure = problem.accuracy_bound(found, confidence)
 
     nothing = ~found.feasible
     levels = np.where(nothing[:, None], 0, found.levels)
@@ -215,6 +255,7 @@ def solve_chunk(
         "rate_bps": columns["rate_bps"],
         "snr_db": pa.array(columns["snr_db"], mask=np.isnan(columns["snr_db"])),
         "max_loss": columns["max_loss"],
+        "confidence": pa.array(confidence, mask=np.isnan(confidence)),
         "accuracy_floor": floor,
         "feasible": found.feasible,
         "latency_s": pa.array(seconds.sum(axis=1), mask=nothing),
@@ -223,6 +264,7 @@ def solve_chunk(
         "uplink_s": pa.array(seconds[:, 2], mask=nothing),
         "uplink_bit": pa.array(costs[:, 2], mask=nothing),
         "predicted_accuracy": pa.array(found.accuracy, mask=nothing),
+        "accuracy_bound": pa.array(sure, mask=nothing | np.isnan(sure)),
         "lower_bound_s": pa.array(found.lower_bound, mask=~np.isfinite(found.lower_bound)),
         "partition_point": pa.array(point, mask=nothing),
         "cut_after": labelled(point, names, nothing),
@@ -230,7 +272,7 @@ def solve_chunk(
         **{f"{name}_s": _baseline(name, problem, weights) for name in BASELINES},
         "evaluations": found.evaluations,
     }
-    document = {"format": SWEEP_FORMAT, "solver": solver, "seed": seed, "problem": problem.provenance()}
+    document = {"format": SWEEP_FORMAT, "solver": how.solver, "seed": how.seed, "problem": problem.provenance()}
     return pa.table(rows).replace_schema_metadata({METADATA_KEY: json.dumps(document)})
 
 
@@ -266,9 +308,9 @@ def _run(
         raise RuntimeError(f"{len(failed)} of {len(pending)} chunks failed, chunk {number} so: {error}")
 
 
-def _chunk_size(scenarios: int) -> int:
+def _chunk_size(scenarios: int, largest: int) -> int:
     """Small enough for many workers to share a small grid, large enough for a large one to have few files."""
-    return max(1, min(LARGEST_CHUNK, scenarios // SMALL_GRID_CHUNKS), -(-scenarios // MOST_CHUNKS))
+    return max(1, min(largest, scenarios // SMALL_GRID_CHUNKS), -(-scenarios // MOST_CHUNKS))
 
 
 def _check_snr(grid: Grid, problems: Mapping[str, Problem]) -> None:

@@ -2,9 +2,18 @@
 
     python scripts/bench_predict.py [--depths 3 6 10] [--batches 1 5 100 1000 100000] [--json]
 
-100 trees of gradient boosting on 16 features of 64 levels. Peers that are not installed (onnxruntime with skl2onnx,
-tl2cgen with treelite and a C compiler) are left out with a line on stderr. Each figure is the least of several
-repetitions; all predictions are compared with scikit-learn's first.
+100 trees of gradient boosting, and of histogram boosting at depth 3, on 16 features of 64 levels. Each figure is the
+least of several rounds, in which all take turns, so that a busy moment of the machine hits all alike; all predictions
+are compared with scikit-learn's first. Peers that are not installed, or do not take the trees, are left out with a
+line on stderr; for all of them a C compiler is needed and
+
+    pip install onnxruntime skl2onnx treelite tl2cgen
+
+(They need not be in the environment of the package: a second one that sees its site-packages will do.)
+
+The floor is what depth 3 costs a processor that compares one register of 512 bits a cycle, at the clock that a chain
+of dependent multiplications shows: 7 comparisons of 16 float32 a tree; for levels 7 comparisons of 64 bytes and, as
+one unit does both shifts and look-ups at the rate of one a cycle, 15 of these.
 """
 
 from __future__ import annotations
@@ -22,16 +31,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from coinfer_kernels import TreeEnsemble
-from sklearn.ensemble import GradientBoostingRegressor
+from numba import njit
+from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor
 
 TREES, FEATURES, LEVELS = 100, 16, 64
+ROUNDS, TURN_S = 20, 0.002
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def fit(depth: int) -> GradientBoostingRegressor:
+def fit(depth: int, histogram: bool = False) -> Any:
     rng = np.random.default_rng(0)
     x = rng.integers(0, LEVELS, (400, FEATURES)) / LEVELS
     y = 0.87 - (x**2 * np.linspace(0.02, 0.2, FEATURES)).sum(axis=1) + rng.normal(0, 0.004, len(x))
+    if histogram:
+        return HistGradientBoostingRegressor(max_iter=TREES, max_depth=depth, early_stopping=False).fit(x, y)
     return GradientBoostingRegressor(n_estimators=TREES, max_depth=depth, random_state=0).fit(x, y)
 
 
@@ -64,27 +77,54 @@ def tl2cgen_library(regressor: Any) -> Predict:
     return lambda x: np.ravel(predictor.predict(tl2cgen.DMatrix(x)))
 
 
-def seconds(call: Callable[[], object], samples: int) -> float:
-    """Least time of one call, over at least 7 repetitions of at least a millisecond each."""
-    call()
-    calls = max(1, 2000 // samples)
-    times = []
-    for _ in range(7 if samples > 10_000 else 15):
+@njit
+def _chain(count: int) -> int:
+    number = np.uint64(12345)
+    for _ in range(count):
+        # A multiplication (3 cycles) and an exclusive or (1), each waiting for the one before.
+        number = (number * np.uint64(6364136223846793005)) ^ (number >> np.uint64(17))
+    return int(number)
+
+
+def clock_ghz() -> float:
+    def once() -> float:
         start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        times.append((time.perf_counter() - start) / calls)
-    return min(times)
+        _chain(100_000)
+        return time.perf_counter() - start
+
+    return 4 * 100_000 / min(once() for _ in range(50)) / 1e9
 
 
-def contestants(depth: int) -> dict[str, tuple[Predict, type, float]]:
+def floors(ghz: float) -> dict[str, float]:
+    """Nanoseconds a sample at depth 3 (see the module)."""
+    return {"float32": TREES * 7 / 16 / ghz, "levels": TREES * max(7, 15) / 64 / ghz}
+
+
+def seconds(call: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def least_seconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Least time of one call of each, over rounds of all of them in turn; a turn is some calls, so caches are warm."""
+    best = {name: min(seconds(call, 1) for _ in range(3)) for name, call in calls.items()}
+    repeats = {name: max(1, int(TURN_S / taken)) for name, taken in best.items()}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            best[name] = min(best[name], seconds(call, repeats[name]))
+    return best
+
+
+def contestants(regressor: Any) -> dict[str, tuple[Predict, type, float]]:
     """name -> (predict, type of its input, error allowed); the input of uint8 is levels, else features."""
-    regressor = fit(depth)
     ensemble = TreeEnsemble.from_sklearn(regressor)
     coded = ensemble.code_levels(np.tile(np.arange(LEVELS) / LEVELS, (FEATURES, 1)))
     found: dict[str, tuple[Predict, type, float]] = {
         "scikit-learn": (regressor.predict, np.float64, 0.0),
-        "coinfer_kernels": (ensemble.predict, np.float64, 1e-12),
+        "coinfer_kernels, float64": (ensemble.predict, np.float64, 1e-12),
+        "coinfer_kernels, float32": (ensemble.predict, np.float32, 1e-12),
         "coinfer_kernels, levels": (coded.predict, np.uint8, 1e-12),
     }
     for name, make in (("ONNX Runtime", onnx_runtime), ("tl2cgen", tl2cgen_library)):
@@ -92,25 +132,49 @@ def contestants(depth: int) -> dict[str, tuple[Predict, type, float]]:
             found[name] = (make(regressor), np.float32, 1e-5)
         except ImportError as error:
             print(f"{name}: left out, {error.name} is not installed", file=sys.stderr)
+        except ValueError as error:  # skl2onnx 1.20 with NumPy 2 writes no histogram boosting
+            reason = str(error).splitlines()[0][:80]
+            print(f"{name}: left out, it does not take {type(regressor).__name__}: {reason}", file=sys.stderr)
     return found
 
 
-def measure(depth: int, batches: list[int]) -> list[dict[str, Any]]:
+def measure(depth: int, histogram: bool, batches: list[int]) -> list[dict[str, Any]]:
     rows = []
-    entrants = contestants(depth)
-    reference = entrants["scikit-learn"][0]
+    regressor = fit(depth, histogram)
+    entrants = contestants(regressor)
     for batch in batches:
         levels = np.random.default_rng(batch).integers(0, LEVELS, (batch, FEATURES)).astype(np.uint8)
         features = levels / LEVELS
-        expected = reference(features)
+        expected = regressor.predict(features)
+        calls: dict[str, Callable[[], object]] = {}
         for name, (predict, kind, allowed) in entrants.items():
             x = levels if kind is np.uint8 else features.astype(kind)
             error = float(np.abs(predict(x) - expected).max())
             if error > allowed:
                 raise SystemExit(f"{name}: differs from scikit-learn by {error}")
-            taken = seconds(lambda predict=predict, x=x: predict(x), batch)
-            rows.append({"depth": depth, "batch": batch, "name": name, "ns_per_sample": taken / batch * 1e9})
+            calls[name] = lambda predict=predict, x=x: predict(x)
+        for name, taken in least_seconds(calls).items():
+            trees = "histogram boosting" if histogram else "gradient boosting"
+            ns = taken / batch * 1e9
+            rows.append({"trees": trees, "depth": depth, "batch": batch, "name": name, "ns_per_sample": ns})
     return rows
+
+
+def show(rows: list[dict[str, Any]], batches: list[int], floor: dict[str, float]) -> None:
+    """One table of a kind of trees and a depth: times, and how many times ours each peer takes."""
+    cell = {(row["name"], row["batch"]): row["ns_per_sample"] for row in rows}
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    head = f"{rows[0]['trees']}, depth {rows[0]['depth']}, ns a sample"
+    print(f"\n{head:<52}" + "".join(f"{batch:>12,}" for batch in batches), flush=True)
+    for name in names:
+        print(f"{name:<52}" + "".join(f"{cell[name, batch]:>12,.1f}" for batch in batches))
+    if rows[0]["depth"] == 3:
+        print(f"{'floor':<52}float32 {floor['float32']:.1f}, levels {floor['levels']:.1f}")
+    ours = [name for name in names if name.startswith("coinfer")]
+    for peer in (name for name in names if name not in ours):
+        for name in ours:
+            ratios = "".join(f"{cell[peer, batch] / cell[name, batch]:>11,.1f}x" for batch in batches)
+            print(f"{peer + ' / ' + name:<52}" + ratios, flush=True)
 
 
 def main() -> None:
@@ -119,15 +183,18 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 5, 100, 1000, 100_000])
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rows = [row for depth in arguments.depths for row in measure(depth, arguments.batches)]
+    kinds = [(depth, False) for depth in arguments.depths] + [(3, True)] * (3 in arguments.depths)
+    ghz = clock_ghz()
+    if not arguments.json:
+        print(f"clock {ghz:.2f} GHz")
+    rows: list[dict[str, Any]] = []
+    for depth, histogram in kinds:
+        table = measure(depth, histogram, arguments.batches)
+        rows += table
+        if not arguments.json:
+            show(table, arguments.batches, floors(ghz))
     if arguments.json:
-        print(json.dumps(rows, indent=2))
-        return
-    for depth in arguments.depths:
-        print(f"\ndepth {depth}, ns a sample" + "".join(f"{batch:>12,}" for batch in arguments.batches))
-        for name in dict.fromkeys(row["name"] for row in rows):
-            cells = [row["ns_per_sample"] for row in rows if row["name"] == name and row["depth"] == depth]
-            print(f"{name:<24}" + "".join(f"{cell:>12,.0f}" for cell in cells))
+        print(json.dumps({"clock_ghz": ghz, "floor_ns": floors(ghz), "rows": rows}, indent=2))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from coinfer_kernels import canonicalize
@@ -13,7 +15,7 @@ from coinfer_ray.space import SearchSpace
 from coinfer_ray.store import RecordsInfo, write_records
 
 BASE_VALIDATION, BASE_TEST = 0.84, 0.83
-SETTINGS = {"data": "made up", "fine_tune_images": 0, "end_to_end_images": 0, "channel": "noise-free"}
+SETTINGS: dict[str, Any] = {"data": "made up", "fine_tune_images": 0, "end_to_end_images": 0, "channel": "noise-free"}
 
 
 def true_accuracy(space: SearchSpace, values: np.ndarray, snr_db: np.ndarray | None = None) -> np.ndarray:
@@ -29,9 +31,20 @@ def true_accuracy(space: SearchSpace, values: np.ndarray, snr_db: np.ndarray | N
 
 
 def write_synthetic_records(
-    path: Path, *, model: str = "alexnet", input_px: int = 64, count: int = 120, noisy: bool = False, seed: int = 0
+    path: Path,
+    *,
+    model: str = "alexnet",
+    input_px: int = 64,
+    count: int = 120,
+    repeats: int = 1,
+    noisy: bool = False,
+    seed: int = 0,
+    settings: Mapping[str, Any] = SETTINGS,
 ) -> Path:
-    """Write ``count`` records with a noise of 0.2 points; half of the strategies are pruned little."""
+    """Write ``repeats`` records of each of ``count`` strategies, half of them pruned little.
+
+    The noise of an accuracy is 0.2 points, another for each repeat.
+    """
     rng = np.random.default_rng(seed)
     space = SearchSpace(load_graph(model, input_px))
     cube = rng.random((count, len(space.variables)))
@@ -40,9 +53,9 @@ def write_synthetic_records(
     strategies = [space.strategy(row) for row in levels]
     snr_db = rng.uniform(0, 50, count) if noisy else None
     values = np.array([space.values(strategy) for strategy in strategies])
-    accuracy = true_accuracy(space, values, snr_db) + rng.normal(0, 0.002, count)
+    accuracy = true_accuracy(space, values, snr_db) + rng.normal(0, 0.002, (repeats, count))
     costs = DelayCalculator(space).costs(levels)
-    info = RecordsInfo(model, input_px, space_sets(space), SETTINGS, {"coinfer-ray": "test"})
+    info = RecordsInfo(model, input_px, space_sets(space), settings, {"coinfer-ray": "test"})
     rows = [
         {
             "candidate": row,
@@ -53,16 +66,17 @@ def write_synthetic_records(
             "snr_db": None if snr_db is None else float(snr_db[row]),
             "base_validation_accuracy": BASE_VALIDATION,
             "base_test_accuracy": BASE_TEST,
-            "validation_accuracy": float(accuracy[row]),
-            "test_accuracy": float(accuracy[row]) - 0.01,
+            "validation_accuracy": float(accuracy[repeat, row]),
+            "test_accuracy": float(accuracy[repeat, row]) - 0.01,
             "device_flop": costs[row, 0],
             "server_flop": costs[row, 1],
             "uplink_bit": costs[row, 2],
             "fine_tune_images": 0,
             "end_to_end_images": 0,
-            "seed": seed,
+            "seed": seed * repeats + repeat,
             "wall_s": 1.0,
         }
+        for repeat in range(repeats)
         for row, strategy in enumerate(strategies)
     ]
     write_records(path, rows, info)

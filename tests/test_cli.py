@@ -16,7 +16,7 @@ from coinfer_ray.cli import main, scenarios, training
 from coinfer_ray.files import RUN_FILE
 from coinfer_ray.models.layers import load_graph
 from coinfer_ray.predictor import fit_predictor
-from tests.synthetic import write_synthetic_records
+from tests.synthetic import BASE_VALIDATION, write_synthetic_records
 
 COMMANDS = ("models", "collect", "fit", "optimize", "compare", "sweep", "report")
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -150,10 +150,14 @@ def test_fit(run: Run, records: Path, tmp_path: Path) -> None:
     status, out, _ = run("fit", records, "--folds", "3", "--out", saved, "--regressor", "linear_regression", "--json")
     document = json.loads(out)
     assert status == 0 and saved.is_file()
-    assert document["predictor"]["regressor"] == "linear_regression" and len(document["regressors"]) == 6
+    assert document["predictor"]["regressor"] == "linear_regression" and len(document["regressors"]) == 7
     assert set(document["regressors"][0]["out_of_fold"]) == {"mse", "adjusted_r2", "aic", "bic"}
-    status, out, err = run("fit", records, "--folds", "3", "--out", saved)
+    assert document["coverage"]["confidence"] == 0.95 and document["predictor"]["noise_floor"] is None
+    repeated = write_synthetic_records(tmp_path / "repeated.parquet", count=20, repeats=2, seed=5)
+    status, out, err = run("fit", records, repeated, "--folds", "3", "--out", saved)
     assert status == 0 and "out of fold" in out and "random_forest" in out and str(saved) in err
+    assert "100 records" in out and "20 strategies trained more than once" in out and "confidence 0.95" in out
+    assert "errs no more than that" in out
 
 
 def test_collect_passes_its_options_on(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -186,6 +190,12 @@ def test_optimize(run: Run, predictor: Path) -> None:
     assert document["latency_s"] == pytest.approx(document["device_s"] + document["server_s"] + document["uplink_s"])
     again = json.loads(run("optimize", *SCENARIO, "--records", predictor, "--seed", "3", "--json")[1])
     assert {**again, "seconds": 0} == {**document, "seconds": 0}
+    sure = ["optimize", *SCENARIO, "--records", predictor, "--max-loss", "0.1", "--confidence", "0.9"]
+    document = json.loads(run(*sure, "--json")[1])
+    assert document["confidence"] == 0.9 and document["accuracy_bound"] >= document["accuracy_floor"] - 1e-12
+    assert "with a confidence of 0.9" in run(*sure)[1]
+    status, _, err = run(*sure[:-1], "90")
+    assert status == 2 and "0.95 for 95 %" in one_line(err)
     status, out, _ = run("optimize", *SCENARIO, "--records", predictor, "--optimizer", "paper", "--cuts", "inner")
     assert status == 0 and "cut after" in out and "paper" in out
 
@@ -198,8 +208,14 @@ def test_compare(run: Run, predictor: Path) -> None:
     for row in rows.values():
         assert row["latency_s"] == pytest.approx(row["device_s"] + row["server_s"] + row["uplink_s"])
     assert (rows["all_server"]["cut_after"], rows["all_server"]["partition_point"]) == ("input", 0)
+    assert all(row["accuracy_bound"] is None for row in rows.values())
     status, out, _ = run("compare", *SCENARIO, "--records", predictor)
-    assert status == 0 and "1.00x" in out
+    assert status == 0 and "1.00x" in out and "at least" not in out
+    sure = ["compare", *SCENARIO, "--records", predictor, "--max-loss", "0.1", "--confidence", "0.9"]
+    rows = {row["method"]: row for row in json.loads(run(*sure, "--json")[1])}
+    assert rows["all_local"]["accuracy_bound"] == rows["all_local"]["accuracy"] == BASE_VALIDATION
+    assert BASE_VALIDATION - 0.1 - 1e-12 <= rows["coinfer"]["accuracy_bound"] < rows["coinfer"]["accuracy"]
+    assert "at least" in run(*sure)[1]
 
 
 def test_energy(run: Run, predictor: Path, tmp_path: Path) -> None:
@@ -230,6 +246,7 @@ def test_compare_without_records_runs_at_any_size(run: Run) -> None:
 def test_sweep_and_report(run: Run, predictor: Path, tmp_path: Path) -> None:
     grid, out_folder, page = tmp_path / "grid.yaml", tmp_path / "answers", tmp_path / "page.html"
     grid.write_text("model: [alexnet]\ndevice: [rpi4b, tk1]\nserver: [p100]\nlink: [3g, wifi]\nmax_loss: [0.05]\n")
+    asked = grid.read_text() + "confidence: [null, 0.9]\n"
     sweep = ["sweep", grid, "--out", out_folder, "--executor", "local", "--records", predictor]
     status, out, _ = run(*sweep, "--json")
     assert status == 0
@@ -244,6 +261,14 @@ def test_sweep_and_report(run: Run, predictor: Path, tmp_path: Path) -> None:
     assert status == 0 and len(json.loads(out)["rows"]) == 4 and page.is_file()
     status, out, _ = run("report", out_folder)
     assert status == 0 and "rpi4b" in out and "coinfer" in out
+    grid.write_text(asked)
+    sweep[3] = tmp_path / "sure"
+    assert json.loads(run(*sweep, "--json")[1])["scenarios"] == 8
+    rows = json.loads(run("report", tmp_path / "sure", "--json")[1])["rows"]
+    assert [row["confidence"] for row in rows] == [None, 0.9] * 4
+    assert [row["accuracy_bound"] is None for row in rows] == [True, False] * 4
+    table = run("report", tmp_path / "sure")[1]
+    assert "at least" in table and "confidence" in table
 
 
 def test_missing_extra_names_the_installation(run: Run, records: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.predictor import (
+from coinfer_ray.predictor import Predictor, choose, fit, fit_predictor, obtain_predictor, record_features
+from coinfer_ray.regressors import (
     REGRESSORS,
     SNR_FEATURE,
-    Predictor,
+    assign_folds,
     build_regressor,
-    fit,
-    fit_predictor,
+    directions,
     metrics,
-    obtain_predictor,
-    record_features,
+    strategy_groups,
 )
 from coinfer_ray.store import read_records
-from tests.synthetic import BASE_TEST, BASE_VALIDATION, write_synthetic_records
+from tests.synthetic import BASE_TEST, BASE_VALIDATION, SETTINGS, write_synthetic_records
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def records_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predictor(records_path: Path) -> Predictor:
-    return fit_predictor(records_path)
+    return fit_predictor(records_path, folds=4)
 
 
 def test_metrics_give_the_papers_own_figures() -> None:
@@ -58,11 +58,11 @@ def test_comparison_tells_memory_from_prediction(records_path: Path) -> None:
     report = fit(records_path, folds=4)
     assert tuple(row.regressor for row in report.comparison) == REGRESSORS
     figures = {row.regressor: row for row in report.comparison}
-    tree = figures["decision_tree"]
+    tree, chosen = figures["decision_tree"], figures[report.predictor.regressor]
     assert tree.in_sample.mse == 0 and tree.out_of_fold.mse > 1e-4
-    best = min(report.comparison, key=lambda row: row.out_of_fold.mse)
-    assert report.predictor.regressor == best.regressor
-    assert best.out_of_fold.adjusted_r2 > 0.8
+    assert chosen.out_of_fold.adjusted_r2 > 0.8
+    assert report.predictor.typical_error == pytest.approx(chosen.out_of_fold.mse**0.5)
+    assert report.coverage is not None and 0.9 <= report.coverage.covered <= 1
     assert report.to_json() == json.loads(json.dumps(report.to_json(), allow_nan=False))
 
 
@@ -85,22 +85,22 @@ def test_predictor_equals_the_regressor_it_was_read_from(records_path: Path) -> 
     x, names = record_features(records)
     assert len(names) == x.shape[1] == 16
     for name in REGRESSORS:
-        regressor = build_regressor(name, 3).fit(x, records.accuracy())
-        ours = fit_predictor(records, regressor=name, seed=3)
+        regressor = build_regressor(name, 3, names).fit(x, records.accuracy())
+        ours = fit_predictor(records, regressor=name, folds=2, seed=3)
         np.testing.assert_allclose(ours.predict(x), regressor.predict(x), rtol=0, atol=1e-12)
 
 
 def test_which_accuracy_is_fitted(records_path: Path) -> None:
     records = read_records(records_path)
     x, _ = record_features(records)
-    validation, test = (fit_predictor(records, accuracy=which) for which in ("validation", "test"))
+    validation, test = (fit_predictor(records, accuracy=which, folds=2) for which in ("validation", "test"))
     assert (validation.base_accuracy, test.base_accuracy) == (BASE_VALIDATION, BASE_TEST)
     assert np.mean(validation.predict(x) - test.predict(x)) == pytest.approx(0.01, abs=1e-3)
 
 
 def test_noisy_records_add_the_snr(tmp_path: Path) -> None:
     path = write_synthetic_records(tmp_path / "alexnet-64px.parquet", noisy=True)
-    predictor = fit_predictor(path)
+    predictor = fit_predictor(path, folds=2)
     assert predictor.noisy and predictor.feature_names[-1] == SNR_FEATURE
     strategy = np.array([0.0] * 7 + [3.0] + [1.0] * 8)
     quiet, loud = predictor.predict(np.array([[*strategy, 45.0], [*strategy, 2.0]]))
@@ -143,11 +143,106 @@ def test_tables_that_are_no_ensemble_are_refused(predictor: Predictor, tmp_path:
         Predictor.load(path)
 
 
+def test_the_monotone_regressor_is_monotone(records_path: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for path in (records_path, write_synthetic_records(tmp_path / "noisy.parquet", noisy=True)):
+        predictor = fit_predictor(path, regressor="monotone_boosting", folds=2)
+        signs = np.array(directions(predictor.feature_names))
+        assert signs.tolist()[:16] == [-1] * 7 + [0] + [1, 0, -1] * 2 + [1, 1] and signs[16:].tolist() in ([], [1])
+        x = rng.random((500, len(signs))) * np.where(signs == 0, 20, 3)
+        better = x + rng.random(x.shape) * signs
+        assert (predictor.predict(better) >= predictor.predict(x) - 1e-12).all()
+        assert (predictor.predict(better) > predictor.predict(x)).any()
+
+
+def test_which_regressor_is_chosen() -> None:
+    groups, spread = np.arange(200), np.resize([0.1, -0.1], 200)  # a standard error of 0.007
+    errors = {name: np.full(200, 2.0) for name in REGRESSORS} | {"monotone_boosting": np.ones(200)}
+    assert choose(errors | {"bagging": 0.995 + spread}, groups) == "monotone_boosting"
+    assert choose(errors | {"bagging": 0.985 + spread}, groups) == "bagging"
+    # Ten repeats of every strategy are no more evidence than one: of twenty strategies the standard error is 0.02.
+    assert choose(errors | {"bagging": 0.985 + np.repeat(spread[:20], 10)}, groups // 10) == "monotone_boosting"
+
+
+def test_repeats_give_the_noise_floor_and_stay_in_one_fold(tmp_path: Path) -> None:
+    path = write_synthetic_records(tmp_path / "repeated.parquet", count=40, repeats=3)
+    records = read_records(path)
+    x, _ = record_features(records)
+    groups = strategy_groups(x)
+    trained = {number: records.accuracy()[groups == number].tolist() for number in set(groups.tolist())}
+    pooled = math.sqrt(statistics.mean(statistics.variance(accuracies) for accuracies in trained.values()))
+    predictor = fit_predictor(path, folds=4)
+    assert (predictor.repeated, predictor.records) == (40, 120)
+    assert predictor.noise_floor == pytest.approx(pooled)
+    assert 0.0015 < pooled < 0.0025  # what the records were made with: 0.002
+    fold = assign_folds(groups, 4, seed=1)
+    assert all(len(set(fold[groups == number])) == 1 for number in trained)
+    assert np.bincount(fold).tolist() == [30] * 4
+    attainable = fit(path, regressor="linear_regression", folds=4).attainable_r2
+    assert attainable == pytest.approx(1 - pooled**2 / np.var(records.accuracy()) * 119 / 103)
+    single = fit_predictor(write_synthetic_records(tmp_path / "single.parquet", count=40), folds=4)
+    assert (single.noise_floor, single.repeated) == (None, 0)
+
+
+def test_a_tree_that_repeats_its_records_gains_nothing_from_repeats(tmp_path: Path) -> None:
+    # Were repeats in several folds, an unpruned tree would know every record out of fold to within the noise.
+    path = write_synthetic_records(tmp_path / "repeated.parquet", count=30, repeats=4)
+    assert fit_predictor(path, regressor="decision_tree").typical_error > 0.01
+
+
+def test_the_images_leave_an_error_of_their_own(tmp_path: Path) -> None:
+    settings = SETTINGS | {"validation_images": 2000, "test_images": 500}
+    path = write_synthetic_records(tmp_path / "counted.parquet", count=30, settings=settings)
+    accuracies = read_records(path).accuracy("test").tolist()
+    mean = statistics.mean(each * (1 - each) for each in accuracies)
+    tested = fit_predictor(path, accuracy="test", folds=2)
+    assert tested.binomial_error == pytest.approx(math.sqrt(mean / 500))
+    assert tested.calibration.resolution == pytest.approx(math.sqrt(2 * BASE_TEST * (1 - BASE_TEST) / 500))
+
+
+def test_several_records_of_one_setting_are_fitted_together(tmp_path: Path) -> None:
+    first, second = (write_synthetic_records(tmp_path / f"{seed}.parquet", count=20, seed=seed) for seed in (1, 2))
+    assert len(read_records([first, second])) == 40
+    assert len(read_records([first, second, first])) == 40  # the same trainings once more
+    assert fit([first, second], folds=4).predictor.records == 40
+    other = write_synthetic_records(
+        tmp_path / "other.parquet", count=20, settings=SETTINGS | {"training": {"images": 5}}
+    )
+    with pytest.raises(InputError, match=r"other\.parquet differs from .* in training\.images \(5 against None\)"):
+        fit([first, other])
+    with pytest.raises(InputError, match="none given"):
+        read_records([])
+
+
+def test_the_bound_travels_with_the_predictor(predictor: Predictor, tmp_path: Path) -> None:
+    predictor.save(tmp_path / "alexnet.npz")
+    loaded = Predictor.load(tmp_path / "alexnet.npz")
+    accuracies = np.linspace(0.1, 0.9, 9)
+    for confidence in (0.5, 0.9, 0.95):
+        bound = predictor.lower_bound(accuracies, confidence)
+        np.testing.assert_array_equal(loaded.lower_bound(accuracies, confidence), bound)
+        np.testing.assert_allclose(predictor.required_accuracy(bound, confidence), accuracies)
+    np.testing.assert_array_equal(predictor.required_accuracy(accuracies, None), accuracies)
+    assert (predictor.lower_bound(accuracies, 0.95) < predictor.lower_bound(accuracies, 0.5)).all()
+
+
+def test_a_predictor_of_the_format_before_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "old.npz"
+    predictor.save(path)
+    with np.load(path, allow_pickle=False) as arrays:
+        old = {name: arrays[name] for name in arrays.files if not name.startswith("calibration")}
+    old["metadata"] = np.array(json.dumps(json.loads(str(old["metadata"])) | {"format": 1}))
+    np.savez(path, **old)
+    with pytest.raises(InputError, match=r"is of format 1, this version reads 2; fit its records again"):
+        Predictor.load(path)
+
+
 def test_obtaining_checks_network_and_size(records_path: Path, predictor: Predictor, tmp_path: Path) -> None:
     saved = tmp_path / "alexnet.npz"
     predictor.save(saved)
-    for source in (records_path, str(records_path), saved, predictor, read_records(records_path)):
-        assert obtain_predictor(source, model="alexnet", input_px=64).records == 120
+    for source in (records_path, str(records_path), [records_path], saved, predictor, read_records(records_path)):
+        found = obtain_predictor(source, model="alexnet", input_px=64, regressor="decision_tree")
+        assert found.records == 120
     for source in (records_path, saved, predictor, read_records(records_path)):
         with pytest.raises(InputError, match="alexnet"):
             obtain_predictor(source, model="regnet_x_400mf")
@@ -155,14 +250,16 @@ def test_obtaining_checks_network_and_size(records_path: Path, predictor: Predic
             obtain_predictor(source, model="alexnet", input_px=224)
     with pytest.raises(InputError, match="fitted to validation accuracy, not to test"):
         obtain_predictor(saved, model="alexnet", accuracy="test")
-    assert obtain_predictor(records_path, model="alexnet", accuracy="test").accuracy == "test"
+    assert (
+        obtain_predictor(records_path, model="alexnet", regressor="decision_tree", accuracy="test").accuracy == "test"
+    )
     with pytest.raises(InputError, match="did you mean alexnet"):
         obtain_predictor(None, model="alexnett")
 
 
 def test_too_few_records_and_unknown_regressors(tmp_path: Path) -> None:
     path = write_synthetic_records(tmp_path / "alexnet-64px.parquet", count=17)
-    with pytest.raises(InputError, match="17 usable rows; 18"):
+    with pytest.raises(InputError, match="17 usable strategies; 18"):
         fit(path)
     with pytest.raises(InputError, match="did you mean gradient_boosting"):
         fit(path, regressor="gradient_boost")

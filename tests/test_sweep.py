@@ -241,6 +241,7 @@ def test_a_folder_of_another_run(run: Callable[..., pa.Table], tmp_path: Path) -
     before = {path: path.stat().st_mtime_ns for path in chunk_files(tmp_path)}
     for changes, message in (
         ({"seed": 5}, "seed is 0 there and 5 here"),
+        ({"confidence": 0.9}, r"grid\.confidence is null there and \[0\.9\] here"),
         ({"grid": GRID | {"max_loss": [0.03, 0.3]}}, r"grid\.max_loss\[1\] is 0\.2 there and 0\.3 here"),
         ({"cuts": "inner"}, 'cuts is "all" there and "inner" here'),
         ({"max_evaluations": 10}, "options.max_evaluations is 1000 there and 10 here"),
@@ -250,3 +251,61 @@ def test_a_folder_of_another_run(run: Callable[..., pa.Table], tmp_path: Path) -
     with single_writer(tmp_path), pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
         run(out=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_confidence_is_an_axis_and_can_be_overridden(run: Callable[..., pa.Table], predictor: Predictor) -> None:
+    few = GRID | {"link": ["3g"], "max_loss": [0.1], "confidence": [None, 0.9]}
+    table = run(few).to_pylist()
+    assert [row["confidence"] for row in table] == [None, 0.9] * 2
+    problem = search.assemble("alexnet", records=predictor)
+    for guess, sure in zip(table[::2], table[1::2], strict=True):
+        assert guess["accuracy_bound"] is None
+        assert sure["accuracy_bound"] >= sure["accuracy_floor"] - 1e-12
+        if not problem.is_known(np.array([sure["strategy"]]))[0]:
+            assert sure["accuracy_bound"] == predictor.lower_bound(sure["predicted_accuracy"], 0.9)
+    asked = run(few, confidence=0.8).to_pylist()
+    assert [row["confidence"] for row in asked] == [0.8] * 2
+    with pytest.raises(InputError, match=r"confidence: 0\.9999 needs at least 9999 trained strategies"):
+        run(few, confidence=0.9999)
+
+
+@pytest.fixture(scope="module")
+def monotone(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    path = write_synthetic_records(tmp_path_factory.mktemp("records") / "alexnet.parquet")
+    return obtain_predictor(path, model="alexnet")
+
+
+def test_an_atlas_answers_what_the_exact_solver_does(monotone: Predictor, tmp_path: Path) -> None:
+    """Over two bounds and two confidences; the atlases lie beside the chunks and are not built twice."""
+    grid = GRID | {"confidence": [None, 0.8]}
+    common: dict[str, Any] = {"executor": "local", "records": monotone, "quiet": True}
+    exact = sweep(grid, solver="exact", **common).to_table().to_pylist()
+    atlas = sweep(grid, tmp_path / "out", solver="atlas", **common).to_table().to_pylist()
+    assert len(exact) == len(atlas) == 2 * SCENARIOS
+    for proven, found in zip(exact, atlas, strict=True):
+        assert found["latency_s"] == pytest.approx(proven["latency_s"], rel=2e-3)
+        assert found["lower_bound_s"] <= proven["latency_s"] * (1 + 1e-9)
+        assert found["lower_bound_s"] >= found["latency_s"] * (1 - 2e-3)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("atlas-*.parquet")}
+    assert len(kept) == 4
+    chunk_files(tmp_path / "out")[0].unlink()
+    again = sweep(grid, tmp_path / "out", solver="atlas", **common).to_table().to_pylist()
+    assert again == atlas
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_certified_answers_are_the_same_answers_with_a_bound(monotone: Predictor) -> None:
+    common: dict[str, Any] = {"executor": "local", "records": monotone} | QUICK
+    plain = sweep(GRID, **common).to_table()
+    certified = sweep(GRID, certify=True, **common).to_table()
+    assert plain["lower_bound_s"].null_count == SCENARIOS
+    assert certified.drop_columns(["lower_bound_s"]).equals(plain.drop_columns(["lower_bound_s"]))
+    best = sweep(GRID, solver="exact", executor="local", records=monotone, quiet=True).to_table()
+    for bound, found, proven in zip(
+        certified["lower_bound_s"].to_pylist(),
+        plain["latency_s"].to_pylist(),
+        best["latency_s"].to_pylist(),
+        strict=True,
+    ):
+        assert bound <= found
+        assert bound <= proven * (1 + 1e-9) and bound >= proven * (1 - 2e-3)

@@ -37,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             traceback.print_exception(error)
     if status == EXIT_INTERRUPTED:
-        print("coinfer: interrupted; run the same collect or sweep again to go on where it stopped", file=sys.stderr)
+        print(
+            "coinfer: interrupted; run a long command again to go on where it stopped",
+            file=sys.stderr,
+        )
     return status
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import coinfer_ray
-from coinfer_ray.cli import DEBUG_VARIABLE, EXIT_INTERRUPTED, scenarios, training
+from coinfer_ray.cli import DEBUG_VARIABLE, EXIT_INTERRUPTED, atlas, loop, scenarios, training
 
 app = typer.Typer(
     name="coinfer",
@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 training.register(app)
 scenarios.register(app)
+loop.register(app)
+atlas.register(app)
 
 
 @app.callback(

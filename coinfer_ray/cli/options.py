@@ -29,8 +29,15 @@ Accuracy = Annotated[
 Optimizer = Annotated[
     str, typer.Option("--optimizer", help="quantum; exact, with a proof; or paper: its Algorithm 1 as printed.")
 ]
+Certify = Annotated[
+    bool, typer.Option("--certify", help="Prove how far each answer can be from the best that the predictor allows.")
+]
 Objective = Annotated[ObjectiveChoice, typer.Option("--objective", help="Energy: the device's, needs its powers.")]
 MaxLoss = Annotated[float, typer.Option("--max-loss", help="Allowed loss of accuracy; 0.02: 2 points.")]
+Confidence = Annotated[
+    float | None,
+    typer.Option("--confidence", help="How sure the predictor must be of it, 0.95 say; default: its best guess."),
+]
 Cuts = Annotated[
     CutsChoice,
     typer.Option("--cuts", help="`all`: all on the server and all on the device count as cuts; `inner`: only 1..N-1."),

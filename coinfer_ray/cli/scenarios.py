@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
 \b
   coinfer optimize --model alexnet --device rpi3b+ --server p100 --link 4g
   coinfer optimize --model alexnet --device-gflops 12 --server p100 --rate-mbps 7.5 --max-loss 0.01 --json
+  coinfer optimize --model alexnet --device rpi4b --server p100 --link 3g --max-loss 0.05 --confidence 0.95
   coinfer optimize --model alexnet --device tk1 --server p100 --link wifi --optimizer paper --cuts inner
 """,
     )(optimize)
@@ -49,6 +50,7 @@ A grid file:
   server: [p100]
   link: [4g, {rate_mbps: [1, 10, 100]}, {bandwidth_mhz: 10, snr_db: {linspace: [0, 50, 51]}}]
   max_loss: [0.01, 0.02]
+  confidence: [null, 0.95]       # may be left out: the predictor's best guess
 """,
     )(sweep)
     app.command(
@@ -72,6 +74,7 @@ def optimize(
     bandwidth_mhz: options.BandwidthMhz = None,
     snr_db: options.SnrDb = None,
     max_loss: options.MaxLoss = 0.02,
+    confidence: options.Confidence = None,
     records: options.Records = None,
     accuracy: options.Accuracy = "validation",
     input_px: options.InputPx = None,
@@ -79,6 +82,7 @@ def optimize(
     codec_flops: options.CodecFlops = "count",
     input_bits: options.InputBits = 32,
     optimizer: options.Optimizer = "quantum",
+    certify: options.Certify = False,
     objective: options.Objective = "latency",
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -98,6 +102,7 @@ def optimize(
             bandwidth_mhz=bandwidth_mhz,
             snr_db=snr_db,
             max_loss=max_loss,
+            confidence=confidence,
             records=records,
             input_px=input_px,
             cuts=cuts,
@@ -107,6 +112,7 @@ def optimize(
             optimizer=optimizer,
             objective=objective,
             seed=seed,
+            certify=certify,
         )
     if json:
         print_json(answer.to_json())
@@ -125,6 +131,7 @@ def compare(
     bandwidth_mhz: options.BandwidthMhz = None,
     snr_db: options.SnrDb = None,
     max_loss: options.MaxLoss = 0.02,
+    confidence: options.Confidence = None,
     methods: Annotated[
         str | None,
         typer.Option("--methods", help="Comma-separated; default: all_local,all_server,neurosurgeon,coinfer."),
@@ -156,6 +163,7 @@ def compare(
             bandwidth_mhz=bandwidth_mhz,
             snr_db=snr_db,
             max_loss=max_loss,
+            confidence=confidence,
             methods=ALL_METHODS if methods is None else [name.strip() for name in methods.split(",")],
             records=records,
             input_px=input_px,
@@ -176,7 +184,8 @@ def compare(
 def sweep(
     grid: Annotated[Path, typer.Argument(help="Grid file (YAML).")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the answers; give it again to resume.")],
-    solver: Annotated[str, typer.Option("--solver", help="quantum, exact, or paper.")] = "quantum",
+    solver: Annotated[str, typer.Option("--solver", help="quantum, exact, atlas or paper.")] = "quantum",
+    certify: options.Certify = False,
     executor: options.Executor = "ray",
     address: options.Address = None,
     workers: options.Workers = None,
@@ -189,6 +198,9 @@ def sweep(
     ] = None,
     codec_flops: options.CodecFlops = "count",
     input_bits: options.InputBits = 32,
+    confidence: Annotated[
+        float | None, typer.Option("--confidence", help="How sure the predictor must be, instead of the grid file's.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the grid file's.")] = None,
     json: options.Json = False,
 ) -> None:
@@ -205,6 +217,8 @@ def sweep(
             workers=workers,
             seed=seed,
             cuts=cuts,
+            confidence=confidence,
+            certify=certify,
             records=records,
             input_px=input_px,
             codec_flops=codec_flops == "count",
@@ -263,6 +277,8 @@ def _print_answer(answer: Answer) -> None:
     known = answer.accuracy_source == "base"
     measured = "measured: the network as it is" if known else f"predicted, typical error {answer.typical_error:.4f}"
     table.add_row("accuracy", f"{answer.predicted_accuracy:.4f} ({measured})")
+    if answer.accuracy_bound is not None and not known:
+        table.add_row("  at least", f"{answer.accuracy_bound:.4f} with a confidence of {answer.confidence:g}")
     table.add_row("  least allowed", f"{answer.accuracy_floor:.4f} (base {answer.base_accuracy:.4f})")
     table.add_row("cut after", f"{answer.cut_after} (partition point {strategy.partition_point})")
     table.add_row("pruned", ", ".join(f"{name} {ratio:.0%}" for name, ratio in pruned.items()) or "nothing")
@@ -279,8 +295,9 @@ def _print_comparison(rows: list[dict[str, Any]]) -> None:
     energy = rows[0]["energy_j"] is not None
     measure = "energy_j" if energy else "latency_s"
     names = ["latency ms", "device ms", "uplink ms", "server ms", *(["energy J"] if energy else [])]
+    bounded = any(row["accuracy_bound"] is not None for row in rows)
     table = Table("method")
-    for name in (*names, "to the best", "accuracy"):
+    for name in (*names, "to the best", "accuracy", *(["at least"] if bounded else [])):
         table.add_column(name, justify="right")
     table.add_column("cut after")
     best = min(row[measure] for row in rows)
@@ -288,8 +305,9 @@ def _print_comparison(rows: list[dict[str, Any]]) -> None:
         cells = [f"{row[name] * 1e3:,.3f}" for name in ("latency_s", "device_s", "uplink_s", "server_s")]
         if energy:
             cells.append(f"{row[measure]:,.4g}")
-        ratio = f"{row[measure] / best:,.2f}x" if best else "-"
-        accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.4f}"
+        cells.append(f"{row[measure] / best:,.2f}x" if best else "-")
+        for name in ("accuracy", *(["accuracy_bound"] if bounded else [])):
+            cells.append("-" if row[name] is None else f"{row[name]:.4f}")
         style = "bold" if row[measure] == best else None
-        table.add_row(row["method"], *cells, ratio, accuracy, row["cut_after"], style=style)
+        table.add_row(row["method"], *cells, row["cut_after"], style=style)
     print_table(table)

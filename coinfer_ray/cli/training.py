@@ -13,8 +13,11 @@ from coinfer_ray.cli.output import check_output, note, print_json, print_table, 
 from coinfer_ray.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from coinfer_ray.models.layers import LayerGraph
-    from coinfer_ray.predictor import FitReport, Metrics
+    from coinfer_ray.predictor import FitReport
+    from coinfer_ray.regressors import Metrics
 
 DEFAULT_INPUT_PX = 224
 
@@ -44,6 +47,7 @@ def register(app: typer.Typer) -> None:
 \b
   coinfer fit records/
   coinfer fit alexnet-64px.parquet --out alexnet.npz
+  coinfer fit records/ more-records/ --out alexnet.npz
   coinfer fit records/ --regressor random_forest --accuracy test --json
 """,
     )(fit)
@@ -89,6 +93,12 @@ def collect(
     data: Annotated[str, typer.Option("--data", help="Folder of images, or cifar10:DIR to download into DIR.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the records; give it again to resume.")],
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="Strategies to train, in all.")],
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="Times that each is trained, from different seeds.")
+    ] = 1,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0, help="Begin no candidate later than this; run again to go on.")
+    ] = None,
     input_px: Annotated[int, typer.Option("--input-px", min=1, help="Side of the network's input, in pixels.")] = 64,
     snr_db: Annotated[
         str | None,
@@ -123,10 +133,10 @@ def collect(
     snr_range = None if snr_db is None else _decibel_range(snr_db)
     with stdout_for_answers():
         from coinfer_ray.executors import make_executor
-        from coinfer_ray.training.collect import CollectSettings, gpu_share
         from coinfer_ray.training.collect import collect as run
+        from coinfer_ray.training.collect import default_settings, gpu_share
 
-        settings = CollectSettings(validation_images=validation_images, test_images=test_images)
+        settings = replace(default_settings(model), validation_images=validation_images, test_images=test_images)
         candidate = settings.candidate
         if fine_tune_images is not None:
             candidate = replace(candidate, fine_tune=replace(candidate.fine_tune, images=fine_tune_images))
@@ -139,6 +149,8 @@ def collect(
                 data,
                 out,
                 candidates,
+                repeats=repeats,
+                minutes=minutes,
                 executor=running,
                 input_px=input_px,
                 snr_db=snr_range,
@@ -161,17 +173,17 @@ def collect(
 
 
 def fit(
-    records: Annotated[Path, typer.Argument(help="Records file, or the folder of a collection.")],
+    records: Annotated[list[Path], typer.Argument(help="Records files, or folders of collections, of one setting.")],
     out: Annotated[Path | None, typer.Option("--out", help="Write the predictor here (.npz, no pickle).")] = None,
     regressor: Annotated[
-        str | None, typer.Option("--regressor", help="Take this one; default: the least error out of fold.")
+        str | None, typer.Option("--regressor", help="Take this one; default: chosen by the error out of fold.")
     ] = None,
     accuracy: options.Accuracy = "validation",
     folds: Annotated[int, typer.Option("--folds", min=2, help="Folds of the cross-validation.")] = 10,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Compare the six regressors on the records and keep the best as predictor."""
+    """Compare the regressors on the records, keep the best as predictor, and say what it is worth."""
     check_output(out)
     with stdout_for_answers():
         from coinfer_ray.predictor import fit as run
@@ -251,8 +263,37 @@ def _print_fit(report: FitReport) -> None:
         cells = [cell for metrics in (row.in_sample, row.out_of_fold) for cell in _metric_cells(metrics)]
         chosen = row.regressor == predictor.regressor
         table.add_row(f"{row.regressor} *" if chosen else row.regressor, *cells, style="bold" if chosen else None)
-    print_table(table)
+    print_table(table, _error_table(report))
     note(f"* chosen; {predictor.settings.get('data', 'data unknown')}, base accuracy {predictor.base_accuracy:.4f}")
+
+
+def _error_table(report: FitReport) -> Table:
+    """What the chosen regressor's predictions are worth, in points of accuracy."""
+    from rich.table import Table
+
+    predictor, coverage = report.predictor, report.coverage
+    table = Table(show_header=False, title=f"Errors of {predictor.regressor}", title_justify="left")
+    table.add_row("of a prediction, out of fold (root mean square)", f"{predictor.typical_error:.4f}")
+    if predictor.noise_floor is None or report.attainable_r2 is None:
+        table.add_row("between trainings of one strategy", "unknown: the records repeat none")
+    else:
+        spread = f"{predictor.noise_floor:.4f} ({predictor.repeated} strategies trained more than once)"
+        table.add_row("between trainings of one strategy", spread)
+        table.add_row("  adj. R\u00b2 of a predictor that errs no more than that", f"{report.attainable_r2:.3f}")
+    if predictor.binomial_error is not None:
+        images = predictor.settings[f"{predictor.accuracy}_images"]
+        table.add_row(f"of measuring on {images:,} images", f"{predictor.binomial_error:.4f}")
+    if coverage is None:
+        table.add_row("lower bound", "too few records to try it on records held out")
+        return table
+    table.add_row(
+        f"records at or above their bound, confidence {coverage.confidence:g}", f"{coverage.covered:.1%}, held out"
+    )
+    if coverage.accepted is not None:
+        right = "" if coverage.right is None else f"; {coverage.right:.0%} of those that it lets pass do"
+        text = f"lets pass {coverage.accepted:.0%} of those that do{right}"
+        table.add_row(f"  asked for a loss of at most {coverage.max_loss:g}", text)
+    return table
 
 
 def _metric_cells(metrics: Metrics) -> tuple[str, ...]:

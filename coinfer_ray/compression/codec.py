@@ -66,9 +66,12 @@ def _convolutional(codec: Codec, feature: Feature) -> CodecPair:
             height - ((low - 1) * stride - 2 * pad + kernel),
             width - ((across - 1) * stride - 2 * pad + kernel),
         )
-        encoder += [nn.Conv2d(channels, outputs, kernel, stride, pad, bias=False), nn.BatchNorm2d(outputs)]
         last = position == 0
-        up = nn.ConvTranspose2d(outputs, channels, kernel, stride, pad, output_padding=missing, bias=last)
+        down: nn.Module = nn.Conv2d(channels, outputs, kernel, stride, pad, bias=False)
+        up: nn.Module = nn.ConvTranspose2d(outputs, channels, kernel, stride, pad, output_padding=missing, bias=last)
+        if any(_has_idle_taps(size, kernel, stride) for size in (height, width)):
+            down, up = _InFloat32(down), _InFloat32(up)
+        encoder += [down, nn.BatchNorm2d(outputs)]
         decoder = [up, *([] if last else [nn.BatchNorm2d(channels)]), *decoder]
         encoder_flops += 2 * low * across * (channels * kernel**2 + 1) * outputs
         decoder_flops += 2 * low * across * outputs * kernel**2 * channels + 2 * height * width * channels
@@ -79,6 +82,31 @@ def _convolutional(codec: Codec, feature: Feature) -> CodecPair:
             encoder_flops += channels * height * width
             decoder_flops += channels * height * width
     return CodecPair(nn.Sequential(*encoder), nn.Sequential(*decoder), encoder_flops, decoder_flops)
+
+
+class _InFloat32(nn.Module):
+    """A convolution, kept in float32 under autocast: for feature maps smaller than its kernel.
+
+    Where some taps of the kernel meet nothing but padding, oneDNN's bfloat16 backward pass (torch 2.15) leaves the
+    gradient of those taps unwritten: whatever was in memory, NaN among it. Seen for a 5 x 5 kernel with stride 3 on
+    a 2 x 2 feature.
+    """
+
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            output: torch.Tensor = self.convolution(x.float())
+        return output
+
+
+def _has_idle_taps(size: int, kernel: int, stride: int) -> bool:
+    """Whether some tap of a kernel, padded by half of it, meets only padding along an axis of ``size``."""
+    pad = kernel // 2
+    starts = range(-pad, size + pad - kernel + 1, stride)
+    return any(all(not 0 <= start + tap < size for start in starts) for tap in range(kernel))
 
 
 def _linear(codec: Codec, feature: Feature) -> CodecPair:

@@ -135,11 +135,17 @@ def _table(results: SweepResults) -> str:
 
 def _provenance(model: str, problem: Mapping[str, Any]) -> str:
     predictor = problem["predictor"]
+    errors = {
+        "typical error": f"{predictor['typical_error']:.4f} (root mean square, out of fold)",
+        "noise of a training": "unknown, no strategy was trained twice"
+        if predictor["noise_floor"] is None
+        else f"{predictor['noise_floor']:.4f} between {predictor['repeated']} strategies' own trainings",
+    }
     facts = {
         "input": f"{predictor['input_px']} x {predictor['input_px']} pixels",
         "predictor": f"{predictor['regressor']} fitted on {predictor['records']:,} really trained strategies",
         "accuracy": f"{predictor['accuracy']} images, {predictor['base_accuracy']:.4f} for the untouched network",
-        "typical error": f"{predictor['typical_error']:.4f} (root mean square, out of fold)",
+        **errors,
         "cuts": problem["cuts"],
         "codec's own FLOPs": problem["codec_flops"],
         "bits of an element": f"{problem['feature_bits']:g} of a feature, {problem['input_bits']:g} of the input",

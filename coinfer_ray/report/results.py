@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MOST_SCENARIOS = 1_000_000
 METHOD_COLUMNS = {"All_Local": "all_local_s", "All_Server": "all_server_s", "Neurosurgeon": "neurosurgeon_s"}
 PROPOSED = "coinfer"
-_AXES = ("model", "device", "server", "max_loss")
+_AXES = ("model", "device", "server", "max_loss", "confidence")
 _COLUMNS = (
     "scenario",
     "model",
@@ -28,23 +28,29 @@ _COLUMNS = (
     "server_flops_per_s",
     "rate_bps",
     "max_loss",
+    "confidence",
     "feasible",
     "latency_s",
     "device_s",
     "server_s",
     "uplink_s",
     "predicted_accuracy",
+    "accuracy_bound",
     "lower_bound_s",
     "cut_after",
     "all_local_s",
     "all_server_s",
     "neurosurgeon_s",
 )
+_OF_ANSWER = ("latency_s", "device_s", "uplink_s", "server_s", "predicted_accuracy", "accuracy_bound", "cut_after")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One scenario and its answer; the answer's fields are None where no strategy was feasible."""
+    """One scenario and its answer; the answer's fields are None where no strategy was feasible.
+
+    ``confidence`` and ``accuracy_bound`` are None where no confidence was asked for.
+    """
 
     model: str
     device: str
@@ -52,11 +58,13 @@ class Row:
     link: str
     rate_bps: float
     max_loss: float
+    confidence: float | None
     latency_s: float | None
     device_s: float | None
     uplink_s: float | None
     server_s: float | None
     predicted_accuracy: float | None
+    accuracy_bound: float | None
     lower_bound_s: float | None
     cut_after: str | None
     others_s: Mapping[str, float]
@@ -68,7 +76,8 @@ class Row:
 
     def label(self, *axes: str) -> str:
         """The scenario's place on those axes, in words."""
-        parts = {"max_loss": f"max loss {self.max_loss:g}"}
+        sure = "best guess" if self.confidence is None else f"confidence {self.confidence:g}"
+        parts = {"max_loss": f"max loss {self.max_loss:g}", "confidence": sure}
         return ", ".join(parts.get(axis) or str(getattr(self, axis)) for axis in axes)
 
     def to_json(self) -> dict[str, Any]:
@@ -159,10 +168,8 @@ def open_results(
             link=links[i],
             rate_bps=columns["rate_bps"][i],
             max_loss=columns["max_loss"][i],
-            **{
-                name: columns[name][i] if columns["feasible"][i] else None
-                for name in ("latency_s", "device_s", "uplink_s", "server_s", "predicted_accuracy", "cut_after")
-            },
+            confidence=columns["confidence"][i],
+            **{name: columns[name][i] if columns["feasible"][i] else None for name in _OF_ANSWER},
             lower_bound_s=columns["lower_bound_s"][i],
             others_s={method: columns[name][i] for method, name in METHOD_COLUMNS.items()},
         )

@@ -27,13 +27,14 @@ def times_faster(gain: float) -> str:
 def summary_header(results: SweepResults) -> list[str]:
     """Names of the summary's columns; latencies are in milliseconds."""
     axes = [axis.replace("_", " ") for axis in _leading_axes(results)]
-    return [*axes, PROPOSED, "gain", "cut after", "accuracy", *METHOD_COLUMNS]
+    accuracy = ["accuracy", "at least"] if _bounded(results) else ["accuracy"]
+    return [*axes, PROPOSED, "gain", "cut after", *accuracy, *METHOD_COLUMNS]
 
 
 def summary_cells(results: SweepResults) -> list[list[str]]:
     """The summary's rows; of a large sweep, some evenly spaced ones."""
     shown = (results.rows[i] for i in spread(len(results.rows), MOST_ROWS))
-    return [_cells(row, _leading_axes(results)) for row in shown]
+    return [_cells(row, _leading_axes(results), _bounded(results)) for row in shown]
 
 
 def summary_note(results: SweepResults) -> str:
@@ -53,6 +54,8 @@ def summary_note(results: SweepResults) -> str:
     notes.append(
         f"Accuracy: as the predictor says; typical error {' and '.join(errors)} for a strategy that was not trained."
     )
+    if _bounded(results):
+        notes.append("At least: with the confidence that was asked for, for strategies drawn as the records were.")
     return " ".join(notes)
 
 
@@ -73,10 +76,20 @@ def _leading_axes(results: SweepResults) -> tuple[str, ...]:
     return (*(results.varying or ("device",)), "link")
 
 
-def _cells(row: Row, axes: tuple[str, ...]) -> list[str]:
-    place = [f"{row.max_loss:g}" if axis == "max_loss" else str(getattr(row, axis)) for axis in axes]
+def _bounded(results: SweepResults) -> bool:
+    return any(row.confidence is not None for row in results.rows)
+
+
+def _cells(row: Row, axes: tuple[str, ...], bounded: bool) -> list[str]:
+    place = [_place(getattr(row, axis)) for axis in axes]
     others = [milliseconds(row.others_s[method]) for method in METHOD_COLUMNS]
     if row.latency_s is None or row.gain is None:
-        return [*place, "infeasible", "-", "-", "-", *others]
+        return [*place, "infeasible", "-", "-", "-", *(["-"] if bounded else []), *others]
     answer = [milliseconds(row.latency_s), times_faster(row.gain), str(row.cut_after), f"{row.predicted_accuracy:.4f}"]
+    if bounded:
+        answer.append("-" if row.accuracy_bound is None else f"{row.accuracy_bound:.4f}")
     return [*place, *answer, *others]
+
+
+def _place(value: str | float | None) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else value

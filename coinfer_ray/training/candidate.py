@@ -14,6 +14,7 @@ from torch import nn
 from coinfer_ray.compression.channel import make_channel
 from coinfer_ray.compression.codec import CodecPair, Feature, build_codec, sent_elements
 from coinfer_ray.compression.pruning import ChannelRanking, Criterion, shrink
+from coinfer_ray.compression.quantize import Quantizer, huffman_bits
 from coinfer_ray.latency import FEATURE_BITS, INPUT_BITS
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.split import SplitNetwork, split
@@ -23,6 +24,7 @@ from coinfer_ray.training.data import ImageSet
 from coinfer_ray.training.loop import Diverged, Phase, Preprocess, accuracy, train
 
 FINE_TUNE = Phase(images=3_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
+QUANTIZER_IMAGES = 1_024  # that its range is calibrated and its code's length measured on
 END_TO_END = Phase(images=4_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
 
 
@@ -108,8 +110,15 @@ class CandidateTrainer:
         self.precision = precision
         self.ranking = ChannelRanking(base, self.graph, settings.criterion)
 
-    def train(self, strategy: Strategy, *, snr_db: float | None, seed: int) -> TrainedCandidate:
+    def train(
+        self, strategy: Strategy, *, snr_db: float | None, seed: int, feature_bits: int | None = None
+    ) -> TrainedCandidate:
         """Train ``strategy`` for a channel of ``snr_db`` (None: noise-free) and measure it.
+
+        With ``feature_bits`` (1..8) what crosses an inner cut is quantised to so many bits a value, in training
+        through a straight-through estimator, and arrives as it was sent, whatever ``snr_db``. ``uplink_bit`` counts
+        those bits; ``coded_bit``, then measured too, is what is left of them after Huffman coding, in the mean over
+        validation images.
 
         Raises:
             Diverged: the loss or the trained network's outputs are no numbers.
@@ -119,9 +128,11 @@ class CandidateTrainer:
         keep = self.ranking.keep(self.space.kept_channels(strategy))
         pruned = shrink(self.base, self.graph, keep).to(device)
         self._run(pruned, settings.fine_tune, seed)
-        assembled = self.assemble(pruned, strategy, snr_db)
+        assembled = self.assemble(pruned, strategy, snr_db, feature_bits)
         network = assembled.network
         self._warm_up_codec(assembled, seed + 1)
+        if isinstance(network.channel, Quantizer):
+            self._calibrate(network, network.channel)
         codec = [*network.encoder.parameters(), *network.decoder.parameters()]
         self._run(network, settings.end_to_end, seed + 2, codec)
         found = {
@@ -138,9 +149,13 @@ class CandidateTrainer:
             "end_to_end_images": settings.end_to_end.images,
             "wall_s": time.perf_counter() - started,
         }
+        if isinstance(network.channel, Quantizer):
+            measured["coded_bit"] = self._coded_bit(network, network.channel)
         return TrainedCandidate(network, measured)
 
-    def assemble(self, pruned: nn.Module, strategy: Strategy, snr_db: float | None) -> Assembled:
+    def assemble(
+        self, pruned: nn.Module, strategy: Strategy, snr_db: float | None, feature_bits: int | None = None
+    ) -> Assembled:
         """Split a pruned network and insert codec and channel.
 
         FLOPs are counted on the pruned modules by a fresh trace, bits on the encoder's real output.
@@ -158,11 +173,13 @@ class CandidateTrainer:
             layer = real.layers[point - 1]
             feature = Feature(layer.out_channels, layer.out_height, layer.out_width, layer.vector)
             pair = build_codec(self.space.canonical_codec(strategy), feature, kind)
-            bits = FEATURE_BITS * sent_elements(pair.encoder, feature)
+            bits = (feature_bits or FEATURE_BITS) * sent_elements(pair.encoder, feature)
         pair = pair or CodecPair(nn.Identity(), nn.Identity(), 0, 0)
         device_half, server_half = split(pruned, self.graph, point)
         # Nothing crosses a link where everything runs on the device, so no noise either.
         channel = make_channel(None if kind == "none" else snr_db)
+        if feature_bits is not None and kind not in ("raw", "none"):
+            channel = Quantizer(feature_bits)
         network = SplitNetwork(device_half, pair.encoder, channel, pair.decoder, server_half)
         network = network.to(self.device).to(memory_format=torch.channels_last)
         return Assembled(
@@ -194,13 +211,14 @@ class CandidateTrainer:
         if not parameters or not phase.images:
             return
         torch.manual_seed(seed)
-        known = self._features(network, phase.images)
+        known = self._features(network, self.data.train, phase.images)
         power = known.square().mean().clamp_min(1e-12)
         # A backward pass costs twice a forward pass.
         presentations = min(phase.passes * len(known), int(phase.flop / (3 * assembled.codec_flop)))
         steps = max(1, presentations // phase.batch_size)
         optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate)
         network.encoder.train()
+        network.channel.train()
         network.decoder.train()
         for step in range(steps):
             for group in optimizer.param_groups:
@@ -215,9 +233,22 @@ class CandidateTrainer:
         if not torch.isfinite(loss):
             raise Diverged(f"the codec's reconstruction error is {float(loss)}")
 
-    def _features(self, network: SplitNetwork, count: int) -> torch.Tensor:
-        """What the device half makes of the first training images."""
-        images = self.data.train.take(slice(0, count))
+    def _calibrate(self, network: SplitNetwork, quantizer: Quantizer) -> None:
+        """Forget the range that a fresh encoder filled, and take that of the one which has warmed up."""
+        known = self._features(network, self.data.train, QUANTIZER_IMAGES)
+        with torch.no_grad(), self._autocast():
+            quantizer.reset()
+            quantizer.calibrate(network.encoder(known))
+
+    def _coded_bit(self, network: SplitNetwork, quantizer: Quantizer) -> float:
+        known = self._features(network, self.data.validation, QUANTIZER_IMAGES)
+        with torch.no_grad(), self._autocast():
+            codes = quantizer.codes(network.encoder(known))
+        return float(huffman_bits(codes.cpu().numpy()).mean())
+
+    def _features(self, network: SplitNetwork, images: ImageSet, count: int) -> torch.Tensor:
+        """What the device half makes of the first so many images."""
+        images = images.take(slice(0, count))
         network.eval()
         features = []
         with torch.no_grad(), self._autocast():

@@ -8,10 +8,13 @@ accuracy depends on (its strategy, SNR and seed) follows from the plan's seed an
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -36,6 +39,9 @@ from coinfer_ray.training.loop import (
     release_freed_memory,
 )
 from coinfer_ray.training.plan import plan_levels, plan_snr_db
+from coinfer_ray.training.recipes import recipe_for
+
+T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
 BASE_FILE = "base.safetensors"
@@ -51,6 +57,12 @@ class CollectSettings:
     candidate: CandidateSettings = field(default_factory=CandidateSettings)
     validation_images: int | None = None
     test_images: int | None = None
+
+
+def default_settings(model: str) -> CollectSettings:
+    """How a network's base and candidates are trained where nothing else is asked."""
+    recipe = recipe_for(model)
+    return CollectSettings(base=recipe.base, candidate=recipe.candidate)
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,8 @@ def collect(
     out: str | Path,
     candidates: int,
     *,
+    repeats: int = 1,
+    minutes: float | None = None,
     executor: Executor,
     input_px: int = 64,
     snr_db: tuple[float, float] | None = None,
@@ -81,6 +95,10 @@ def collect(
 ) -> CollectSummary:
     """Train the first ``candidates`` of the plan that are not yet in ``out``.
 
+    ``repeats`` above 1 train each of them so many times from different seeds: their spread is the noise that no
+    predictor can see through. A folder may hold more repeats of its first candidates than of the others.
+    ``minutes``: begin no candidate later than that, for machines that are lent in slices; run again to go on.
+
     ``snr_db`` draws each candidate's channel from that range of dB; None is a noise-free channel. ``base`` names
     trained base weights (``base.safetensors`` of another collection); without it the base network is trained
     first, and kept in ``out``.
@@ -88,45 +106,51 @@ def collect(
     Raises:
         InputError: an unknown model, a folder without images or of another run, a base network of other data.
     """
-    settings = settings or CollectSettings()
+    settings = settings or default_settings(model)
     if candidates < 1:
         raise InputError(f"candidates: {candidates} asked for; at least 1 is needed")
+    if repeats < 1:
+        raise InputError(f"repeats: {repeats} asked for; 1 trains every candidate once")
     if snr_db is not None and not snr_db[0] <= snr_db[1]:
         raise InputError(f"snr-db: {snr_db[0]}:{snr_db[1]} is an empty range; give LO:HI with LO <= HI")
     zoo.check_model(model)
-    graph = load_graph(model, input_px)
-    space = SearchSpace(graph)
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     splits = load_data(data)
-    if len(splits.classes) != graph.classes:
-        graph = _retrace(model, input_px, len(splits.classes))
-        space = SearchSpace(graph)
+    graph = graph_for(model, input_px, splits)
+    space = SearchSpace(graph)
     with single_writer(out) as folder:
         claim_folder(folder, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings))
         network = _obtain_base(folder, base, model, input_px, splits, settings, seed, quiet)
         info = _records_info(graph, splits, network, snr_db, settings)
         finished = finished_candidates(folder)
-        pending = [candidate for candidate in range(candidates) if candidate not in finished]
-        shared = _shared(graph, splits, network, settings)
-        tasks = _tasks(space, pending, candidates, snr_db, seed)
-        failed = 0
-        with Progress("candidates", candidates, done=candidates - len(pending), quiet=quiet) as progress:
-            for envelope in executor.run(start_worker, shared, tasks) if pending else ():
-                row = _row(envelope, network)
+        asked = [(candidate, repeat) for repeat in range(repeats) for candidate in range(candidates)]
+        pending = [attempt for attempt in asked if attempt not in finished]
+        shared = shared_values(graph, splits, network, settings)
+        tasks = planned_tasks(space, pending, candidates, snr_db, seed)
+        trained = failed = 0
+        with Progress("candidates", len(asked), done=len(asked) - len(pending), quiet=quiet) as progress:
+            for envelope in executor.run(start_worker, shared, _until(deadline, tasks)) if pending else ():
+                attempt = cast(tuple[int, int], envelope.task_id)
+                row = _row(attempt[0], envelope, network)
                 failed += row["status"] != "ok"
-                write_records(shard_path(folder, row["candidate"]), [row], info)
+                write_records(shard_path(folder, *attempt), [row], info)
+                trained += 1
                 progress.advance()
-    return CollectSummary(folder, candidates, len(pending), failed, network.validation_accuracy, network.test_accuracy)
+    return CollectSummary(folder, candidates, trained, failed, network.validation_accuracy, network.test_accuracy)
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
+    """One training: what a worker needs to know of a candidate. ``feature_bits``: of a quantised feature."""
+
     candidate: int
     strategy: Strategy
     snr_db: float | None
     seed: int
+    feature_bits: int | None = None
 
 
-def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[_Task], dict[str, Any]]:
+def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Task], dict[str, Any]]:
     """Build one worker's trainer from the shared arrays; the returned function trains one candidate."""
     keep_freed_memory()
     torch.set_num_threads(context.threads)
@@ -151,7 +175,7 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
         precision=pick_precision(device),
     )
 
-    def work(task: _Task) -> dict[str, Any]:
+    def work(task: Task) -> dict[str, Any]:
         row: dict[str, Any] = {
             "candidate": task.candidate,
             "sparsity": list(task.strategy.sparsity.values()),
@@ -161,7 +185,7 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
             "seed": task.seed,
         }
         try:
-            trained = trainer.train(task.strategy, snr_db=task.snr_db, seed=task.seed)
+            trained = trainer.train(task.strategy, snr_db=task.snr_db, seed=task.seed, feature_bits=task.feature_bits)
             return row | {"status": "ok"} | dict(trained.measured)
         except Diverged as error:
             return row | {"status": "diverged", "error": str(error)}
@@ -179,29 +203,38 @@ def gpu_share() -> float:
     return 0.25 if torch.cuda.is_available() else 0.0
 
 
-def candidate_seed(seed: int, candidate: int) -> int:
-    """The seed of a candidate's training: the plan's seed and the candidate's number, mixed."""
-    return int(np.random.SeedSequence([seed, candidate]).generate_state(1)[0])
+def candidate_seed(seed: int, candidate: int, repeat: int = 0) -> int:
+    """The seed of a candidate's training: the plan's seed, the candidate's number and the repeat's, mixed."""
+    mixed = [seed, candidate, repeat] if repeat else [seed, candidate]
+    return int(np.random.SeedSequence(mixed).generate_state(1)[0])
 
 
-def _tasks(
-    space: SearchSpace, pending: list[int], candidates: int, snr_db: tuple[float, float] | None, seed: int
-) -> Iterator[tuple[int, _Task]]:
+def planned_tasks(
+    space: SearchSpace, pending: list[tuple[int, int]], candidates: int, snr_db: tuple[float, float] | None, seed: int
+) -> Iterator[tuple[tuple[int, int], Task]]:
+    """The trainings of ``pending`` (candidate, repeat) in a plan of so many candidates."""
     levels = plan_levels(space, candidates, seed)
     snr = None if snr_db is None else plan_snr_db(candidates, *snr_db, seed)
-    for candidate in pending:
+    for candidate, repeat in pending:
         noise = None if snr is None else float(snr[candidate])
-        yield candidate, _Task(candidate, space.strategy(levels[candidate]), noise, candidate_seed(seed, candidate))
+        seeded = candidate_seed(seed, candidate, repeat)
+        yield (candidate, repeat), Task(candidate, space.strategy(levels[candidate]), noise, seeded)
 
 
-def _row(envelope: Envelope[dict[str, Any]], base: BaseNetwork) -> dict[str, Any]:
+def _until(deadline: float, tasks: Iterator[T]) -> Iterator[T]:
+    """Tasks as long as there is time."""
+    return itertools.takewhile(lambda _: time.monotonic() < deadline, tasks)
+
+
+def _row(candidate: int, envelope: Envelope[dict[str, Any]], base: BaseNetwork) -> dict[str, Any]:
     row = envelope.value
     if row is None:
-        row = {"candidate": envelope.task_id, "status": "error", "error": envelope.reason}
+        row = {"candidate": candidate, "status": "error", "error": envelope.reason}
     return row | {"base_validation_accuracy": base.validation_accuracy, "base_test_accuracy": base.test_accuracy}
 
 
-def _shared(graph: LayerGraph, data: DataSplits, base: BaseNetwork, settings: CollectSettings) -> dict[str, Any]:
+def shared_values(graph: LayerGraph, data: DataSplits, base: BaseNetwork, settings: CollectSettings) -> dict[str, Any]:
+    """What :func:`start_worker` takes: images, labels and weights as arrays, and how to train with them."""
     arrays = {}
     for name in SPLITS:
         part: ImageSet = getattr(data, name)
@@ -297,7 +330,15 @@ def _records_info(
     )
 
 
-def _retrace(model: str, input_px: int, classes: int) -> LayerGraph:
+def graph_for(model: str, input_px: int, data: DataSplits) -> LayerGraph:
+    """The network's layer graph with as many outputs as ``data`` has classes.
+
+    Raises:
+        InputError: an unknown network, or an input too small for it.
+    """
+    graph = load_graph(model, input_px)
+    if len(data.classes) == graph.classes:
+        return graph
     from coinfer_ray.models.trace import trace_graph
 
-    return trace_graph(zoo.build(model, classes), (3, input_px, input_px), model)
+    return trace_graph(zoo.build(model, len(data.classes)), (3, input_px, input_px), model)

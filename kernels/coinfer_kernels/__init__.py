@@ -3,6 +3,8 @@
 Needs numpy and numba only. ``notation`` states symbols, shapes and units.
 """
 
+from coinfer_kernels.atlas import Atlas, make_region
+from coinfer_kernels.atlas_build import build_atlas
 from coinfer_kernels.exact import Certificates, solve_exact
 from coinfer_kernels.latency import cheapest_feasible, latencies, strategy_costs
 from coinfer_kernels.notation import CostTables, EnsembleTables, Scenarios, Solutions, SpaceTables
@@ -13,6 +15,7 @@ from coinfer_kernels.space import canonicalize, decode, features
 from coinfer_kernels.trees import LevelEnsemble, TreeEnsemble
 
 __all__ = [
+    "Atlas",
     "Certificates",
     "CostTables",
     "EnsembleTables",
@@ -23,11 +26,13 @@ __all__ = [
     "Solutions",
     "SpaceTables",
     "TreeEnsemble",
+    "build_atlas",
     "canonicalize",
     "cheapest_feasible",
     "decode",
     "features",
     "latencies",
+    "make_region",
     "minimize",
     "solve_exact",
     "solve_paper",

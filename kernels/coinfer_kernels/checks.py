@@ -28,7 +28,13 @@ def array(name: str, value: ArrayLike, dtype: type, dimensions: int) -> NDArray[
     Raises:
         ValueError: another number of dimensions, or values that the type cannot hold.
     """
-    if type(value) is np.ndarray and value.dtype == dtype and value.ndim == dimensions and value.flags.carray:
+    if (
+        type(value) is np.ndarray
+        and value.dtype.type is dtype
+        and value.ndim == dimensions
+        and value.dtype.isnative
+        and value.flags.carray
+    ):
         return value
     try:
         given = np.asarray(value)
@@ -181,6 +187,8 @@ def ensemble_tables(tables: EnsembleTables) -> EnsembleTables:
     within("ensemble.roots", roots, 0, len(feature))
     leaf, index = feature == -1, np.arange(len(feature))
     within("ensemble.feature", feature[~leaf], 0, len(checked.coefficients))
+    if np.isnan(checked.threshold[~leaf]).any():
+        raise ValueError("ensemble.threshold: holds NaN")
     for name in ("left", "right"):
         child = getattr(checked, name)
         # A child behind its parent in the arrays: no walk can go round in a circle.

@@ -1,57 +1,32 @@
-"""A strategy in hand, and the descent from it to the edge of the predictor's box.
+"""A strategy in hand, and its moves: to the best point of a line or of a plane of the space.
 
-With all other variables held, a level of a variable costs one intersection of bit sets (``leaves``), the sum over
-the few trees that ask for the variable, and the few layers that it touches.
+All variables but one or two are held. The leaves that those leave open are few; each is an interval or a rectangle of
+places, so the accuracies of all points of a line or plane are a prefix sum over these leaves' corners, and their costs
+a sum or a product of two rows. The best point is then found exactly: with what all others leave to it, a variable
+goes straight to the far edge of the predictor's box.
+
+Best is, up to the accuracy floor, the most accurate point that keeps within a budget; from there on the cheapest.
 """
 
-from math import log
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from coinfer_kernels.jit import copy_row, inner, maker
 from coinfer_kernels.latency import codec_cost, cost_row, objective_of
-from coinfer_kernels.leaves import LeafTables, Words, leaf_tables, snr_words, value_of_leaves
-from coinfer_kernels.notation import (
-    CODEC_RATIO_1,
-    CODEC_RATIO_2,
-    CODEC_STRIDE_1,
-    CODEC_STRIDE_2,
-    CODEC_VARIABLES,
-    CODEC_WIDTH_1,
-    CODEC_WIDTH_2,
-    CostTables,
-    FloatArray,
-    IntArray,
-)
+from coinfer_kernels.leaves import WORD, Words, lowest_bit
+from coinfer_kernels.level_tables import LevelModel
+from coinfer_kernels.median import weighted_median
+from coinfer_kernels.notation import FloatArray, IntArray
 from coinfer_kernels.quantum import Problem
-from coinfer_kernels.rng import Stream, uniform
 
-THRIFTY = 0.8  # share of the descents that begin where most can be saved
-MOST_SWEEPS = 100  # two or three do; gains of a rounding error must not go round in a circle
-REPAIRS = 2  # sweeps in search of a feasible strategy
 TOLERANCE = 1e-12  # of sums in another order; a strategy that is kept is checked by the predictor itself
 
 
-class SearchModel(NamedTuple):
-    """The problem without what cannot matter. Q: pairs of sets between which layers lie."""
-
-    cost: CostTables
-    leaves: LeafTables
-    levels: IntArray  # (V, M) levels that can be best, ascending
-    counts: IntArray  # (V,) how many
-    falling: IntArray  # (V,) from this place on, a level costs less than the one before it, whatever the others are
-    pair_in: IntArray  # (Q,) rows of ``kept``
-    pair_out: IntArray  # (Q,)
-    pair_flop: FloatArray  # (C, 2, Q) FLOPs per kept input and output channel, on the device and on the server
-    set_flop: FloatArray  # (C, 2, P + 1) FLOPs per kept output channel
-    corner_flop: FloatArray  # (C, 2) no strategy has fewer
-    touching: IntArray  # (P + 1, Q) pairs that a set belongs to, -1 behind the last
-
-
 class Here(NamedTuple):
-    """One scenario at one cut, and the strategy in hand."""
+    """One scenario at one cut, and the strategy in hand. K: most places of a variable."""
 
+    cut: IntArray  # (1,)
     weights: FloatArray  # (3,) of the scenario
     floor: FloatArray  # (1,)
     pair: FloatArray  # (Q,) objective per kept input and output channel
@@ -60,91 +35,31 @@ class Here(NamedTuple):
     linear: FloatArray  # (1,) what those add by themselves
     active: IntArray  # (1,) how many variables mean something at this cut
     order: IntArray  # (V,) those variables, in the order of the descent
-    finish: FloatArray  # (V,) room to find that order
+    moved: IntArray  # (V,) sweep in which a variable moved last
     levels: IntArray  # (V,) the strategy
-    at: IntArray  # (V,) its place among the levels that can be best
+    at: IntArray  # (V,) the places of its levels
     accuracy: FloatArray  # (1,) its predicted accuracy
-    most_accurate: FloatArray  # (1,) of all strategies that a sweep ended with
-    behind: Words  # (V + 1, B) leaves that the variables from a place of the order on leave open
-    before: Words  # (B,) leaves that the variables before a place leave open
-    others: Words  # (B,) room for sets of leaves
-    words: Words  # (B,)
+    objective: FloatArray  # (1,)
+    most_accurate: FloatArray  # (1,) of all strategies that a search ended with
+    others: Words  # (B,) leaves that the variables that are held leave open
+    trial: Words  # (B,)
+    grid: FloatArray  # ((K + 1) ** 2,) what the leaves add that ask for both variables of a plane
+    along: FloatArray  # (2, K + 1) what those add that ask for one of them
+    cost: FloatArray  # (2, K) what its places add to the objective
+    step: FloatArray  # (2, K) by how many channels its places differ from the one in hand
+    codec: FloatArray  # (V, K) what the codec costs at the places of a variable, less what it costs now
+    codec_known: IntArray  # (V + 1,) state of the codec for which a row of ``codec`` holds; last, the state in hand
     x: FloatArray  # (F,) room for features
     scratch: FloatArray  # (2, trees)
-    spent: IntArray  # (1,) levels tried
-
-
-def search_model(problem: Problem) -> SearchModel:
-    """Merge layers between the same sets, and drop levels that never are the best."""
-    cost = problem.cost
-    leaves = leaf_tables(problem.ensemble, problem.space.values)
-    pairs, pair_of = np.unique(np.stack([cost.in_set, cost.out_set]), axis=1, return_inverse=True)
-    cuts, rows = len(cost.cut_layers), len(cost.kept)
-    fewest, most = cost.kept.min(axis=1), cost.kept.max(axis=1)
-    least = cost.quadratic * fewest[cost.in_set] + cost.linear  # FLOPs per output channel
-    pair_flop, set_flop = np.zeros((cuts, 2, pairs.shape[1])), np.zeros((cuts, 2, rows))
-    corner_flop = np.zeros((cuts, 2))
-    for cut, first in enumerate(cost.cut_layers):
-        for side, layers in enumerate((slice(0, first), slice(first, None))):
-            np.add.at(pair_flop[cut, side], pair_of[layers], cost.quadratic[layers])
-            np.add.at(set_flop[cut, side], cost.out_set[layers], cost.linear[layers])
-            out = cost.out_set[layers]
-            corner_flop[cut, side] = np.minimum(least[layers] * fewest[out], least[layers] * most[out]).sum()
-    touching = np.full((rows, pairs.shape[1]), -1, dtype=np.int64)
-    for row in range(rows):
-        found = np.flatnonzero((pairs == row).any(axis=0))
-        touching[row, : len(found)] = found
-    levels, count, falling = _useful_levels(problem, leaves, least)
-    return SearchModel(
-        cost,
-        leaves,
-        levels,
-        count,
-        falling,
-        np.ascontiguousarray(pairs[0]),
-        np.ascontiguousarray(pairs[1]),
-        pair_flop,
-        set_flop,
-        corner_flop,
-        touching,
-    )
-
-
-def _useful_levels(problem: Problem, leaves: LeafTables, least: FloatArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Levels that can be best, how many, and from which place on each costs less than the one before.
-
-    Of levels that the predictor cannot tell apart, only the cheapest can be best. ``least`` (L,): FLOPs of a layer
-    per output channel with as few input channels as can be; where that is negative, nothing is known.
-    """
-    space, cost = problem.space, problem.cost
-    variables, widest = space.values.shape
-    reach = leaves.reach.reshape(variables, widest, -1)
-    levels, count = np.tile(np.arange(widest), (variables, 1)), space.n_levels.copy()
-    falling = count.copy()
-    for v in range(variables):
-        own = np.arange(space.n_levels[v])
-        if v < len(cost.kept) - 1:
-            if (np.diff(cost.kept[v, own]) > 0).any() or (least[cost.out_set == v] < 0).any():
-                continue
-            differs = (reach[v, own[:-1]] != reach[v, own[1:]]).any(axis=1)
-            differs |= leaves.linear[v, own[:-1]] != leaves.linear[v, own[1:]]
-            own = own[np.append(differs, True)]
-            levels[v, : len(own)], count[v], falling[v] = own, len(own), 0
-        elif 0 <= v - cost.codec_variable < CODEC_VARIABLES:
-            # Level 0 may leave a stage out; from level 1 on, less width and more stride cost less.
-            ratio = cost.ratio[v - cost.codec_variable, own[1:]]
-            steps = np.diff(ratio)
-            shrinks = v - cost.codec_variable in (CODEC_RATIO_1, CODEC_RATIO_2, CODEC_WIDTH_1, CODEC_WIDTH_2)
-            grows = v - cost.codec_variable in (CODEC_STRIDE_1, CODEC_STRIDE_2)
-            if (ratio != 1).all() and ((shrinks and (steps <= 0).all()) or (grows and (steps >= 0).all())):
-                falling[v] = 1
-    return levels, count, falling
+    spent: IntArray  # (1,) strategies whose accuracy was computed
 
 
 @maker
-def new_here(problem: Problem, model: SearchModel, s: int) -> Here:
-    variables, words = problem.space.n_levels.shape[0], model.leaves.snr_reach.shape[1]
+def new_here(problem: Problem, model: LevelModel, s: int) -> Here:
+    variables, words = problem.space.n_levels.shape[0], model.snr_reach.shape[1]
+    places = model.levels.shape[1]
     return Here(
+        cut=np.zeros(1, np.int64),
         weights=problem.scenarios.weights[s],
         floor=np.full(1, problem.scenarios.accuracy_floor[s] - TOLERANCE),
         pair=np.empty(model.pair_in.shape[0]),
@@ -153,15 +68,20 @@ def new_here(problem: Problem, model: SearchModel, s: int) -> Here:
         linear=np.empty(1),
         active=np.empty(1, np.int64),
         order=np.empty(variables, np.int64),
-        finish=np.empty(variables),
+        moved=np.empty(variables, np.int64),
         levels=np.empty(variables, np.int64),
         at=np.zeros(variables, np.int64),
         accuracy=np.empty(1),
+        objective=np.empty(1),
         most_accurate=np.full(1, -np.inf),
-        behind=np.empty((variables + 1, words), np.uint64),
-        before=np.empty(words, np.uint64),
         others=np.empty(words, np.uint64),
-        words=np.empty(words, np.uint64),
+        trial=np.empty(words, np.uint64),
+        grid=np.empty((places + 1) * (places + 1)),
+        along=np.empty((2, places + 1)),
+        cost=np.empty((2, places)),
+        step=np.empty((2, places)),
+        codec=np.empty((variables, places)),
+        codec_known=np.zeros(variables + 1, np.int64),
         x=np.empty(problem.ensemble.coefficients.shape[0]),
         scratch=np.empty((2, problem.ensemble.roots.shape[0])),
         spent=np.zeros(1, np.int64),
@@ -169,211 +89,418 @@ def new_here(problem: Problem, model: SearchModel, s: int) -> Here:
 
 
 @inner
-def _meet(reach: Words, row: int, words: Words, out: Words) -> None:
-    """Leaves of ``words`` that a level (``row`` of ``reach``) can reach."""
-    size = np.uintp(out.shape[0])
-    first = np.uintp(row) * size
+def _meet(model: LevelModel, v: int, at: int, words: Words) -> None:
+    """Keep the leaves of ``words`` that a place can reach."""
+    reach, size = model.reach, np.uintp(words.shape[0])
+    first = (np.uintp(v) * np.uintp(model.levels.shape[1]) + np.uintp(at)) * size
     for b in range(size):
-        out[b] = words[b] & reach[first + b]
+        words[b] &= reach[first + b]
 
 
 @inner
-def enter_cut(problem: Problem, model: SearchModel, cut: int, snr_db: float, here: Here) -> None:
+def enter_cut(problem: Problem, model: LevelModel, cut: int, snr_db: float, here: Here) -> None:
     """Go to a cut, with a strategy that prunes nothing."""
-    leaves, most = model.leaves, model.levels.shape[1]
+    here.cut[0] = cut
     for q in range(here.pair.shape[0]):
         here.pair[q] = model.pair_flop[cut, 0, q] * here.weights[0] + model.pair_flop[cut, 1, q] * here.weights[1]
     for p in range(here.line.shape[0]):
         here.line[p] = model.set_flop[cut, 0, p] * here.weights[0] + model.set_flop[cut, 1, p] * here.weights[1]
-    snr_words(leaves, snr_db, here.base)
-    linear = leaves.intercept
-    if leaves.snr_coefficient != 0.0:
-        linear += leaves.snr_coefficient * snr_db
+    behind = 0
+    while behind < model.snr_edges.shape[0] and snr_db > model.snr_edges[behind]:
+        behind += 1
+    copy_row(model.snr_reach[behind], here.base)
+    linear = model.intercept
+    if model.snr_coefficient != 0.0:
+        linear += model.snr_coefficient * snr_db
     active = 0
     for v in range(here.levels.shape[0]):
         if v == problem.space.cut_variable or not problem.space.active[cut, v]:
             here.levels[v] = cut if v == problem.space.cut_variable else problem.space.canonical[v]
-            _meet(leaves.reach, v * most + here.levels[v], here.base, here.base)
-            linear += leaves.linear[v, here.levels[v]]
+            _meet(model, v, model.place_of[v, here.levels[v]], here.base)
+            linear += model.linear[v, here.levels[v]]
         else:
-            take_level(model, here, v, 0)
+            take_place(model, here, v, model.identity[v])
             here.order[active] = v
             active += 1
     here.linear[0] = linear
     here.active[0] = active
+    here.codec_known[here.levels.shape[0]] += 1
 
 
 @inner
-def take_level(model: SearchModel, here: Here, v: int, at: int) -> None:
+def in_codec(model: LevelModel, here: Here, v: int) -> bool:
+    """Whether what crosses the cut depends on v."""
+    return bool(v >= model.cost.kept.shape[0] - 1 or v == model.cost.cut_set[here.cut[0]])
+
+
+@inner
+def take_place(model: LevelModel, here: Here, v: int, at: int) -> None:
     here.at[v] = at
     here.levels[v] = model.levels[v, at]
+    if in_codec(model, here, v):
+        here.codec_known[here.levels.shape[0]] += 1
 
 
 @inner
-def _look(model: SearchModel, here: Here) -> None:
-    """Predict the strategy in hand, and note what the variables from each place of the order on leave open."""
-    leaves, most, active = model.leaves, model.levels.shape[1], here.active[0]
-    linear = here.linear[0]
-    copy_row(here.base, here.behind[active])
-    for i in range(active - 1, -1, -1):
+def _sum_or_median(model: LevelModel, words: Words, scratch: FloatArray) -> float:
+    """What the trees add for a set with one leaf of each; ``scratch`` (2, trees) is room to work in."""
+    value, tree, total = model.value, 0, 0.0
+    for b in range(np.uintp(words.shape[0])):
+        word = words[b]
+        while word:
+            leaf = value[b * np.uintp(WORD) + lowest_bit(word)]
+            if model.median:
+                scratch[0, tree], scratch[1, tree] = leaf, model.weights[tree]
+                tree += 1
+            total += leaf
+            word &= word - np.uint64(1)
+    return weighted_median(scratch[0], scratch[1]) if model.median else total
+
+
+@inner
+def objective_here(model: LevelModel, here: Here) -> float:
+    device, server, uplink = cost_row(model.cost, here.cut[0], here.levels)
+    return objective_of(here.weights, device, server, uplink)
+
+
+@inner
+def look(model: LevelModel, here: Here) -> None:
+    """Predict the strategy in hand, and compute what it costs."""
+    copy_row(here.base, here.others)
+    total = here.linear[0]
+    for i in range(here.active[0]):
         v = here.order[i]
-        _meet(leaves.reach, v * most + here.levels[v], here.behind[i + 1], here.behind[i])
-        linear += leaves.linear[v, here.levels[v]]
+        _meet(model, v, here.at[v], here.others)
+        total += model.linear[v, here.levels[v]]
     here.spent[0] += 1
-    here.accuracy[0] = value_of_leaves(leaves, here.behind[0], here.scratch) + linear
+    here.accuracy[0] = total + _sum_or_median(model, here.others, here.scratch)
+    here.objective[0] = objective_here(model, here)
 
 
 @inner
-def _hold_others(model: SearchModel, here: Here, v: int, behind: Words) -> float:
-    """Put what all variables but v leave open into ``here.others``; returns what doesn't depend on v.
+def _hold(model: LevelModel, here: Here, v: int, w: int) -> None:
+    """Put what all variables but v and w leave open into ``here.others``."""
+    copy_row(here.base, here.others)
+    for i in range(here.active[0]):
+        u = here.order[i]
+        if u != v and u != w:
+            _meet(model, u, here.at[u], here.others)
 
-    ``here.before`` holds the variables before v in the order, ``behind`` those behind it. Trees that don't ask for v
-    are left out of ``here.others``: their sum is the accuracy in hand less what v adds now.
+
+@inner
+def _leaves_of_one(model: LevelModel, here: Here, v: int, w: int, along: FloatArray) -> None:
+    """What the leaves open add at every place of v that ask for v and not for w, into ``along`` (places,)."""
+    low, high, value, others = model.low[v], model.high[v], model.value, here.others
+    always, always_w = model.always[v], model.always[w]
+    count = np.uintp(model.counts[v])
+    for k in range(count + np.uintp(1)):
+        along[k] = 0.0
+    for b in range(np.uintp(others.shape[0])):
+        word = others[b] & ~always[b]
+        if v != w:
+            word &= always_w[b]
+        while word:
+            leaf = b * np.uintp(WORD) + lowest_bit(word)
+            along[np.uintp(low[leaf])] += value[leaf]
+            along[np.uintp(high[leaf])] -= value[leaf]
+            word &= word - np.uint64(1)
+    levels, linear, total = model.levels[v], model.linear[v], 0.0
+    for at in range(count):
+        total += along[at]
+        along[at] = total + linear[np.uintp(levels[at])]
+
+
+@inner
+def _leaves_of_both(model: LevelModel, here: Here, v: int, w: int) -> bool:
+    """What the leaves open add that ask for v and w, into ``here.grid`` (places of v, places of w + 1).
+
+    Returns whether there are such leaves.
     """
-    others = here.others
-    if model.leaves.median:
-        for b in range(others.shape[0]):
-            others[b] = here.before[b] & behind[b]
-        return 0.0
-    always = model.leaves.always
-    for b in range(others.shape[0]):
-        others[b] = here.before[b] & behind[b] & ~always[v, b]
-    return float(here.accuracy[0] - _depending(model, here, v, here.levels[v]))
+    rows, width, grid, others = np.uintp(model.counts[v]), np.uintp(model.counts[w] + 1), here.grid, here.others
+    low_v, high_v, low_w, high_w = model.low[v], model.high[v], model.low[w], model.high[w]
+    value, always_v, always_w = model.value, model.always[v], model.always[w]
+    found = False
+    for b in range(np.uintp(others.shape[0])):
+        word = others[b] & ~(always_v[b] | always_w[b])
+        if word and not found:
+            found = True
+            for k in range((rows + np.uintp(1)) * width):
+                grid[k] = 0.0
+        while word:
+            leaf = b * np.uintp(WORD) + lowest_bit(word)
+            first, behind = np.uintp(low_v[leaf]) * width, np.uintp(high_v[leaf]) * width
+            left, right, amount = np.uintp(low_w[leaf]), np.uintp(high_w[leaf]), value[leaf]
+            grid[first + left] += amount
+            grid[first + right] -= amount
+            grid[behind + left] -= amount
+            grid[behind + right] += amount
+            word &= word - np.uint64(1)
+    if found:
+        for k in range(width, rows * width):
+            grid[k] += grid[k - width]
+        for j in range(np.uintp(1), width - np.uintp(1)):  # column by column, so that the additions overlap
+            for i in range(rows):
+                grid[i * width + j] += grid[i * width + j - np.uintp(1)]
+    return found
 
 
 @inner
-def _depending(model: SearchModel, here: Here, v: int, level: int) -> float:
-    """What depends on variable v, at one of its levels, the others held."""
-    _meet(model.leaves.reach, v * model.levels.shape[1] + level, here.others, here.words)
-    here.spent[0] += 1
-    return float(value_of_leaves(model.leaves, here.words, here.scratch) + model.leaves.linear[v, level])
+def _pair_of(model: LevelModel, here: Here, v: int, w: int) -> float:
+    """Objective per kept channel of set v and kept channel of set w."""
+    total = 0.0
+    for i in range(model.touching.shape[1]):
+        q = model.touching[v, i]
+        if q < 0:
+            break
+        if model.pair_in[q] + model.pair_out[q] - v == w:
+            total += here.pair[q]
+    return total
 
 
 @inner
-def _cost_at(model: SearchModel, here: Here, cut: int, v: int, level: int) -> float:
-    """The part of the objective that changes with variable v, at one of its levels."""
-    cost, levels = model.cost, here.levels
-    kept, sets = cost.kept, cost.kept.shape[0] - 1
-    before, total = levels[v], 0.0
-    levels[v] = level
+def _codec_objective(model: LevelModel, here: Here) -> float:
+    device, server, uplink = codec_cost(model.cost, here.cut[0], here.levels)
+    return objective_of(here.weights, device, server, uplink)
+
+
+@inner
+def _codec_costs(model: LevelModel, here: Here, v: int) -> None:
+    """Bring the row of v in ``here.codec`` up to date."""
+    state = here.codec_known[here.levels.shape[0]]
+    if here.codec_known[v] == state:
+        return
+    here.codec_known[v] = state
+    levels, now, row = here.levels, here.levels[v], here.codec[v]
+    base = _codec_objective(model, here)
+    for at in range(model.counts[v]):
+        levels[v] = model.levels[v, at]
+        row[at] = _codec_objective(model, here) - base
+    levels[v] = now
+
+
+@inner
+def _place_costs(model: LevelModel, here: Here, v: int, codec: bool, cost: FloatArray, step: FloatArray) -> None:
+    """What every place of v adds to the objective, and how many channels, the others held."""
+    sets, count, channels = model.cost.kept.shape[0] - 1, np.uintp(model.counts[v]), model.channels[v]
     if v < sets:
-        total += here.line[v] * kept[v, level]
+        slope, own = here.line[v], 0.0
         for i in range(model.touching.shape[1]):
             q = model.touching[v, i]
             if q < 0:
                 break
             other = model.pair_in[q] + model.pair_out[q] - v
-            total += here.pair[q] * kept[v, level] * kept[other, levels[other] if other < sets else 0]
-    if v >= sets or v == cost.cut_set[cut]:
-        device, server, uplink = codec_cost(cost, cut, levels)
-        total += objective_of(here.weights, device, server, uplink)
-    levels[v] = before
-    return total
-
-
-@inner
-def _to_cheapest(model: SearchModel, here: Here, cut: int, v: int, behind: Words) -> bool:
-    """Move variable v to its cheapest level that keeps a feasible strategy feasible; whether it moved."""
-    now, falling = here.at[v], model.falling[v]
-    if falling == 0 and now == model.counts[v] - 1:
-        return False
-    rest = _hold_others(model, here, v, behind)
-    best, reached = now, here.accuracy[0]
-    for at in range(model.counts[v] - 1, max(now, falling - 1), -1):
-        accuracy = _depending(model, here, v, model.levels[v, at]) + rest
-        if accuracy >= here.floor[0]:
-            best, reached = at, accuracy
-            break
-    if falling > 0:
-        least = _cost_at(model, here, cut, v, here.levels[v])
-        if best != now:
-            value = _cost_at(model, here, cut, v, model.levels[v, best])
-            if value < least:
-                least = value
+            if other == v:
+                own += here.pair[q]
+            elif other < sets:
+                slope += here.pair[q] * channels_here(model, here, other)
             else:
-                best, reached = now, here.accuracy[0]
-        for at in range(falling):
-            value = _cost_at(model, here, cut, v, model.levels[v, at])
-            if value < least:
-                accuracy = _depending(model, here, v, model.levels[v, at]) + rest
-                if accuracy >= here.floor[0]:
-                    best, reached, least = at, accuracy, value
-    here.accuracy[0] = reached
-    take_level(model, here, v, best)
-    return bool(best != now)
+                slope += here.pair[q]
+        now = channels_here(model, here, v)
+        slope += own * now  # own (k^2 - now^2) = (own now + own k) (k - now)
+        for at in range(count):
+            step[at] = channels[at] - now
+            cost[at] = (slope + own * channels[at]) * step[at]
+    else:
+        for at in range(count):
+            step[at] = cost[at] = 0.0
+    if codec:
+        _codec_costs(model, here, v)
+        row = here.codec[v]
+        for at in range(count):
+            cost[at] += row[at]
 
 
 @inner
-def _to_most_accurate(model: SearchModel, here: Here, v: int, behind: Words) -> None:
-    """Move variable v to its most accurate level."""
-    rest = _hold_others(model, here, v, behind)
-    best, most = here.at[v], here.accuracy[0]
-    for at in range(model.counts[v]):
-        accuracy = _depending(model, here, v, model.levels[v, at]) + rest
-        if accuracy > most:
-            best, most = at, accuracy
-    here.accuracy[0] = most
-    take_level(model, here, v, best)
+def channels_here(model: LevelModel, here: Here, v: int) -> float:
+    """Channels that the strategy in hand keeps of set v, meaningful at this cut or not."""
+    channels: float = model.cost.kept[v, here.levels[v]]
+    return channels
 
 
 @inner
-def _sweep(model: SearchModel, here: Here, cut: int) -> bool:
-    """Move every variable in turn: of an infeasible strategy to more accurate levels until it is feasible, of a
-    feasible one to cheaper levels. Returns whether one moved to a cheaper level.
+def _better(accuracy: float, objective: float, here: Here, budget: float) -> bool:
+    """Whether a point is better than the strategy in hand.
+
+    Within the budget is better than beyond; up to the floor the more accurate is better, from there on the cheaper.
     """
-    moved = False
-    _look(model, here)
-    repair = here.accuracy[0] < here.floor[0]
-    copy_row(here.base, here.before)
+    within, floor = bool(objective <= budget), here.floor[0]
+    if within != (here.objective[0] <= budget):
+        return within
+    if not within:
+        return bool(objective < here.objective[0])
+    if accuracy >= floor:
+        return bool(here.accuracy[0] < floor or objective < here.objective[0] * (1.0 - 1e-13))
+    return bool(here.accuracy[0] < floor and accuracy > here.accuracy[0])
+
+
+@inner
+def _fill_line(model: LevelModel, here: Here, v: int) -> None:
+    """Accuracy, up to a constant, and cost of every place of v into the first rows of ``along`` and ``cost``."""
+    _hold(model, here, v, v)
+    here.spent[0] += model.counts[v]
+    if model.median:
+        _median_of_plane(model, here, v, v)
+        for at in range(model.counts[v]):
+            here.along[0, at] = here.grid[at]
+    else:
+        _leaves_of_one(model, here, v, v, here.along[0])
+    _place_costs(model, here, v, in_codec(model, here, v), here.cost[0], here.step[0])
+
+
+@inner
+def move_on_line(model: LevelModel, here: Here, v: int, budget: float) -> bool:
+    """Move along variable v to the best point; whether that is another one."""
+    along, cost = here.along[0], here.cost[0]
+    _fill_line(model, here, v)
+    rest, objective = here.accuracy[0] - along[here.at[v]], here.objective[0]
+    best = here.at[v]
+    for at in range(model.counts[v]):
+        if _better(rest + along[at], objective + cost[at], here, budget):
+            best = at
+            here.accuracy[0], here.objective[0] = rest + along[at], objective + cost[at]
+    if best == here.at[v]:
+        return False
+    take_place(model, here, v, best)
+    return True
+
+
+@inner
+def _row_holds(
+    along: FloatArray,
+    cost: FloatArray,
+    step: FloatArray,
+    grid: FloatArray,
+    first: int,
+    columns: int,
+    accuracy: float,
+    factor: float,
+    limit: float,
+) -> bool:
+    """Whether a row has a point of that accuracy below that cost; a loop without branches, in vector lanes."""
+    found = 0
+    for j in range(columns):
+        found += (along[j] + grid[first + j] >= accuracy) & (cost[j] + factor * step[j] < limit)
+    return found > 0
+
+
+@inner
+def move_in_plane(model: LevelModel, here: Here, v: int, w: int, budget: float) -> bool:
+    """As :func:`move_on_line`, in the plane of two variables."""
+    _hold(model, here, v, w)
+    along_v, along_w, grid = here.along[0], here.along[1], here.grid
+    cost_v, cost_w, step_v, step_w = here.cost[0], here.cost[1], here.step[0], here.step[1]
+    rows: Any = np.uintp(model.counts[v])
+    columns: Any = np.uintp(model.counts[w])
+    width = columns + np.uintp(1)
+    if model.median:
+        _median_of_plane(model, here, v, w)
+        joint = True
+        for k in range(max(rows, columns)):
+            along_v[k] = along_w[k] = 0.0
+    else:
+        _leaves_of_one(model, here, v, w, along_v)
+        _leaves_of_one(model, here, w, v, along_w)
+        joint = _leaves_of_both(model, here, v, w)
+    if not joint:
+        for k in range(rows * width):
+            grid[k] = 0.0
+    codec_v, codec_w = in_codec(model, here, v), in_codec(model, here, w)
+    _place_costs(model, here, v, codec_v and not codec_w, cost_v, step_v)
+    _place_costs(model, here, w, codec_w and not codec_v, cost_w, step_w)
+    both, sets = codec_v and codec_w, model.cost.kept.shape[0] - 1
+    pair = _pair_of(model, here, v, w) if v < sets and w < sets else 0.0
+    now_v: Any = np.uintp(here.at[v])
+    now_w: Any = np.uintp(here.at[w])
+    rest = here.accuracy[0] - along_v[now_v] - along_w[now_w] - grid[now_v * width + now_w]
+    objective = here.objective[0]
+    base = _codec_objective(model, here) if both else 0.0
+    here.spent[0] += rows * columns
+    best_v, best_w = now_v, now_w
+    was_v, was_w, levels = here.levels[v], here.levels[w], here.levels
+    for i in range(rows):
+        least_accurate, most_costly = _wanted(here, budget)
+        accuracy, own, factor = rest + along_v[i], objective + cost_v[i], pair * step_v[i]
+        # Does the row hold anything better? Costs of a codec that depends on both are looked up where it matters.
+        limit = np.inf if both else most_costly - own
+        if not _row_holds(along_w, cost_w, step_w, grid, i * width, columns, least_accurate - accuracy, factor, limit):
+            continue
+        levels[v] = model.levels[v, i]
+        for j in range(columns):
+            reached = accuracy + along_w[j] + grid[i * width + j]
+            if reached < least_accurate:
+                continue
+            total = own + cost_w[j] + factor * step_w[j]
+            if both:
+                levels[w] = model.levels[w, j]
+                total += _codec_objective(model, here) - base
+            if _better(reached, total, here, budget):
+                best_v, best_w = i, j
+                here.accuracy[0], here.objective[0] = reached, total
+    levels[v], levels[w] = was_v, was_w
+    if best_v == now_v and best_w == now_w:
+        return False
+    take_place(model, here, v, best_v)
+    take_place(model, here, w, best_w)
+    return True
+
+
+@inner
+def _wanted(here: Here, budget: float) -> tuple[float, float]:
+    """Accuracy that a better point has at least, and objective that it stays below."""
+    if here.objective[0] > budget:
+        return -np.inf, here.objective[0]
+    if here.accuracy[0] >= here.floor[0]:
+        return here.floor[0], here.objective[0]
+    return here.accuracy[0], budget * (1.0 + 1e-15)
+
+
+@inner
+def _median_of_plane(model: LevelModel, here: Here, v: int, w: int) -> None:
+    """Accuracy at every point of a plane (or line, v = w) into ``here.grid``, where the ensemble is a median."""
+    rows, columns = model.counts[v], model.counts[w] if v != w else 1
+    width = columns + 1 if v != w else 1
+    kept, words = here.others, here.trial
+    for i in range(rows):
+        for j in range(columns):
+            copy_row(kept, words)
+            _meet(model, v, i, words)
+            if v != w:
+                _meet(model, w, j, words)
+            here.grid[i * width + j] = _sum_or_median(model, words, here.scratch)
+
+
+@inner
+def take_cheaper(model: LevelModel, here: Here, v: int, budget: float) -> None:
+    """Move variable v to the costliest level that meets the budget, else to the cheapest, whatever the accuracy.
+
+    Keeps ``here.objective``.
+    """
+    cost = here.cost[0]
+    _place_costs(model, here, v, in_codec(model, here, v), cost, here.step[0])
+    allowed = budget - here.objective[0]
+    best, saved = -1, 0.0
+    for at in range(model.counts[v]):
+        if cost[at] < 0.0 and (best < 0 or (allowed >= cost[at] > saved if saved <= allowed else cost[at] < saved)):
+            best, saved = at, cost[at]
+    if best >= 0:
+        take_place(model, here, v, best)
+        here.objective[0] += saved
+
+
+@inner
+def corner_here(model: LevelModel, here: Here) -> float:
+    """Objective with every variable at the cheapest level that it could take by itself; changes the strategy."""
+    corner = here.moved
     for i in range(here.active[0]):
         v = here.order[i]
-        if repair:
-            if here.accuracy[0] >= here.floor[0]:
-                break
-            _to_most_accurate(model, here, v, here.behind[i + 1])
-        elif _to_cheapest(model, here, cut, v, here.behind[i + 1]):
-            moved = True
-        _meet(model.leaves.reach, v * model.levels.shape[1] + here.levels[v], here.before, here.before)
-    here.most_accurate[0] = max(here.most_accurate[0], here.accuracy[0])
-    return moved
-
-
-@inner
-def _order_by_saving(model: SearchModel, here: Here, cut: int, count: int, stream: Stream) -> None:
-    """Put the first ``count`` variables in random order, one that can save more likely before one that saves less.
-
-    An exponential race: variable v finishes after Exp(1) / saving (Efraimidis and Spirakis, 2006).
-    """
-    order, finish = here.order, here.finish
-    for i in range(count):
-        v = order[i]
-        saving = _cost_at(model, here, cut, v, here.levels[v])
-        saving -= _cost_at(model, here, cut, v, model.levels[v, model.counts[v] - 1])
-        time = -log(1.0 - uniform(stream)) / max(saving, 1e-300)
-        j = i
-        while j > 0 and finish[j - 1] > time:
-            finish[j], order[j] = finish[j - 1], order[j - 1]
-            j -= 1
-        finish[j], order[j] = time, v
-
-
-@inner
-def improve(model: SearchModel, here: Here, cut: int, free: int, stream: Stream) -> float:
-    """Repair and descend; the objective of where that ends, infinite where nothing feasible was found.
-
-    ``free``: how many variables at the front of the order may be put in another.
-    """
-    _look(model, here)
-    for _ in range(REPAIRS):
-        if here.accuracy[0] >= here.floor[0]:
-            break
-        _sweep(model, here, cut)
-    if here.accuracy[0] < here.floor[0]:
-        return np.inf
-    if uniform(stream) < THRIFTY:
-        _order_by_saving(model, here, cut, free, stream)
-    for _ in range(MOST_SWEEPS):
-        if not _sweep(model, here, cut):
-            break
-    device, server, uplink = cost_row(model.cost, cut, here.levels)
-    return objective_of(here.weights, device, server, uplink)
+        along, cost = here.along[0], here.cost[0]
+        _fill_line(model, here, v)
+        rest = here.accuracy[0] - along[here.at[v]]
+        best, least = here.at[v], 0.0
+        for at in range(model.counts[v]):
+            if rest + along[at] >= here.floor[0] and cost[at] <= least:
+                best, least = at, cost[at]
+        corner[v] = best
+    for i in range(here.active[0]):
+        take_place(model, here, here.order[i], corner[here.order[i]])
+    return objective_here(model, here)

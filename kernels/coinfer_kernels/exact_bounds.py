@@ -130,7 +130,7 @@ def enter_cut(problem: Problem, model: ExactModel, s: int, cut: int, at: CutTabl
         if at.low[v] == at.high[v]:
             at.constant[0] += model.linear[v, at.low[v]]
             at.single[v, at.low[v]] = 0.0
-    _number_leaves(model, float(np.float32(snr_db)), at)
+    _number_leaves(model, snr_db, at)
     _fill_words(model, at)
 
 
@@ -154,7 +154,7 @@ def _whole_box(problem: Problem, model: ExactModel, cut: int, at: CutTables) -> 
 
 @inner
 def _meets(model: ExactModel, leaf: int, snr: float, at: CutTables) -> bool:
-    """Whether a leaf can be reached at this cut and SNR (the float32 of NaN, which stands for none, is not asked)."""
+    """Whether a leaf can be reached at this cut and SNR (NaN, which stands for none, is not asked)."""
     if snr <= model.leaf_snr[leaf, 0] or snr > model.leaf_snr[leaf, 1]:
         return False
     for v in range(at.low.shape[0]):

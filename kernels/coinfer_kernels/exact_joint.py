@@ -353,6 +353,17 @@ def _aim(joint: Joint, share: float) -> None:
 
 
 @inner
+def _first_multiplier(model: ExactModel, low: IntArray, high: IntArray, joint: Joint) -> float:
+    """What the box's dearest positions cost more than its cheapest, for what they gain: its average exchange rate."""
+    saved, lost = 0.0, 0.0
+    for v in range(low.shape[0]):
+        if low[v] < high[v]:
+            saved += _price(model, joint, v, low[v]) - _price(model, joint, v, high[v])
+            lost += joint.gain[v, low[v]] - joint.gain[v, high[v]]
+    return abs(saved) / max(abs(lost), ROUNDING) + ROUNDING
+
+
+@inner
 def _try_multipliers(
     model: ExactModel,
     at: CutTables,
@@ -389,7 +400,7 @@ def _try_multipliers(
             large, large_value, large_slope = multiplier, value, slope
             _note_choice(model, joint, joint.over)
         if large == np.inf:
-            multiplier = 4.0 * multiplier if multiplier > 0.0 else max(abs(constant), 1e-300)
+            multiplier = 4.0 * multiplier if multiplier > 0.0 else _first_multiplier(model, low, high, joint)
         elif small_slope > 0.0:
             meeting = large_value - large_slope * large - small_value + small_slope * small
             multiplier = min(max(meeting / (small_slope - large_slope), small), large)

@@ -85,7 +85,7 @@ def exact_model(problem: Problem) -> ExactModel:
         raise ValueError("cost: quadratic or kept holds negative values; the exact solver needs costs that don't fall")
     order, ascending = _order(space, cost)
     values = np.take_along_axis(space.values, order, axis=1)
-    leaves = _best_first(_leaf_boxes(ensemble, values.astype(np.float32).astype(np.float64), space.n_levels, ascending))
+    leaves = _best_first(_leaf_boxes(ensemble, values, space.n_levels, ascending))
     coefficients = np.zeros_like(ensemble.coefficients) if ensemble.median else ensemble.coefficients
     variables = len(space.n_levels)
     pair_in, pair_out, pair_flop, set_flop = _pairs(cost)
@@ -243,11 +243,11 @@ def _largest(ensemble: EnsembleTables, leaves: _Leaves, linear: FloatArray, snr_
     return total
 
 
-def _leaf_boxes(ensemble: EnsembleTables, single: FloatArray, n_levels: IntArray, ascending: BoolArray) -> _Leaves:
-    """All leaves that some strategy reaches, tree by tree; ``single`` (V, M) are the float32 values by position."""
+def _leaf_boxes(ensemble: EnsembleTables, values: FloatArray, n_levels: IntArray, ascending: BoolArray) -> _Leaves:
+    """All leaves that some strategy reaches, tree by tree; ``values`` (V, M) are the features by position."""
     start = np.zeros(len(ensemble.roots) + 1, dtype=np.int64)
     empty = _Leaves(start, np.empty(0), *(np.empty((0, len(n_levels)), dtype=np.int64),) * 2, np.empty((0, 2)))
-    leaves = _walk(ensemble, single, n_levels, ascending, empty)
+    leaves = _walk(ensemble, values, n_levels, ascending, empty)
     room = _Leaves(
         start,
         np.empty(leaves),
@@ -255,7 +255,7 @@ def _leaf_boxes(ensemble: EnsembleTables, single: FloatArray, n_levels: IntArray
         np.empty((leaves, len(n_levels)), dtype=np.int64),
         np.empty((leaves, 2)),
     )
-    _walk(ensemble, single, n_levels, ascending, room)
+    _walk(ensemble, values, n_levels, ascending, room)
     return room
 
 
@@ -266,16 +266,16 @@ def _best_first(leaves: _Leaves) -> _Leaves:
 
 
 @inner
-def _split(single: FloatArray, first: int, last: int, threshold: float, ascending: bool) -> int:
+def _split(values: FloatArray, first: int, last: int, threshold: float, ascending: bool) -> int:
     """First position of ``first`` .. ``last`` on the other side of the threshold than those before it."""
     at = first
-    while at <= last and (single[at] <= threshold) == ascending:
+    while at <= last and (values[at] <= threshold) == ascending:
         at += 1
     return at
 
 
 @kernel
-def _walk(ensemble: EnsembleTables, single: FloatArray, n_levels: IntArray, ascending: BoolArray, out: _Leaves) -> int:
+def _walk(ensemble: EnsembleTables, values: FloatArray, n_levels: IntArray, ascending: BoolArray, out: _Leaves) -> int:
     """Visit all leaves depth first and write their boxes, as far as there is room; returns how many they are."""
     variables, most_depth = n_levels.shape[0], ensemble.feature.shape[0] + 1
     node = np.empty(most_depth, np.int64)
@@ -311,7 +311,7 @@ def _walk(ensemble: EnsembleTables, single: FloatArray, n_levels: IntArray, asce
                 left_open, right_open = snr[depth + 1, 0] < snr[depth + 1, 1], snr[depth, 0] < snr[depth, 1]
             else:
                 front, back = (depth + 1, depth) if ascending[v] else (depth, depth + 1)
-                at = _split(single[v], first[depth, v], last[depth, v], ensemble.threshold[j], ascending[v])
+                at = _split(values[v], first[depth, v], last[depth, v], ensemble.threshold[j], ascending[v])
                 last[front, v], first[back, v] = at - 1, at
                 left_open = first[depth + 1, v] <= last[depth + 1, v]
                 right_open = first[depth, v] <= last[depth, v]

@@ -15,7 +15,6 @@ from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from coinfer_kernels.forest import round_down
 from coinfer_kernels.jit import inner, kernel
 from coinfer_kernels.median import weighted_median
 from coinfer_kernels.notation import BoolArray, EnsembleTables, FloatArray, IntArray
@@ -31,9 +30,8 @@ class LeafTables(NamedTuple):
     """
 
     reach: Words  # (V * M * B,) leaves reachable at each level of each variable
-    snr_edges: FloatArray  # (E,) the SNR lies beyond those edges that its float32 exceeds
+    snr_edges: FloatArray  # (E,) the SNR lies beyond those edges that it exceeds
     snr_reach: Words  # (E + 1, B) leaves reachable there
-    always: Words  # (V, B) leaves reachable at every level of a variable: their trees do not ask for it
     value: FloatArray  # (B * 64,) what a leaf adds, weighted unless ``median``
     weights: FloatArray  # (trees,) of the median
     linear: FloatArray  # (V, M) what the level adds by itself
@@ -58,8 +56,7 @@ lowest_bit: Any = intrinsic(_lowest_bit_code)
 def snr_words(tables: LeafTables, snr_db: float, words: Words) -> None:
     """The leaves that an SNR leaves open: where every prediction at that SNR starts."""
     behind = 0
-    single = np.float32(snr_db)
-    while behind < tables.snr_edges.shape[0] and single > tables.snr_edges[behind]:
+    while behind < tables.snr_edges.shape[0] and snr_db > tables.snr_edges[behind]:
         behind += 1
     for b in range(words.shape[0]):
         words[b] = tables.snr_reach[behind, b]
@@ -128,22 +125,21 @@ def predict_levels_row(
 
 @kernel
 def predict_levels_rows(tables: LeafTables, levels: NDArray[Any], snr_db: FloatArray, out: FloatArray) -> None:
-    """Predictions (n,) of strategies (n, V) at SNRs (n,)."""
+    """Predictions (n,) of strategies (n, V) at SNRs (n,), or none."""
     start, words = np.empty_like(tables.snr_reach[0]), np.empty_like(tables.snr_reach[0])
     scratch = np.empty((2, tables.weights.shape[0]))
+    snr = 0.0
     for i in range(out.shape[0]):
-        # The float32 of NaN, which stands for no SNR, exceeds no edge.
-        if i == 0 or snr_db[i] != snr_db[i - 1]:
-            snr_words(tables, snr_db[i], start)
-        out[i] = predict_levels_row(tables, start, snr_db[i], levels[i], words, scratch)
+        if i == 0 or (snr_db.shape[0] > 0 and snr_db[i] != snr):
+            snr = snr_db[i] if snr_db.shape[0] > 0 else 0.0
+            snr_words(tables, snr, start)
+        out[i] = predict_levels_row(tables, start, snr, levels[i], words, scratch)
 
 
 def leaf_tables(tables: EnsembleTables, values: FloatArray) -> LeafTables:
     """Tables over the levels whose features are ``values`` (V, M); a feature after those is the SNR."""
     variables, most = values.shape
-    threshold = round_down(tables.threshold).astype(np.float64)
-    single = values.astype(np.float32).astype(np.float64)
-    edges = np.unique(threshold[tables.feature == variables])
+    edges = np.unique(tables.threshold[tables.feature == variables])
     number, words = _leaf_numbers(tables)
     reach = np.zeros((words * WORD, variables, most), dtype=np.bool_)
     snr_reach = np.zeros((words * WORD, len(edges) + 1), dtype=np.bool_)
@@ -161,9 +157,9 @@ def leaf_tables(tables: EnsembleTables, values: FloatArray) -> LeafTables:
             for child, left in ((tables.left[node], True), (tables.right[node], False)):
                 below, snr_below = allowed.copy(), snr_allowed.copy()
                 if feature < variables:
-                    below[feature] &= (single[feature] <= threshold[node]) == left
+                    below[feature] &= (values[feature] <= tables.threshold[node]) == left
                 else:  # interval i lies beyond edges 0 .. i - 1
-                    snr_below &= (np.arange(len(edges) + 1) <= np.searchsorted(edges, threshold[node])) == left
+                    snr_below &= (np.arange(len(edges) + 1) <= np.searchsorted(edges, tables.threshold[node])) == left
                 pending.append((int(child), below, snr_below))
     coefficients = np.zeros_like(tables.coefficients) if tables.median else tables.coefficients
     by_level = _packed(np.moveaxis(reach, 0, -1))
@@ -171,7 +167,6 @@ def leaf_tables(tables: EnsembleTables, values: FloatArray) -> LeafTables:
         reach=by_level.ravel(),
         snr_edges=edges,
         snr_reach=_packed(snr_reach.T),
-        always=np.bitwise_and.reduce(by_level, axis=1),
         value=value,
         weights=np.array(tables.weights, dtype=np.float64),
         linear=coefficients[:variables, None] * values,

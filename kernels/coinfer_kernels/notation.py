@@ -81,8 +81,9 @@ class CostTables(NamedTuple):
 class EnsembleTables(NamedTuple):
     """A fitted regressor: ``intercept + coefficients . x`` plus a tree ensemble (either part may be empty).
 
-    Node j of a tree sends x to ``left[j]`` where ``float32(x[feature[j]]) <= threshold[j]``, else to ``right[j]``,
-    as scikit-learn does; a leaf has ``feature[j] == -1`` and its own index on both sides.
+    Node j of a tree sends x to ``left[j]`` where ``x[feature[j]] <= threshold[j]``, else to ``right[j]``; a leaf has
+    ``feature[j] == -1`` and its own index on both sides. The comparison is in float64: that scikit-learn rounds the
+    features of most of its trees to float32 first is part of the thresholds (:func:`coinfer_kernels.forest.widen`).
     """
 
     feature: IntArray  # (nodes,)

@@ -1,44 +1,63 @@
-"""Tree ensembles and linear models: from scikit-learn to arrays, and their prediction.
+"""Tree ensembles and linear models: their prediction, equal to scikit-learn's to the rounding of a sum (1e-12).
 
-scikit-learn's objects are read by their attributes; nothing here imports it. A prediction equals scikit-learn's
-to the rounding of a sum (1e-12): trees are walked on features rounded to float32, as scikit-learn does.
+The form of the trees that is fastest depends on their depth, the rows' type and their number; see ``complete`` (depth
+3 and less), ``forest`` (any depth) and ``leaves`` (levels, any depth). All forms give the same answer, but for sums of
+leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coinfer_kernels import checks
-from coinfer_kernels.forest import (
-    COMPLETE_WIDTH,
-    PACKED_WIDTH,
-    CompleteTables,
-    PackedTables,
-    complete_tables,
-    packed_tables,
+from coinfer_kernels.complete import (
+    Bytes,
+    Records,
+    as_columns,
+    complete_trees,
+    level_trees,
     predict_complete,
-    predict_packed,
+    predict_complete_levels,
+    predict_ranked,
+    ranked_trees,
+    start_levels,
+    start_rows,
 )
-from coinfer_kernels.jit import check_threads, inner, kernel, run_parts
+from coinfer_kernels.forest import (
+    ColumnArray,
+    PackedTables,
+    compared_as_float32,
+    packed_tables,
+    predict_packed,
+    widen,
+)
+from coinfer_kernels.jit import check_threads, entry_point, inner, kernel, run_parts
 from coinfer_kernels.leaves import LeafTables, leaf_tables, predict_levels_rows
 from coinfer_kernels.median import weighted_median
-from coinfer_kernels.notation import EnsembleTables, FloatArray, IntArray
+from coinfer_kernels.notation import EnsembleTables, FloatArray
+from coinfer_kernels.regressors import read_regressor
 
 ROWS_PER_PART = 4096
-SMALL_BATCH = 48  # below, a block of complete trees would be mostly empty
+_BYTE, _SINGLE, _DOUBLE = np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64)
+_NOT_FINITE = "X: holds NaN, infinity or a value too large for float32"  # scikit-learn's trees refuse them too
+_Array, _empty = np.ndarray, np.empty
+_Part = Callable[[ColumnArray, FloatArray], bool]
+_Form = tuple[PackedTables, Records | None]
+_NO_SNR, _NO_RANK = np.empty(0), np.empty(0, np.uint8)
+FEW = 32  # rows; beyond, ranking the features first is faster
+FORMAT = 2  # of to_arrays()
 
 
 @inner
 def _leaf_value(tables: EnsembleTables, tree: int, x: FloatArray) -> float:
     j = tables.roots[tree]
     while tables.feature[j] >= 0:
-        j = tables.left[j] if np.float32(x[tables.feature[j]]) <= tables.threshold[j] else tables.right[j]
+        j = tables.left[j] if x[tables.feature[j]] <= tables.threshold[j] else tables.right[j]
     value: float = tables.value[j]
     return value
 
@@ -66,13 +85,13 @@ def predict_row(tables: EnsembleTables, x: FloatArray, scratch: FloatArray) -> f
 
 
 @kernel
-def _predict_rows(tables: EnsembleTables, x: FloatArray, out: FloatArray) -> bool:
-    """Predict ``x`` (n, F) row by row; False where a feature is not finite."""
+def _predict_rows(tables: EnsembleTables, single: bool, x: FloatArray, out: FloatArray) -> bool:
+    """Predict ``x`` (n, F) row by row; False where a feature is not finite (``single``: as float32)."""
     finite = True
     scratch = np.empty((2, tables.roots.shape[0]))
     for i in range(x.shape[0]):
         for f in range(x.shape[1]):
-            if not abs(np.float32(x[i, f])) < np.inf:
+            if not abs(np.float32(x[i, f]) if single else x[i, f]) < np.inf:
                 finite = False
         out[i] = predict_row(tables, x[i], scratch)
     return finite
@@ -88,65 +107,127 @@ class TreeEnsemble:
             ValueError: tables in which a walk could leave the arrays or never end.
         """
         self.tables = checks.ensemble_tables(tables)
+        self._features = len(self.tables.coefficients)
+
+    def __reduce__(self) -> tuple[type[TreeEnsemble], tuple[EnsembleTables]]:
+        return TreeEnsemble, (self.tables,)  # without what only this process can call
 
     @classmethod
     def from_sklearn(cls, regressor: Any) -> TreeEnsemble:
         """Read a fitted regressor.
 
-        GradientBoosting, RandomForest, ExtraTrees, Bagging (with feature subsets too), AdaBoost (weighted
-        median), DecisionTree and linear models with ``coef_`` and ``intercept_``.
+        GradientBoosting, HistGradientBoosting, RandomForest, ExtraTrees, Bagging (with feature subsets too),
+        AdaBoost (weighted median), DecisionTree, Voting, and linear models with ``coef_`` and ``intercept_``.
 
         Raises:
-            ValueError: a classifier, several outputs, not fitted, or another kind of model.
+            ValueError: a classifier, several outputs, not fitted, categorical features, a prediction that is a
+                function of the sum (the logarithm as link), or another kind of model.
         """
-        return cls(_read(regressor).tables())
+        return cls(read_regressor(regressor).tables())
 
     @property
     def features(self) -> int:
         """F, the number of features that :meth:`predict` needs."""
-        return len(self.tables.coefficients)
+        return self._features
 
     def predict(self, x: ArrayLike, threads: int | None = 1) -> FloatArray:
-        """Predictions (n,) for features ``x`` (n, F).
+        """Predictions (n,) for features ``x`` (n, F), float32 or float64.
 
         Raises:
             ValueError: wrong shape, or NaN, infinite or beyond float32's range.
         """
-        rows = checks.array("X", x, np.float64, 2)
-        if rows.shape[1] != self.features:
-            raise ValueError(f"X: has {rows.shape[1]} features; the regressor was fitted on {self.features}")
-        out = np.empty(len(rows))
+        if threads == 1 and type(x) is _Array and x.flags.carray:
+            # Batches of a few rows are common, and take less time than the checks of any array that may come.
+            dtype, shape, part = x.dtype, x.shape, None
+            if len(shape) == 2 and shape[1] == self._features:
+                if dtype is _DOUBLE:
+                    part = self._of_few_doubles if shape[0] <= FEW else self._of_doubles
+                elif dtype is _SINGLE:
+                    part = self._of_few_singles if shape[0] <= FEW else self._of_singles
+            if part is not None:
+                out = _empty(shape[0])
+                if part(x, out):
+                    return out
+                raise ValueError(_NOT_FINITE)
+        return self._predict_any(x, threads)
+
+    def _predict_any(self, x: ArrayLike, threads: int | None) -> FloatArray:
+        """As :meth:`predict`, of what has to be checked or converted first, or is for several threads."""
+        single = isinstance(x, np.ndarray) and x.dtype == _SINGLE
+        rows = checks.array("X", x, np.float32 if single else np.float64, 2)
+        if rows.shape[1] != self._features:
+            raise ValueError(f"X: has {rows.shape[1]} features; the regressor was fitted on {self._features}")
+        part, out = self._of_singles if single else self._of_doubles, np.empty(len(rows))
         count = check_threads(threads)
-        if count == 1:
-            finite = self._predict_part(rows, out)
-        else:
-            answers: list[bool] = []
-            run_parts(
-                lambda start, stop: answers.append(self._predict_part(rows[start:stop], out[start:stop])),
-                len(rows),
-                ROWS_PER_PART,
-                count,
-            )
-            finite = all(answers)
-        if not finite:  # what float32 cannot hold; scikit-learn refuses it too
-            raise ValueError("X: holds NaN, infinity or a value too large for float32")
+        answers: list[bool] = []
+        run_parts(
+            lambda start, stop: answers.append(part(rows[start:stop], out[start:stop])),
+            len(rows),
+            ROWS_PER_PART if count > 1 else max(1, len(rows)),
+            count,
+        )
+        if not all(answers):
+            raise ValueError(_NOT_FINITE)
         return out
 
-    def _predict_part(self, x: FloatArray, out: FloatArray) -> bool:
-        """Predict rows in the form that is fastest for so many; False where a feature is not finite."""
-        if self.tables.median:
-            return _predict_rows(self.tables, x, out)
-        packed, complete, coefficients = self._forms
-        if complete is not None and len(x) >= SMALL_BATCH:
-            return predict_complete(complete, self.tables.intercept, coefficients, x, COMPLETE_WIDTH, out)
-        width = min(max(1, len(x)), PACKED_WIDTH)
-        return predict_packed(packed, self.tables.intercept, coefficients, x, width, out)
+    @cached_property
+    def _of_few_doubles(self) -> _Part:
+        """The prediction of a few float64 rows into an array; False where one is not finite."""
+        return self._part(_DOUBLE, self._single, few=True)
 
     @cached_property
-    def _forms(self) -> tuple[PackedTables, CompleteTables | None, FloatArray]:
-        packed = packed_tables(self.tables)
-        linear = self.tables.coefficients
-        return packed, complete_tables(packed), linear if linear.any() else linear[:0]
+    def _of_doubles(self) -> _Part:
+        """As ``_of_few_doubles``, in the form that is fastest for many."""
+        return self._part(_DOUBLE, self._single, few=False)
+
+    @cached_property
+    def _of_few_singles(self) -> _Part:
+        """As ``_of_few_doubles``, of float32 rows, which can always be compared as such."""
+        return self._part(_SINGLE, single=True, few=True)
+
+    @cached_property
+    def _of_singles(self) -> _Part:
+        """As ``_of_few_singles``, in the form that is fastest for many."""
+        return self._part(_SINGLE, single=True, few=False)
+
+    def _part(self, rows: np.dtype[Any], single: bool, few: bool) -> _Part:
+        tables, empty, nothing = self.tables, np.empty((0, self._features), rows), np.empty(0)
+        if tables.median:
+            return partial(_predict_rows, tables, self._single)
+        linear, intercept = bool(tables.coefficients.any()), tables.intercept
+        packed, records = self._single_form if single else self._double_form
+        ranked = ranked_trees(records, self._features) if single and not few and records is not None else None
+        trees: tuple[Any, ...] = (packed,)
+        compiled: Callable[..., bool] = predict_packed
+        if ranked is not None:
+            compiled, trees = predict_ranked, tuple(ranked)
+        elif records is not None:
+            compiled, trees = predict_complete, (as_columns(records),)
+        given = (*trees, intercept, linear)
+        tree_part = partial(entry_point(compiled, *given, empty, nothing), *given)
+        if not linear:
+            return tree_part
+
+        def part(x: ColumnArray, out: FloatArray) -> bool:
+            start_rows(intercept, tables.coefficients, x, out)
+            finite: bool = tree_part(x, out)
+            return finite
+
+        return part
+
+    @cached_property
+    def _single_form(self) -> _Form:
+        packed = packed_tables(self.tables, single=True)
+        return packed, complete_trees(packed)
+
+    @cached_property
+    def _double_form(self) -> _Form:
+        packed = packed_tables(self.tables, single=False)
+        return packed, complete_trees(packed)
+
+    @cached_property
+    def _single(self) -> bool:
+        return compared_as_float32(self.tables)
 
     def code_levels(self, values: ArrayLike) -> LevelEnsemble:
         """The ensemble as a function of levels, for strategies of variables with features ``values`` (V, M).
@@ -163,11 +244,14 @@ class TreeEnsemble:
                 f"values: has {len(table)} variables; the regressor sees {self.features} features, "
                 "of which at most the last is no variable"
             )
-        return LevelEnsemble(leaf_tables(self.tables, table), with_snr=self.features > len(table))
+        leaves = leaf_tables(self.tables, table)
+        records = None if self.tables.median else self._double_form[1]
+        coded = None if records is None else level_trees(records, table, leaves.snr_edges)
+        return LevelEnsemble(leaves, self._features > len(table), None if coded is None else as_columns(coded))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The tables as named arrays, for ``numpy.savez``."""
-        return {name: np.asarray(value) for name, value in self.tables._asdict().items()}
+        return {name: np.asarray(value) for name, value in self.tables._asdict().items()} | {"format": np.array(FORMAT)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, ArrayLike]) -> TreeEnsemble:
@@ -184,15 +268,28 @@ class TreeEnsemble:
             if fields[name].shape != ():
                 raise ValueError(f"ensemble.{name}: has shape {fields[name].shape}; a single value is needed")
             fields[name] = kind(fields[name])
+        written = int(np.asarray(arrays.get("format", 1)))
+        if not 1 <= written <= FORMAT:
+            raise ValueError(f"ensemble: is of format {written}; 1 .. {FORMAT} can be read")
+        if written == 1:  # its thresholds were for features rounded to float32
+            fields["threshold"] = widen(np.asarray(fields["threshold"], dtype=np.float64))
         return cls(EnsembleTables(**fields))
 
 
 class LevelEnsemble:
-    """A fitted regressor as a function of levels (:class:`LeafTables`); made by :meth:`TreeEnsemble.code_levels`."""
+    """A fitted regressor as a function of levels (:class:`LeafTables`); made by :meth:`TreeEnsemble.code_levels`.
 
-    def __init__(self, tables: LeafTables, with_snr: bool) -> None:
+    ``complete``: the same trees over bytes, where they are no deeper than 3 and a byte holds every level.
+    """
+
+    def __init__(self, tables: LeafTables, with_snr: bool, complete: Bytes | None = None) -> None:
         self.tables = tables
         self.with_snr = with_snr
+        self._complete = complete
+        self._variables, self._most = tables.linear.shape
+
+    def __reduce__(self) -> tuple[type[LevelEnsemble], tuple[LeafTables, bool, Bytes | None]]:
+        return LevelEnsemble, (self.tables, self.with_snr, self._complete)
 
     def predict(self, levels: ArrayLike, snr_db: ArrayLike | None = None, threads: int | None = 1) -> FloatArray:
         """Predictions (n,) for strategies ``levels`` (n, V), bytes or int64, at one SNR or one each.
@@ -200,169 +297,62 @@ class LevelEnsemble:
         Raises:
             ValueError: wrong shapes, levels that the tables don't have, or an SNR missing or not finite.
         """
-        as_bytes = isinstance(levels, np.ndarray) and levels.dtype == np.uint8
+        if threads == 1 and type(levels) is _Array and levels.dtype is _BYTE and levels.flags.carray:
+            part, shape = self._of_levels, levels.shape
+            if part is not None and len(shape) == 2 and shape[1] == self._variables:
+                out = _empty(shape[0])
+                if part(levels, _NO_RANK, out):
+                    return out
+        return self._predict_any(levels, snr_db, threads)
+
+    def _predict_any(self, levels: ArrayLike, snr_db: ArrayLike | None, threads: int | None) -> FloatArray:
+        """As :meth:`predict`, of what has to be checked or converted first, or is for several threads."""
+        as_bytes = isinstance(levels, np.ndarray) and levels.dtype == _BYTE
         rows = checks.array("levels", levels, np.uint8 if as_bytes else np.int64, 2)
-        variables, most = self.tables.linear.shape
-        if rows.shape[1] != variables:
-            raise ValueError(f"levels: has {rows.shape[1]} columns; there are {variables} variables")
-        checks.within("levels", rows, 0, most)
-        if self.with_snr and snr_db is None:
-            raise ValueError("snr_db: the regressor was fitted with it; give one number or one for each strategy")
-        try:
-            snr = np.broadcast_to(np.asarray(0.0 if snr_db is None else snr_db, dtype=np.float64), (len(rows),)).copy()
-        except (TypeError, ValueError):
-            raise ValueError(f"snr_db: one number, or one for each of the {len(rows)} strategies, is needed") from None
-        checks.finite("snr_db", snr)
-        out = np.empty(len(rows))
+        if rows.shape[1] != self._variables:
+            raise ValueError(f"levels: has {rows.shape[1]} columns; there are {self._variables} variables")
+        checks.within("levels", rows, 0, self._most)
+        if self._complete is not None:
+            rows = rows.astype(np.uint8, copy=False)
+        snr, out = self._snr(snr_db, len(rows)), np.empty(len(rows))
+        count = check_threads(threads)
         run_parts(
-            lambda start, stop: predict_levels_rows(self.tables, rows[start:stop], snr[start:stop], out[start:stop]),
+            lambda start, stop: self._predict_part(rows[start:stop], snr[start:stop], out[start:stop]),
             len(rows),
-            ROWS_PER_PART if threads != 1 else max(1, len(rows)),
-            check_threads(threads),
+            ROWS_PER_PART if count > 1 else max(1, len(rows)),
+            count,
         )
         return out
 
+    @cached_property
+    def _of_levels(self) -> Callable[[Bytes, Bytes, FloatArray], bool] | None:
+        """The prediction of levels that no linear part or SNR adds to, in one call; False where one is too high."""
+        if self._complete is None or self.with_snr or self.tables.has_linear:
+            return None
+        given = (self._complete, self.tables.intercept, False, self._most)
+        empty = np.empty((0, self._variables), np.uint8)
+        return partial(entry_point(predict_complete_levels, *given, empty, _NO_RANK, np.empty(0)), *given)
 
-@dataclass(frozen=True)
-class _Tree:
-    """One tree's nodes, indices counted from its own root; leaves have feature -1 and point at themselves."""
+    def _snr(self, snr_db: ArrayLike | None, count: int) -> FloatArray:
+        """One SNR for each strategy; empty where the regressor sees none."""
+        if not self.with_snr:
+            return _NO_SNR
+        if snr_db is None:
+            raise ValueError("snr_db: the regressor was fitted with it; give one number or one for each strategy")
+        try:
+            snr = np.broadcast_to(np.asarray(snr_db, dtype=np.float64), (count,)).copy()
+        except (TypeError, ValueError):
+            raise ValueError(f"snr_db: one number, or one for each of the {count} strategies, is needed") from None
+        checks.finite("snr_db", snr)
+        return snr
 
-    feature: IntArray
-    threshold: FloatArray
-    left: IntArray
-    right: IntArray
-    value: FloatArray
-
-
-@dataclass(frozen=True)
-class _Model:
-    """``intercept + coefficients . x`` plus the weighted sum (or median) of trees."""
-
-    features: int
-    trees: tuple[_Tree, ...] = ()
-    weights: tuple[float, ...] = ()
-    intercept: float = 0.0
-    coefficients: FloatArray | None = None
-    median: bool = False
-
-    def tables(self) -> EnsembleTables:
-        sizes = np.array([len(tree.feature) for tree in self.trees], dtype=np.int64)
-        roots = np.cumsum(sizes) - sizes
-
-        def joined(name: str, dtype: type) -> NDArray[Any]:
-            offset = roots if name in ("left", "right") else np.zeros_like(roots)
-            parts = [getattr(tree, name) + first for tree, first in zip(self.trees, offset, strict=True)]
-            return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype)
-
-        return EnsembleTables(
-            feature=joined("feature", np.int64),
-            threshold=joined("threshold", np.float64),
-            left=joined("left", np.int64),
-            right=joined("right", np.int64),
-            value=joined("value", np.float64),
-            roots=roots,
-            weights=np.array(self.weights, dtype=np.float64),
-            median=self.median,
-            intercept=self.intercept,
-            coefficients=np.zeros(self.features) if self.coefficients is None else self.coefficients,
-        )
-
-
-def _sum_of(features: int, parts: list[tuple[float, _Model]]) -> _Model:
-    """The weighted sum of models; a weighted median cannot be part of one."""
-    if any(model.median for _, model in parts):
-        raise ValueError("regressor: AdaBoost inside another ensemble is not supported; a sum of trees is")
-    coefficients = np.zeros(features)
-    for weight, model in parts:
-        if model.coefficients is not None:
-            coefficients += weight * model.coefficients
-    return _Model(
-        features=features,
-        trees=tuple(tree for _, model in parts for tree in model.trees),
-        weights=tuple(weight * own for weight, model in parts for own in model.weights),
-        intercept=float(sum(weight * model.intercept for weight, model in parts)),
-        coefficients=coefficients,
-    )
-
-
-def _read(regressor: Any) -> _Model:
-    """Tell the kind of a fitted scikit-learn regressor by its attributes and read it."""
-    kind = type(regressor).__name__
-    if hasattr(regressor, "classes_"):
-        raise ValueError(f"regressor: {kind} is a classifier; a regressor is needed")
-    if getattr(regressor, "n_outputs_", 1) != 1:
-        raise ValueError(f"regressor: {kind} predicts {regressor.n_outputs_} outputs; one is needed")
-    if hasattr(regressor, "tree_"):
-        return _read_tree(regressor.tree_)
-    if hasattr(regressor, "estimators_"):
-        features = int(regressor.n_features_in_)
-        if hasattr(regressor, "init_"):
-            return _read_boosting(regressor, features)
-        if hasattr(regressor, "estimator_weights_"):
-            return _read_adaboost(regressor, features)
-        share = 1.0 / len(regressor.estimators_)
-        subsets = getattr(regressor, "estimators_features_", [None] * len(regressor.estimators_))
-        members = zip(regressor.estimators_, subsets, strict=True)
-        return _sum_of(features, [(share, _renamed(_read(one), subset, features)) for one, subset in members])
-    if hasattr(regressor, "coef_") and hasattr(regressor, "intercept_"):
-        coefficients = np.asarray(regressor.coef_, dtype=np.float64)
-        if coefficients.ndim != 1 or np.ndim(regressor.intercept_) != 0:
-            raise ValueError(f"regressor: {kind} predicts several outputs; one is needed")
-        return _Model(len(coefficients), intercept=float(regressor.intercept_), coefficients=coefficients)
-    raise ValueError(f"regressor: {kind} is not fitted, or no tree ensemble or linear model of scikit-learn's")
-
-
-def _read_tree(tree: Any) -> _Model:
-    """A ``tree_``: leaves are the nodes without children."""
-    left, right = (np.asarray(side, dtype=np.int64) for side in (tree.children_left, tree.children_right))
-    leaf, own = left < 0, np.arange(len(left))
-    nodes = _Tree(
-        feature=np.where(leaf, -1, np.asarray(tree.feature, dtype=np.int64)),
-        threshold=np.where(leaf, 0.0, np.asarray(tree.threshold, dtype=np.float64)),
-        left=np.where(leaf, own, left),
-        right=np.where(leaf, own, right),
-        value=np.asarray(tree.value, dtype=np.float64).reshape(len(left), -1)[:, 0],
-    )
-    return _Model(int(tree.n_features), (nodes,), (1.0,))
-
-
-def _read_boosting(regressor: Any, features: int) -> _Model:
-    """Gradient boosting: the initial prediction plus learning rate times every tree."""
-    rate = float(regressor.learning_rate)
-    parts = [(rate, _read(stage)) for stage in np.asarray(regressor.estimators_).ravel()]
-    initial = regressor.init_
-    if hasattr(initial, "constant_"):
-        parts.append((1.0, _Model(features, intercept=float(np.ravel(initial.constant_)[0]))))
-    elif not isinstance(initial, str):  # the only name is "zero"
-        raise ValueError(f"regressor: boosting on top of {type(initial).__name__} is not supported; on a constant is")
-    return _sum_of(features, parts)
-
-
-def _read_adaboost(regressor: Any, features: int) -> _Model:
-    """AdaBoost.R2 of single trees."""
-    members = [_read(estimator) for estimator in regressor.estimators_]
-    if any(len(model.trees) != 1 or model.coefficients is not None for model in members):
-        raise ValueError("regressor: AdaBoost of other models than single trees is not supported")
-    weights = tuple(float(weight) for weight in regressor.estimator_weights_[: len(members)])
-    return _Model(features, tuple(model.trees[0] for model in members), weights, median=True)
-
-
-def _renamed(model: _Model, subset: ArrayLike | None, features: int) -> _Model:
-    """A member that saw only the features ``subset``, speaking of all of them."""
-    if subset is None:
-        return model
-    names = np.asarray(subset, dtype=np.int64)
-    coefficients = np.zeros(features)
-    if model.coefficients is not None:
-        np.add.at(coefficients, names, model.coefficients)
-    trees = tuple(
-        _Tree(
-            np.where(tree.feature < 0, -1, names[np.maximum(tree.feature, 0)]),
-            tree.threshold,
-            tree.left,
-            tree.right,
-            tree.value,
-        )
-        for tree in model.trees
-    )
-    return _Model(features, trees, model.weights, model.intercept, coefficients, model.median)
+    def _predict_part(self, levels: NDArray[Any], snr: FloatArray, out: FloatArray) -> None:
+        """Predict in the form that is fastest."""
+        tables = self.tables
+        if self._complete is None:
+            predict_levels_rows(tables, levels, snr, out)
+            return
+        if tables.has_linear:
+            start_levels(tables.intercept, tables.linear, tables.snr_coefficient, levels, snr, out)
+        rank = np.searchsorted(tables.snr_edges, snr).astype(np.uint8) if self.with_snr else _NO_RANK
+        predict_complete_levels(self._complete, tables.intercept, tables.has_linear, self._most, levels, rank, out)

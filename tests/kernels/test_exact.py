@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
-from coinfer_kernels import Scenarios, Solutions, TreeEnsemble, canonicalize, features, solve_quantum, strategy_costs
+from coinfer_kernels import (
+    CostTables,
+    EnsembleTables,
+    Scenarios,
+    Solutions,
+    SpaceTables,
+    TreeEnsemble,
+    canonicalize,
+    features,
+    solve_quantum,
+    strategy_costs,
+)
 from coinfer_kernels.exact import solve_exact
+from coinfer_kernels.notation import CUT_NONE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -216,3 +228,62 @@ def test_no_scenarios_is_a_batch_too():
     tables, cost, ensemble, _ = small_problem(3)
     empty = Scenarios(np.empty((0, 3)), np.empty(0), np.empty(0))
     assert solve_exact(tables, cost, ensemble, empty).levels.shape == (0, len(tables.n_levels))
+
+
+def test_what_reduced_costs_drop_bounds_the_optimum_too():
+    """Three sets, x, y and z, of which two have to be kept: the best are x and y, the incumbent keeps y and z.
+
+    The costs are 87 and 100. The relaxation keeps y and half of z, for 78.5; with x kept it says 87, above the cutoff
+    of 0.85 x 100, so that x is dropped, and what is left costs 100: no bound but that of x is at the optimum or below.
+    """
+    sets, variables = 3, 3 + 1 + 8
+    values = np.zeros((variables, 2))
+    values[:sets, 1] = 1.0
+    values[sets + 1 :] = 1.0
+    one, unused = np.ones(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    tables = SpaceTables(
+        n_levels=np.where(np.arange(variables) < sets, 2, 1),
+        values=values,
+        cut_variable=sets,
+        active=np.ones((1, variables), dtype=bool),
+        canonical=np.zeros(variables, dtype=np.int64),
+    )
+    cost = CostTables(
+        in_set=np.full(sets, sets),
+        out_set=np.arange(sets),
+        quadratic=np.zeros(sets),
+        linear=np.ones(sets),
+        kept=np.array([(35.0, 5.0), (47.0, 5.0), (48.0, 5.0), (1.0, 1.0)]),
+        cut_layers=sets * one,
+        cut_kind=CUT_NONE * one,
+        cut_set=sets * one,
+        cut_channels=np.ones(1),
+        cut_height=one,
+        cut_width=one,
+        codec_variable=sets + 1,
+        ratio=values[sets + 1 :].copy(),
+        feature_bits=32.0,
+        input_bits=32.0,
+        codec_flops=True,
+    )
+    ensemble = EnsembleTables(
+        feature=unused,
+        threshold=np.zeros(0),
+        left=unused,
+        right=unused,
+        value=np.zeros(0),
+        roots=unused,
+        weights=np.zeros(0),
+        median=False,
+        intercept=5.0,
+        coefficients=np.array([-1.0, -2.0, -2.0] + [0.0] * 9),
+    )
+    problem = tables, cost, ensemble, Scenarios(np.ones((1, 3)), np.array([2.999]), np.zeros(1))
+    pruned = np.zeros((1, variables), dtype=np.int64)
+    pruned[0, 0] = 1
+    incumbent = Solutions(pruned, np.array([100.0]), np.array([4.0]), one, np.ones(1, dtype=bool))
+    answer = solve_exact(*problem, incumbents=incumbent, gap=0.15, threads=1)
+    assert optima(problem) == [87.0]
+    assert answer.objective[0] == 100.0
+    assert 85.0 <= answer.lower_bound[0] <= 87.0
+    check(problem, answer, optima(problem))

@@ -12,7 +12,11 @@ from coinfer_kernels import (
     solve_quantum,
     strategy_costs,
 )
-from hypothesis import given, settings
+from coinfer_kernels.descent import enter_cut, look, move_in_plane, move_on_line, new_here, take_place
+from coinfer_kernels.jit import kernel
+from coinfer_kernels.level_tables import level_model
+from coinfer_kernels.quantum import check_problem
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import GradientBoostingRegressor
 
@@ -61,6 +65,7 @@ def optimum(space, cost, ensemble, scenarios, s):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+@example(57361686, False, False)  # a cut with nothing to choose
 def test_an_answer_is_a_strategy_and_none_is_better_than_the_best(seed, snr, median):
     problem = small_problem(seed, snr=snr, median=median, share=[0.5, 0.05, 0.002][seed % 3])
     space, cost, ensemble, scenarios = problem
@@ -142,3 +147,74 @@ def test_free_scenarios_and_bad_input():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@kernel
+def one_move(problem, model, s, cut, places, v, w, budget, out):
+    """Take the places, move in the plane of v and w (or along v), and say what the strategy in hand is held for."""
+    here = new_here(problem, model, s)
+    enter_cut(problem, model, cut, problem.scenarios.snr_db[s], here)
+    for i in range(here.active[0]):
+        u = here.order[i]
+        take_place(model, here, u, places[u])
+    look(model, here)
+    if v == w:
+        move_on_line(model, here, v, budget)
+    else:
+        move_in_plane(model, here, v, w, budget)
+    out[0], out[1] = here.accuracy[0], here.objective[0]
+    look(model, here)
+    out[2], out[3] = here.accuracy[0], here.objective[0]
+    return here.levels
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.booleans())
+def test_a_move_ends_at_the_best_point_of_its_line_or_plane(seed, snr, median, bounded):
+    rng = np.random.default_rng(seed)
+    space, cost, ensemble, scenarios = small_problem(seed, snr=snr, median=median, share=0.3)
+    problem = check_problem(space, cost, ensemble, scenarios)
+    model = level_model(problem)
+    cut = int(rng.integers(space.n_levels[space.cut_variable]))
+    free = np.flatnonzero(space.active[cut] & (np.arange(len(space.n_levels)) != space.cut_variable))
+    if not len(free):
+        return
+    v, w = rng.choice(free, 2)
+    places = rng.integers(0, model.counts)
+    before = np.where(space.active[cut], model.levels[np.arange(len(places)), places], space.canonical)
+    before[space.cut_variable] = cut
+    points = np.repeat(before[None], space.n_levels[v] * space.n_levels[w], axis=0)
+    points[:, v] = np.repeat(np.arange(space.n_levels[v]), space.n_levels[w])
+    if v != w:
+        points[:, w] = np.tile(np.arange(space.n_levels[w]), space.n_levels[v])
+    objective = strategy_costs(cost, space.cut_variable, points) @ scenarios.weights[0]
+    accuracy = predicted(space, ensemble, points, scenarios.snr_db[0] if snr else None)
+    budget = float(np.quantile(objective, 0.6)) * (1 + 1e-9) if bounded else np.inf
+    out = np.empty(4)
+    levels = one_move(problem, model, 0, cut, places, v, w, budget, out)
+    assert out[:2] == pytest.approx(out[2:], rel=1e-12, abs=1e-12)
+    held = np.arange(len(levels)) != v
+    held[w] = False
+    assert (levels[held] == before[held]).all()
+    within, enough = objective <= budget, accuracy >= scenarios.accuracy_floor[0]
+    if (within & enough).any():
+        assert out[0] >= scenarios.accuracy_floor[0] - 1e-9
+        assert out[1] == pytest.approx(objective[within & enough].min(), rel=1e-12)
+    elif within.any():
+        assert out[1] <= budget
+        assert out[0] == pytest.approx(accuracy[within].max(), rel=1e-12)
+    else:
+        assert out[1] == pytest.approx(objective.min(), rel=1e-12)
+
+
+def test_a_little_budget_is_kept_to_but_for_the_first_descents():
+    space = SearchSpace(load_graph("alexnet", 64))
+    tables, cost = space.tables, DelayCalculator(space).tables
+    rng = np.random.default_rng(0)
+    x = features(tables, decode(tables, rng.random((100, len(space.variables)))))
+    regressor = GradientBoostingRegressor(random_state=0).fit(x, true_accuracy(space, x))
+    ensemble = TreeEnsemble.from_sklearn(regressor).tables
+    scenarios = Scenarios(np.array([[1e-9, 1e-13, 1e-7]]), np.array([0.4]), np.array([np.nan]))
+    spent = solve_quantum(tables, cost, ensemble, scenarios, max_evaluations=1).evaluations[0]
+    more = solve_quantum(tables, cost, ensemble, scenarios, max_evaluations=200_000).evaluations[0]
+    assert spent < 100_000 and 200_000 <= more < 220_000

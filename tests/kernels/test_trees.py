@@ -1,8 +1,10 @@
 import io
+import pickle
 
 import numpy as np
 import pytest
 from coinfer_kernels import TreeEnsemble
+from coinfer_kernels.forest import widen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator
@@ -12,9 +14,13 @@ from sklearn.ensemble import (
     ExtraTreesRegressor,
     GradientBoostingClassifier,
     GradientBoostingRegressor,
+    HistGradientBoostingRegressor,
+    IsolationForest,
     RandomForestRegressor,
+    StackingRegressor,
+    VotingRegressor,
 )
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, PoissonRegressor
 from sklearn.tree import DecisionTreeRegressor
 
 from tests.kernels.random_tables import random_ensemble
@@ -24,6 +30,22 @@ REGRESSORS: dict[str, BaseEstimator] = {
     "gradient boosting": GradientBoostingRegressor(n_estimators=30, random_state=0),
     "gradient boosting, absolute error": GradientBoostingRegressor(loss="absolute_error", n_estimators=9),
     "gradient boosting from zero": GradientBoostingRegressor(init="zero", n_estimators=9),
+    "histogram boosting": HistGradientBoostingRegressor(max_iter=30, max_depth=3, min_samples_leaf=2),
+    "histogram boosting, deep, monotone": HistGradientBoostingRegressor(
+        max_iter=20, min_samples_leaf=2, monotonic_cst=[-1, 0, -1, 1, 0, 0]
+    ),
+    "histogram boosting, absolute error": HistGradientBoostingRegressor(loss="absolute_error", max_iter=9),
+    "bagging of histogram boosting": BaggingRegressor(
+        HistGradientBoostingRegressor(max_iter=5), n_estimators=3, max_features=0.5, random_state=0
+    ),
+    "voting": VotingRegressor(
+        [
+            ("forest", RandomForestRegressor(n_estimators=3, random_state=0)),
+            ("line", LinearRegression()),
+            ("histogram boosting", HistGradientBoostingRegressor(max_iter=5)),
+        ],
+        weights=[1, 2, 5],
+    ),
     "random forest": RandomForestRegressor(n_estimators=20, random_state=0),
     "extra trees": ExtraTreesRegressor(n_estimators=20, random_state=0),
     "bagging": BaggingRegressor(n_estimators=20, random_state=0),
@@ -61,6 +83,27 @@ def test_predict_equals_scikit_learn(fitted):
         edges = rng.choice(ensemble.tables.threshold, (100, 6))
         x = np.concatenate([x, edges, np.nextafter(edges, np.inf), np.nextafter(edges, -np.inf)])
     assert ensemble.predict(x) == pytest.approx(fitted.predict(x), rel=1e-12, abs=1e-12)
+    single = x.astype(np.float32)
+    # What float32 holds, so that a linear model's own float32 arithmetic stays out of it.
+    expected = fitted.predict(single.astype(np.float64))
+    assert ensemble.predict(single) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert ensemble.predict(x[:5]).tolist() == ensemble.predict(x)[:5].tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(-3, 3), st.floats(-1, 1))
+def test_a_widened_threshold_says_of_a_feature_what_the_threshold_says_of_its_float32(threshold, steps, part):
+    threshold = np.array([threshold])
+    wide = widen(threshold)
+    near = threshold * (1 + part * 1e-7)
+    for x in (wide, np.nextafter(wide, np.inf), np.nextafter(wide, -np.inf), near, wide + steps * np.spacing(wide)):
+        with np.errstate(over="ignore"):
+            single = x.astype(np.float32)
+        if np.isfinite(single):
+            assert (x <= wide) == (single <= threshold)
+    assert (widen(wide) == wide).all()
+    below = np.nextafter(threshold, -np.inf)  # a float64 between two float32: the lower one decides
+    assert (widen(below) < wide).all()
 
 
 def test_saved_and_loaded_predicts_the_same(fitted):
@@ -72,7 +115,79 @@ def test_saved_and_loaded_predicts_the_same(fitted):
         loaded = TreeEnsemble.from_arrays(arrays)
     x = training_set(2)[0]
     assert (loaded.predict(x) == ensemble.predict(x)).all()
+    assert (pickle.loads(pickle.dumps(ensemble)).predict(x) == ensemble.predict(x)).all()
     assert loaded.features == 6
+
+
+def test_a_file_from_before_thresholds_were_widened_predicts_as_it_did():
+    x, y = training_set()
+    forest = RandomForestRegressor(n_estimators=5, random_state=0).fit(x, y)
+    ensemble = TreeEnsemble.from_sklearn(forest)
+    arrays = ensemble.to_arrays()
+    del arrays["format"]
+    leaf = ensemble.tables.feature < 0
+    thresholds = np.concatenate([tree.tree_.threshold for tree in forest.estimators_])
+    arrays["threshold"] = np.where(leaf, 0.0, thresholds)
+    loaded = TreeEnsemble.from_arrays(arrays)
+    assert (loaded.tables.threshold[~leaf] == ensemble.tables.threshold[~leaf]).all()
+    assert loaded.predict(x) == pytest.approx(forest.predict(x), rel=1e-12)
+    with pytest.raises(ValueError, match="is of format 3"):
+        TreeEnsemble.from_arrays(arrays | {"format": np.array(3)})
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 6])
+@pytest.mark.parametrize("features", [3, 8, 11])
+def test_no_answer_depends_on_the_batch_or_the_threads(depth, features):
+    rng = np.random.default_rng(depth)
+    x = rng.random((9000, features))
+    # Continuous features: some have more thresholds than a byte's search takes, some with two lengths of it.
+    y = (x @ np.arange(features) ** 2) + rng.normal(size=len(x))
+    boosted = GradientBoostingRegressor(n_estimators=60, max_depth=depth).fit(x[:400], y[:400])
+    ensemble = TreeEnsemble.from_sklearn(boosted)
+    for rows in (x, x.astype(np.float32)):
+        whole = ensemble.predict(rows)
+        assert whole == pytest.approx(boosted.predict(rows), rel=1e-12)
+        assert (ensemble.predict(rows, threads=3) == whole).all()
+        for size in (1, 5, 16, 17, 32, 33, 64, 100):
+            assert (ensemble.predict(rows[70 : 70 + size]) == whole[70 : 70 + size]).all()
+        assert (ensemble.predict(rows[:100][::-1]) == whole[:100][::-1]).all()
+
+
+def test_what_is_not_finite_is_found_wherever_it_stands():
+    x, y = training_set(features=9)
+    for model in (
+        GradientBoostingRegressor(n_estimators=3).fit(x, y),
+        GradientBoostingRegressor(n_estimators=3, max_depth=5).fit(x, y),
+        HistGradientBoostingRegressor(max_iter=3, max_depth=3).fit(x, y),
+        AdaBoostRegressor(n_estimators=3).fit(x, y),
+    ):
+        ensemble = TreeEnsemble.from_sklearn(model)
+        for size in (1, 20, 100):
+            for row, column in ((0, 0), (size - 1, 8), (size // 2, 4)):
+                for kind in (np.float64, np.float32):
+                    bad = x[:size].astype(kind)
+                    bad[row, column] = np.nan
+                    with pytest.raises(ValueError, match="X: holds NaN"):
+                        ensemble.predict(bad)
+
+
+def test_thresholds_that_float32_does_not_hold():
+    x = np.linspace(-1, 1, 100)[:, None]
+    boosted = HistGradientBoostingRegressor(max_iter=5, max_depth=3, min_samples_leaf=2).fit(x * 1e300, x[:, 0])
+    ensemble = TreeEnsemble.from_sklearn(boosted)
+    assert ensemble.predict(x * 1e300) == pytest.approx(boosted.predict(x * 1e300), rel=1e-12)
+    single = (x * 1e38).astype(np.float32)
+    for rows in (single, single[:5]):
+        assert ensemble.predict(rows) == pytest.approx(boosted.predict(rows), rel=1e-12)
+
+
+def test_histogram_boosting_sees_features_unrounded():
+    x = np.linspace(0, 1, 300)[:, None]
+    boosted = HistGradientBoostingRegressor(max_iter=5, max_depth=3).fit(x, np.sin(9 * x[:, 0]))
+    ensemble = TreeEnsemble.from_sklearn(boosted)
+    edges = ensemble.tables.threshold[ensemble.tables.feature >= 0][:, None]
+    for rows in (edges, np.nextafter(edges, 2), np.nextafter(edges, -2), edges * 1e300):
+        assert ensemble.predict(rows) == pytest.approx(boosted.predict(rows), rel=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -105,6 +220,12 @@ def test_models_that_are_no_sum_of_trees_are_refused():
         (BaggingRegressor(AdaBoostRegressor(n_estimators=2), n_estimators=2).fit(x, y), "AdaBoost inside"),
         (GradientBoostingRegressor(init=LinearRegression(), n_estimators=2).fit(x, y), "on top of LinearRegression"),
         (object(), "object is not fitted"),
+        (PoissonRegressor().fit(x, y), "LogLink"),
+        (HistGradientBoostingRegressor(loss="poisson", max_iter=2).fit(x, y), "LogLink"),
+        (HistGradientBoostingRegressor(categorical_features=[0], max_iter=2).fit(x, y), "categorical features"),
+        (HistGradientBoostingRegressor(), "not fitted"),
+        (StackingRegressor([("line", LinearRegression())]).fit(x, y), "StackingRegressor is not fitted, or no"),
+        (IsolationForest(n_estimators=2).fit(x), "IsolationForest is not fitted, or no"),
     ):
         with pytest.raises(ValueError, match=message):
             TreeEnsemble.from_sklearn(model)
@@ -141,6 +262,7 @@ def test_tables_in_which_a_walk_could_go_astray_are_refused():
         (changed("right", leaf, 0), "ensemble.right"),
         (changed("roots", 0, -1), "ensemble.roots"),
         (changed("weights", 0, np.nan), "ensemble.weights"),
+        (changed("threshold", inner, np.nan), "ensemble.threshold: holds NaN"),
         (tables._replace(threshold=tables.threshold[1:]), "ensemble.threshold"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -169,6 +291,33 @@ def test_levels_predict_as_their_features_do(seed, median, snr):
     assert (coded.predict(levels.astype(np.uint8), snr_db) == coded.predict(levels, snr_db)).all()
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from(["rising", "falling", "neither"]))
+def test_shallow_trees_over_levels_that_rise_fall_or_do_neither(seed, snr, order):
+    rng = np.random.default_rng(seed)
+    variables, most = int(rng.integers(1, 12)), int(rng.integers(1, 12))
+    tables = random_ensemble(rng, variables + snr, trees=7, depth=int(rng.integers(1, 4)))
+    if rng.random() < 0.5:
+        tables = tables._replace(coefficients=np.zeros(variables + snr))
+    values = rng.random((variables, most))
+    if order != "neither":
+        values.sort(axis=1)
+    if order == "falling":
+        values = values[:, ::-1].copy()
+    coded = TreeEnsemble(tables).code_levels(values)
+    count = int(rng.integers(1, 150))
+    levels = rng.integers(0, most, (count, variables)).astype(np.uint8)
+    x = np.take_along_axis(values, levels.T.astype(np.int64), axis=1).T
+    snr_db = rng.choice(np.concatenate([tables.threshold, rng.random(5)]), count) if snr else None
+    if snr_db is not None:
+        x = np.column_stack([x, snr_db])
+    expected = np.array([reference.predict(tables, row) for row in x])
+    found = coded.predict(levels, snr_db)
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert (coded.predict(levels, snr_db, threads=3) == found).all()
+    assert (pickle.loads(pickle.dumps(coded)).predict(levels, snr_db) == found).all()
+
+
 def test_trees_of_more_leaves_than_a_word_has_bits():
     rng = np.random.default_rng(0)
     x = rng.integers(0, 60, (3000, 4)) / 60
@@ -183,12 +332,16 @@ def test_trees_of_more_leaves_than_a_word_has_bits():
 def test_bad_levels_are_named():
     tables = random_ensemble(np.random.default_rng(0), 3)
     coded = TreeEnsemble(tables).code_levels(np.ones((2, 4)))
+    without_linear = tables._replace(coefficients=np.zeros(3))
+    noiseless = TreeEnsemble(without_linear).code_levels(np.ones((3, 4)))
     levels = np.zeros((2, 2), dtype=np.int64)
     for call, message in (
         (lambda: TreeEnsemble(tables).code_levels(np.ones((4, 4))), "values: has 4 variables"),
         (lambda: TreeEnsemble(tables).code_levels(np.full((3, 4), np.nan)), "values: holds NaN"),
         (lambda: coded.predict(levels + 4, 1.0), "levels: holds values outside 0 .. 3"),
         (lambda: coded.predict(levels - 1, 1.0), "levels: holds values outside"),
+        (lambda: coded.predict(np.full((2, 2), 4, np.uint8), 1.0), "levels: holds values outside 0 .. 3"),
+        (lambda: noiseless.predict(np.full((2, 3), 4, np.uint8)), "levels: holds values outside 0 .. 3"),
         (lambda: coded.predict(levels[:, :1], 1.0), "levels: has 1 columns"),
         (lambda: coded.predict(levels), "snr_db: the regressor was fitted with it"),
         (lambda: coded.predict(levels, np.nan), "snr_db: holds NaN"),

@@ -72,7 +72,7 @@ def torch_flops(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[int, int]:
         elif isinstance(module, torch.nn.ReLU):
             extra += output.numel()
 
-    hooks = [module.register_forward_hook(count) for module in encoder]
+    hooks = [module.register_forward_hook(count) for module in encoder.modules()]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(x)
     for hook in hooks:
@@ -93,3 +93,22 @@ def test_awgn_has_the_snr_that_it_was_given_whatever_the_features_power(snr_db: 
     measured = 10 * torch.log10(feature.square().mean((1, 2, 3)) / noise.square().mean((1, 2, 3)))
     assert measured.mean().item() == pytest.approx(snr_db, abs=0.1)
     assert (measured - snr_db).abs().max() < 1.0
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), [(2, 5, 3), (1, 3, 2), (1, 5, 3), (3, 5, 2)])
+def test_gradients_of_a_codec_larger_than_its_feature_are_whole_under_bfloat16(
+    size: int, kernel: int, stride: int
+) -> None:
+    codec = Codec(ratio_1=0.75, kernel_1=kernel, stride_1=stride)
+    for _ in range(8):
+        pair = build_codec(codec, Feature(64, size, size, flat=False), "spatial")
+        both = torch.nn.Sequential(pair.encoder, pair.decoder).to(memory_format=torch.channels_last)
+        # Freed memory full of NaN: a gradient that is left unwritten shows.
+        full = [torch.full((48, 64, kernel, kernel), float("nan")) for _ in range(4)]
+        del full
+        with torch.autocast("cpu", torch.bfloat16):
+            restored = both(torch.randn(64, 64, size, size).contiguous(memory_format=torch.channels_last))
+        restored.float().square().sum().backward()
+        assert all(
+            torch.isfinite(parameter.grad).all() for parameter in both.parameters() if parameter.grad is not None
+        )

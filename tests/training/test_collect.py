@@ -105,6 +105,30 @@ def test_a_candidate_is_the_same_in_process_as_on_ray(killed_twice: Path, few_im
     assert here.equals(there)
 
 
+def test_repeats_are_the_same_strategies_from_other_seeds(killed_twice: Path, few_images: Path, tmp_path: Path) -> None:
+    base = killed_twice / "base.safetensors"
+    with LocalExecutor(threads=1) as executor:
+        for minutes, trained in ((0, 0), (None, 4)):
+            summary = collect(
+                "alexnet",
+                few_images,
+                tmp_path / "out",
+                2,
+                repeats=2,
+                minutes=minutes,
+                executor=executor,
+                settings=SETTINGS,
+                base=base,
+                quiet=True,
+            )
+            assert summary.trained_now == trained
+    rows = store.read_records(tmp_path / "out").table.to_pylist()
+    assert [row["candidate"] for row in rows] == [0, 0, 1, 1]
+    assert len({row["seed"] for row in rows}) == 4
+    assert rows[0]["sparsity"] == rows[1]["sparsity"] != rows[2]["sparsity"]
+    assert store.finished_candidates(tmp_path / "out") == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
 def test_packed_records_are_the_shards(killed_twice: Path, tmp_path: Path) -> None:
     store.pack(killed_twice, tmp_path / "packed.parquet")
     packed = store.read_records(tmp_path / "packed.parquet")

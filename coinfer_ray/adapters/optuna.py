@@ -1,0 +1,100 @@
+"""The quantum-inspired optimizer as a sampler of Optuna.
+
+import optuna
+from coinfer_ray.adapters.optuna import QuantumSampler
+
+study = optuna.create_study(sampler=QuantumSampler(seed=0))
+study.optimize(objective, n_trials=500)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from coinfer_ray.adapters.one_by_one import OneByOne, Variable, choice, real, whole
+from coinfer_ray.errors import InputError
+
+
+class QuantumSampler(BaseSampler):
+    """An :class:`optuna.samplers.BaseSampler` around :class:`coinfer_kernels.QuantumOptimizer`.
+
+    The first trial is random and shows the parameters; from then on those that every trial has are searched, the
+    others drawn at random. Trials that run while a batch's last answers are awaited are random too. ``violation``
+    says of a finished trial by how much it breaks a constraint, 0 where it doesn't. The state lives in this object,
+    not in the study's storage: one process asks.
+    """
+
+    def __init__(
+        self,
+        *,
+        population: int | None = None,
+        seed: int = 0,
+        violation: Callable[[FrozenTrial], float] | None = None,
+    ) -> None:
+        self._options: dict[str, Any] = {"population": population, "seed": seed}
+        self._violation = violation
+        self._random = RandomSampler(seed=seed)
+        self._space = IntersectionSearchSpace()
+        self._search: OneByOne | None = None
+        self._searched: dict[str, BaseDistribution] = {}
+
+    def reseed_rng(self) -> None:
+        """Only the random trials' generator; the optimizer keeps its own."""
+        self._random.reseed_rng()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The parameters that all finished trials have."""
+        if len(study.directions) > 1:
+            raise InputError("study: has several objectives; this sampler takes one")
+        space = self._space.calculate(study)
+        return {name: domain for name, domain in space.items() if not domain.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The next solution's parameters; none while answers are awaited."""
+        if not search_space:
+            return {}
+        if self._search is None or search_space != self._searched:
+            self._searched = dict(search_space)
+            self._search = OneByOne([_variable(*item) for item in search_space.items()], **self._options)
+        return self._search.suggest(str(trial.number)) or {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter at random."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Tell the trial's answer; one that failed or was pruned counts as the worst."""
+        if self._search is None:
+            return
+        if state != TrialState.COMPLETE or not values:
+            self._search.answer(str(trial.number), None)
+            return
+        sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+        broken = 0.0 if self._violation is None else max(0.0, float(self._violation(trial)))
+        self._search.answer(str(trial.number), sign * values[0], broken)
+
+
+def _variable(name: str, domain: BaseDistribution) -> Variable:
+    if isinstance(domain, CategoricalDistribution):
+        return choice(name, domain.choices)
+    if isinstance(domain, FloatDistribution):
+        return real(name, domain.low, domain.high, log=domain.log, step=domain.step)
+    if isinstance(domain, IntDistribution):
+        return whole(name, domain.low, domain.high, log=domain.log, step=domain.step)
+    raise InputError(f"study: {name} is {domain}, which is not understood")

@@ -1,0 +1,233 @@
+"""Commands about the atlas: build it, show it, ask it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coinfer_ray.cli import options
+from coinfer_ray.cli.output import check_output, note, print_json, print_table, stdout_for_answers
+from coinfer_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from coinfer_ray.atlas import Range, StrategyAtlas
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``coinfer atlas`` to ``app``."""
+    atlas = typer.Typer(
+        help="The strategies that are the best in some scenario, proven: build once, ask for any scenario.",
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    atlas.command(
+        epilog="""Examples:
+
+\b
+  coinfer atlas build --model alexnet --out alexnet.atlas.parquet
+  coinfer atlas build --model alexnet --max-loss 0.05 --device-gflops 0.1:500 --rate-mbps 0.1:100 --out a.parquet
+
+\b
+Run the same line again after it was stopped: it goes on where it was.
+""",
+    )(build)
+    atlas.command(
+        epilog="""Examples:
+
+\b
+  coinfer atlas show alexnet.atlas.parquet
+  coinfer atlas show alexnet.atlas.parquet --device rpi3b+ --server p100
+  coinfer atlas show alexnet.atlas.parquet --device rpi3b+ --server p100 --rate-mbps 3 --json
+  coinfer atlas show alexnet.atlas.parquet --picture atlas.png
+""",
+    )(show)
+    app.add_typer(atlas, name="atlas")
+
+
+def build(
+    model: options.Model,
+    out: Annotated[Path, typer.Option("--out", help="The atlas's file (Parquet).")],
+    device_gflops: Annotated[str, typer.Option("--device-gflops", help="LOW:HIGH, or one speed.")] = "0.1:1000",
+    server_gflops: Annotated[str, typer.Option("--server-gflops", help="LOW:HIGH, or one speed.")] = "10600",
+    rate_mbps: Annotated[str, typer.Option("--rate-mbps", help="LOW:HIGH, or one rate.")] = "0.01:1000",
+    max_loss: options.MaxLoss = 0.02,
+    confidence: options.Confidence = None,
+    snr_db: Annotated[
+        float | None, typer.Option("--snr-db", help="For records of a noisy channel: the SNR that it is for.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Share by which answers may miss the best.")] = 1e-3,
+    max_nodes: Annotated[int, typer.Option("--max-nodes", min=1, help="Boxes for one call of the solver.")] = 200_000,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: one per core.")] = None,
+    records: options.Records = None,
+    accuracy: options.Accuracy = "validation",
+    input_px: options.InputPx = None,
+    cuts: options.Cuts = "all",
+    codec_flops: options.CodecFlops = "count",
+    input_bits: options.InputBits = 32,
+    json: options.Json = False,
+) -> None:
+    """Build the atlas of a network for ranges of device speeds and uplink rates."""
+    check_output(out)
+    with stdout_for_answers():
+        from coinfer_ray.atlas import Ranges, load_atlas
+        from coinfer_ray.atlas_build import build as run
+        from coinfer_ray.search import assemble
+
+        ranges = Ranges.of_speeds(
+            read_range("device gflops", device_gflops, 1e9),
+            read_range("server gflops", server_gflops, 1e9),
+            read_range("rate mbps", rate_mbps, 1e6),
+        )
+        if out.exists():
+            load_atlas(out)  # another kind of file is not written over
+        problem = assemble(
+            model,
+            input_px,
+            records,
+            cuts=cuts,
+            codec_flops=codec_flops == "count",
+            input_bits=input_bits,
+            accuracy=accuracy,
+        )
+        atlas = run(
+            problem,
+            ranges,
+            max_loss=max_loss,
+            confidence=confidence,
+            snr_db=snr_db,
+            tolerance=tolerance,
+            out=out,
+            max_nodes=max_nodes,
+            threads=threads,
+        )
+    if json:
+        print_json({"out": str(out), "strategies": len(atlas), **atlas.info.to_json()})
+    else:
+        typer.echo(f"{out}: {_summary(atlas)}")
+    if not atlas.info.proven:
+        note(f"more than --tolerance {tolerance:g} is open: raise --max-nodes, or allow a larger tolerance")
+
+
+def show(
+    atlas: Annotated[Path, typer.Argument(help="File that `coinfer atlas build` wrote.")],
+    device: options.Device = None,
+    device_gflops: options.DeviceGflops = None,
+    server: options.Server = "p100",
+    server_gflops: options.ServerGflops = None,
+    link: options.Link = None,
+    rate_mbps: options.RateMbps = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw which strategy wins where (PNG, SVG or PDF).")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Show an atlas; with a device its strategies by uplink rate; with a link, too, the best one."""
+    check_output(picture)
+    with stdout_for_answers():
+        from coinfer_ray.atlas import load_atlas
+        from coinfer_ray.scenario import Device, Link, Server
+
+        found = load_atlas(atlas)
+        document: dict[str, Any] = {"atlas": found.info.to_json(), "strategies": found.rows()}
+        if device is not None or device_gflops is not None:
+            side = Device.of(device, device_gflops)
+            other = Server.of(None if server_gflops is not None else server, server_gflops)
+            if link is not None or rate_mbps is not None:
+                weights = 1 / side.flops_per_s, 1 / other.flops_per_s, 1 / Link.of(link, rate_mbps).rate_bps
+                document["answer"] = _answer(found, weights)
+            document["intervals"] = [
+                {"row": row, "rate_low_bps": low, "rate_high_bps": high}
+                for row, low, high in found.intervals(side.flops_per_s, other.flops_per_s)
+            ]
+        elif link is not None or rate_mbps is not None:
+            raise InputError("device: missing; a link alone is no scenario, give --device or --device-gflops too")
+        if picture is not None:
+            from coinfer_ray.report.atlas_figure import draw_atlas
+
+            draw_atlas(found, picture)
+            note(f"picture written to {picture}")
+    if json:
+        print_json(document)
+    else:
+        _print_atlas(found, document)
+
+
+def read_range(name: str, text: str, unit: float) -> Range:
+    """``LOW:HIGH`` or one number, in SI units.
+
+    Raises:
+        InputError: it is neither.
+    """
+    low, colon, high = text.partition(":")
+    try:
+        return float(low) * unit, float(high if colon else low) * unit
+    except ValueError:
+        raise InputError(f"{name}: {text!r} is no range; give LOW:HIGH, such as 0.1:100, or one number") from None
+
+
+def _answer(atlas: StrategyAtlas, weights: tuple[float, float, float]) -> dict[str, Any]:
+    import numpy as np
+
+    try:
+        index, latency_s = atlas.table.lookup(np.array([weights]))
+    except ValueError as error:
+        raise InputError(f"atlas: {error}") from None
+    return {
+        "row": int(index[0]),
+        "latency_s": float(latency_s[0]),
+        "lower_bound_s": float(latency_s[0]) / atlas.info.ratio,
+    }
+
+
+def _summary(atlas: StrategyAtlas) -> str:
+    info = atlas.info
+    return (
+        f"{len(atlas)} strategies for {info.model} at {info.input_px} px and a loss of {info.max_loss:g}, proven to "
+        f"{max(info.ratio - 1, 0):.3%} by {info.solves:,} exact solutions ({info.nodes:,} boxes, {info.seconds:.1f} s)"
+    )
+
+
+def _print_atlas(atlas: StrategyAtlas, document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    typer.echo(_summary(atlas))
+    intervals = document.get("intervals")
+    table = Table("cut after", *(["rate Mb/s"] if intervals else ["share", "rate Mb/s"]))
+    for name in ("device MFLOP", "server MFLOP", "kbit", "accuracy"):
+        table.add_column(name, justify="right")
+    table.add_column("pruned on average", justify="right")
+    table.add_column("codec")
+    rows = document["strategies"]
+    shown: list[tuple[dict[str, Any], float, float, str | None]]
+    if intervals:
+        shown = [(rows[one["row"]], one["rate_low_bps"], one["rate_high_bps"], None) for one in intervals]
+    else:
+        ranked = sorted(rows, key=lambda row: -row["share"])
+        shown = [(row, row["rate_low_bps"], row["rate_high_bps"], f"{row['share']:.2%}") for row in ranked]
+    best = document.get("answer", {}).get("row")
+    for row, low, high, share in shown:
+        codec = ", ".join(f"{name} {value:g}" for name, value in row["codec"].items() if value != 1) or "none"
+        pruned = sum(row["sparsity"].values()) / max(1, len(row["sparsity"]))
+        known = " (base)" if row["accuracy_source"] == "base" else ""
+        table.add_row(
+            row["cut_after"],
+            *([] if share is None else [share]),
+            f"{low / 1e6:.3g} - {high / 1e6:.3g}",
+            f"{row['device_flop'] / 1e6:,.1f}",
+            f"{row['server_flop'] / 1e6:,.1f}",
+            f"{row['uplink_bit'] / 1e3:,.2f}",
+            f"{row['predicted_accuracy']:.4f}{known}",
+            f"{pruned:.0%}",
+            codec,
+            style="bold" if row["row"] == best else None,
+        )
+    print_table(table)
+    if best is not None:
+        answer = document["answer"]
+        cut = rows[best]["cut_after"]
+        typer.echo(
+            f"latency {answer['latency_s'] * 1e3:,.3f} ms, cut after {cut}; "
+            f"no strategy is below {answer['lower_bound_s'] * 1e3:,.3f} ms"
+        )

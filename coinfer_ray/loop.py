@@ -1,0 +1,446 @@
+"""The closed loop: fit, optimise, really train what was chosen, learn from it, until nothing better is predicted.
+
+A predicted accuracy is a claim, and an optimizer harvests a predictor's errors: of all strategies it takes those
+whose accuracy is overestimated most. So every choice is trained, and from then on its measured accuracy is a fact
+that no prediction overrules.
+
+**Round.** Fit the predictor on all records, the measured choices among them. For each scenario that isn't settled
+find the cheapest strategy whose predicted accuracy keeps to ``floor + margin``. It is trained, unless it is known
+already.
+
+**Margin.** Where a choice measures below the floor, the scenario asks for that much more predicted accuracy from
+the next round on; where one keeps to it, the margin is halved, and so it is where nothing better than the best
+fact is left at it. A prediction that a fact has refuted is refused in its round by a margin just above it: the
+predictor is monotone or coarse, so single points can't be cut out of it. With a confidence the floor is the
+stricter one of :mod:`coinfer_ray.calibration`, calibrated anew in each round. A scenario is settled when, at the least
+margin that the facts allow, nothing cheaper than its best fact is predicted.
+
+**Facts** are the untouched network at its cuts (the base accuracy), every strategy in the records (the mean over
+its seeds) and every choice that was trained. The best fact of a scenario is the cheapest that keeps to the floor,
+so an answer never rests on a prediction. A fact carries the noise of its training and of its images, and the cheapest
+of many that just keep to a floor was lucky more often than not: ``repeats`` (``--seeds``) narrows that, and a training
+from a fresh seed (``coinfer verify``) judges it.
+
+The whole run is a function of the start records and of the measurements. Measurements are shards on disk, and a
+shard is not trained twice: after a kill the same rounds are gone through again, up to where they stopped, and end
+the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from coinfer_kernels import Scenarios, features
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.scenario import Grid, Scenario
+from coinfer_ray.search import Problem, solve
+from coinfer_ray.space import Strategy
+from coinfer_ray.store import Records, Split
+
+MOST_CASES = 1_000
+MARGIN_STEP = 1e-3  # margins below this are taken for none: a fifth of the error of an accuracy on 5,000 images
+TOLERANCE = 1e-3  # a strategy must be cheaper than the best fact by this share to be worth training
+_ABOVE = 1e-9  # what lifts a margin past a prediction that has been refuted
+
+Source = Literal["base", "records", "verified"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One training that is wanted: repeats 0, 1, ... of a strategy are the same one from different seeds."""
+
+    strategy: Strategy
+    snr_db: float | None = None
+    repeat: int = 0
+
+
+Measure = Callable[[Sequence[Request]], Iterator[tuple[int, Mapping[str, Any]]]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scenario: ``weights`` are the seconds of a device FLOP, a server FLOP and an uplink bit."""
+
+    name: str
+    weights: tuple[float, float, float]
+    max_loss: float
+    confidence: float | None = None
+    snr_db: float | None = None
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> Case:
+        """The case of one scenario, named by its parts."""
+        parts = scenario.device.name, scenario.server.name, scenario.link.name
+        return cls(
+            name=_name(parts, scenario.max_loss, scenario.confidence),
+            weights=scenario.weights(),
+            max_loss=scenario.max_loss,
+            confidence=scenario.confidence,
+            snr_db=scenario.link.snr_db,
+        )
+
+
+def cases_of(grid: Grid, model: str) -> list[Case]:
+    """All scenarios of a grid, in its order.
+
+    Raises:
+        InputError: the grid is of other networks than ``model``, or has more than :data:`MOST_CASES` scenarios.
+    """
+    if grid.models != (model,):
+        raise InputError(f"grid: is of {', '.join(grid.models)}, the search of {model}; give a grid of {model} alone")
+    if len(grid) > MOST_CASES:
+        raise InputError(f"grid: has {len(grid)} scenarios; each is verified by training, give at most {MOST_CASES}")
+    columns = grid.columns(0, len(grid))
+    weights = grid.weights(0, len(grid))
+    axes = {name: getattr(grid, name).labels for name in ("device", "server", "link")}
+    cases = []
+    for row in range(len(grid)):
+        parts = [labels[columns[name][row]] for name, labels in axes.items()]
+        loss = float(columns["max_loss"][row])
+        confidence, snr_db = _given(columns["confidence"][row]), _given(columns["snr_db"][row])
+        device, server, link = weights[row].tolist()
+        cases.append(Case(_name(parts, loss, confidence), (device, server, link), loss, confidence, snr_db))
+    return cases
+
+
+def _name(parts: Sequence[str], max_loss: float, confidence: float | None) -> str:
+    sure = "" if confidence is None else f", confidence {confidence:g}"
+    return f"{' '.join(parts)}, loss {max_loss:g}{sure}"
+
+
+def _given(value: float) -> float | None:
+    """A grid's number, NaN where it says none."""
+    return None if np.isnan(value) else float(value)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A strategy whose accuracy is measured. ``accuracy`` and ``test_accuracy`` are None where training failed."""
+
+    levels: tuple[int, ...]
+    snr_db: float | None
+    accuracy: float | None
+    test_accuracy: float | None
+    trainings: int
+    source: Source
+
+
+@dataclass(frozen=True)
+class Step:
+    """One choice of one scenario: what was predicted of it and what training it gave."""
+
+    round: int
+    strategy: Strategy
+    latency_s: float
+    predicted_accuracy: float
+    accuracy_bound: float | None
+    margin: float
+    measured_accuracy: float | None
+    test_accuracy: float | None
+    floor_met: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self) | {"strategy": self.strategy.to_json()}
+
+
+@dataclass
+class CaseState:
+    """Where a scenario stands. ``best`` is None while no fact keeps to the floor."""
+
+    case: Case
+    accuracy_floor: float
+    best: Fact | None = None
+    best_latency_s: float | None = None
+    margin: float = 0.0
+    settled: bool = False
+    steps: list[Step] = field(default_factory=list)
+
+    def to_json(self, problem: Problem) -> dict[str, Any]:
+        """What ``coinfer search --json`` prints of a scenario."""
+        best = self.best
+        return {
+            "scenario": self.case.name,
+            "max_loss": self.case.max_loss,
+            "confidence": self.case.confidence,
+            "snr_db": self.case.snr_db,
+            "accuracy_floor": self.accuracy_floor,
+            "settled": self.settled,
+            "latency_s": self.best_latency_s,
+            "accuracy": None if best is None else best.accuracy,
+            "test_accuracy": None if best is None else best.test_accuracy,
+            "accuracy_source": None if best is None else best.source,
+            "trainings": None if best is None else best.trainings,
+            "strategy": None if best is None else problem.space.strategy(np.array(best.levels)).to_json(),
+            "steps": [step.to_json() for step in self.steps],
+        }
+
+
+@dataclass(frozen=True)
+class LoopResult:
+    """``stopped``: ``settled`` where every scenario is, else ``budget``. ``trained`` counts trainings, with those
+    whose shards were at hand; ``problem`` has the predictor that was fitted last."""
+
+    states: tuple[CaseState, ...]
+    trained: int
+    rounds: int
+    stopped: Literal["settled", "budget"]
+    problem: Problem
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``coinfer search --json`` prints."""
+        return {
+            "model": self.problem.graph.model,
+            "input_px": self.problem.graph.input_px,
+            "stopped": self.stopped,
+            "rounds": self.rounds,
+            "trained": self.trained,
+            "base_accuracy": self.problem.base_accuracy,
+            "scenarios": [state.to_json(self.problem) for state in self.states],
+        }
+
+
+class Facts:
+    """Strategies whose accuracy is measured, with their costs, for the search space of ``problem``."""
+
+    def __init__(self, problem: Problem, start: Records, split: Split) -> None:
+        self.problem = problem
+        self.facts: list[Fact] = []
+        self._position: dict[tuple[tuple[int, ...], float | None], int] = {}
+        self._costs: list[np.ndarray] = []
+        self._split: Split = split
+        for levels in problem.known_levels:
+            base = start.base_accuracy(split), start.base_accuracy("test")
+            self._put(Fact(_key(levels), None, *base, trainings=0, source="base"))
+        known = len(self.facts)
+        self._any_snr = known  # the first so many hold on every channel
+        rows: dict[tuple[tuple[int, ...], float | None], list[Mapping[str, Any]]] = {}
+        for row, strategy in zip(start.table.to_pylist(), start.strategies, strict=True):
+            levels = _levels_in(problem, strategy)
+            if levels is not None:
+                rows.setdefault((levels, row["snr_db"]), []).append(row)
+        for (levels, snr_db), measured in rows.items():
+            self.add(levels, snr_db, measured, "records")
+
+    def add(
+        self, levels: tuple[int, ...], snr_db: float | None, rows: Sequence[Mapping[str, Any]], source: Source
+    ) -> Fact:
+        """Take in the trainings of one strategy; a fact that stands already is kept."""
+        if (levels, snr_db) not in self._position:
+            ended_well = [row for row in rows if row["status"] == "ok"]
+            self._put(
+                Fact(
+                    levels,
+                    snr_db,
+                    accuracy=_mean(ended_well, f"{self._split}_accuracy"),
+                    test_accuracy=_mean(ended_well, "test_accuracy"),
+                    trainings=len(rows),
+                    source=source,
+                )
+            )
+        return self.facts[self._position[levels, snr_db]]
+
+    def of(self, levels: tuple[int, ...], snr_db: float | None) -> Fact | None:
+        """What is known of a strategy over that channel."""
+        position = self._position.get((levels, snr_db))
+        if position is None:
+            position = self._position.get((levels, None))
+            if position is not None and position >= self._any_snr:
+                return None
+        return None if position is None else self.facts[position]
+
+    def best(self, case: Case, floor: float) -> tuple[Fact | None, float]:
+        """The cheapest fact that keeps to the floor, and its latency; (None, infinity) where there is none."""
+        latency = np.array(self._costs) @ np.array(case.weights)
+        for position, fact in enumerate(self.facts):
+            heard = position < self._any_snr or fact.snr_db == case.snr_db
+            if not heard or fact.accuracy is None or fact.accuracy < floor:
+                latency[position] = np.inf
+        cheapest = int(latency.argmin())
+        found = self.facts[cheapest] if np.isfinite(latency[cheapest]) else None
+        return found, float(latency[cheapest])
+
+    def _put(self, fact: Fact) -> None:
+        self._position[fact.levels, fact.snr_db] = len(self.facts)
+        self.facts.append(fact)
+        self._costs.append(self.problem.delay.costs(np.array(fact.levels))[0])
+
+
+def search_loop(
+    cases: Sequence[Case],
+    start: Records,
+    measure: Measure,
+    fit: Callable[[Records], Problem],
+    *,
+    budget: int,
+    repeats: int = 1,
+    split: Split = "validation",
+    optimizer: str = "exact",
+    seed: int = 0,
+    on_round: Callable[[LoopResult], None] | None = None,
+) -> LoopResult:
+    """Go round until every case is settled or ``budget`` trainings are spent (see the module).
+
+    ``measure`` trains strategies and yields their records' rows, ``fit`` makes a search problem of records; a
+    choice is trained ``repeats`` times. ``on_round`` is told where things stand after each round.
+
+    Raises:
+        InputError: a budget that trains nothing, or what ``measure``, ``fit`` and the optimizer raise.
+    """
+    if repeats < 1 or budget < repeats:
+        raise InputError(
+            f"candidates: a budget of {budget} trains no strategy {repeats} times; give {max(repeats, 1)} or more"
+        )
+    problem = fit(start)
+    facts = Facts(problem, start, split)
+    states = tuple(CaseState(case, problem.base_accuracy - case.max_loss) for case in cases)
+    rows: list[Mapping[str, Any]] = []
+    trained = rounds = 0
+    while True:
+        # A settled case is looked at again: a later predictor may promise something better after all.
+        choices = [_choose(problem, facts, state, optimizer, seed, position) for position, state in enumerate(states)]
+        for state, choice in zip(states, choices, strict=True):
+            state.settled = choice is None
+            _note_best(facts, state)
+        wanted = {
+            (choice.levels, state.case.snr_db): None
+            for state, choice in zip(states, choices, strict=True)
+            if choice is not None
+        }
+        keys = list(wanted)[: (budget - trained) // repeats]
+        result = LoopResult(states, trained, rounds, "budget" if wanted else "settled", problem)
+        if on_round is not None:
+            on_round(result)
+        if not keys:
+            return result
+        rounds += 1
+        for (levels, snr_db), measured in zip(keys, _measure(measure, problem, keys, repeats), strict=True):
+            facts.add(levels, snr_db, measured, "verified")
+            rows += measured
+            trained += len(measured)
+        for state, choice in zip(states, choices, strict=True):
+            fact = None if choice is None else facts.of(choice.levels, state.case.snr_db)
+            if choice is not None and fact is not None:
+                _learn(problem, state, choice, fact, rounds)
+        problem = fit(with_rows(start, rows))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the optimizer would have trained; ``required`` is the predicted accuracy that its floor asks for."""
+
+    levels: tuple[int, ...]
+    latency_s: float
+    predicted: float
+    required: float
+
+
+def _choose(
+    problem: Problem, facts: Facts, state: CaseState, optimizer: str, seed: int, position: int
+) -> Choice | None:
+    """The cheapest strategy that is predicted to keep to the floor, beats the best fact and isn't known yet.
+
+    Halves the case's margin while nothing better is left at it, and lifts it past predictions that a fact has
+    refuted. None: nothing better is predicted.
+    """
+    _, to_beat = facts.best(state.case, state.accuracy_floor)
+    least = 0.0
+    while True:
+        choice = _predicted_best(problem, state, optimizer, seed, position)
+        if choice is None or not choice.latency_s < to_beat * (1 - TOLERANCE):
+            if state.margin <= least:
+                return None
+            state.margin = max(least, _halved(state.margin))
+        elif facts.of(choice.levels, state.case.snr_db) is None:
+            return choice
+        else:  # known, and cheaper than the best that keeps to the floor: the prediction is refuted
+            least = state.margin = choice.predicted - choice.required + _ABOVE
+
+
+def _predicted_best(problem: Problem, state: CaseState, optimizer: str, seed: int, position: int) -> Choice | None:
+    case = state.case
+    required = problem.required_accuracy(np.array([state.accuracy_floor]), case.confidence)
+    snr_db = np.nan if case.snr_db is None else case.snr_db
+    scenarios = Scenarios(np.array([case.weights]), required + state.margin, np.array([snr_db]))
+    found = solve(problem, scenarios, optimizer, seed, position)
+    if not found.feasible[0]:
+        return None
+    x = features(problem.space.tables, found.levels, snr_db if problem.predictor.noisy else None)
+    predicted = float(problem.predictor.predict(x)[0])
+    return Choice(_key(found.levels[0]), float(found.objective[0]), predicted, float(required[0]))
+
+
+def _learn(problem: Problem, state: CaseState, choice: Choice, fact: Fact, rounds: int) -> None:
+    """Write down what training gave of a choice, and set the margin by it."""
+    met = fact.accuracy is not None and fact.accuracy >= state.accuracy_floor
+    confidence = state.case.confidence
+    bound = None if confidence is None else float(problem.predictor.lower_bound(choice.predicted, confidence))
+    state.steps.append(
+        Step(
+            round=rounds,
+            strategy=problem.space.strategy(np.array(choice.levels)),
+            latency_s=choice.latency_s,
+            predicted_accuracy=choice.predicted,
+            accuracy_bound=bound,
+            margin=state.margin,
+            measured_accuracy=fact.accuracy,
+            test_accuracy=fact.test_accuracy,
+            floor_met=met,
+        )
+    )
+    if met:
+        state.margin = _halved(state.margin)
+    elif fact.accuracy is not None:
+        state.margin += state.accuracy_floor - fact.accuracy
+
+
+def with_rows(start: Records, rows: Sequence[Mapping[str, Any]]) -> Records:
+    """The start records and those of the measured ``rows`` that ended well, as one set."""
+    import pyarrow as pa
+
+    schema = start.table.schema
+    ended_well = [{name: row.get(name) for name in schema.names} for row in rows if row["status"] == "ok"]
+    table = pa.concat_tables([start.table, pa.Table.from_pylist(ended_well, schema=schema)])
+    return replace(start, table=table, failed=start.failed + len(rows) - len(ended_well))
+
+
+def _measure(
+    measure: Measure, problem: Problem, keys: Sequence[tuple[tuple[int, ...], float | None]], repeats: int
+) -> list[list[Mapping[str, Any]]]:
+    """The rows of each strategy's trainings, in order, whichever of them ends first."""
+    requests = [
+        Request(problem.space.strategy(np.array(levels)), snr_db, repeat)
+        for levels, snr_db in keys
+        for repeat in range(repeats)
+    ]
+    found = dict(measure(requests))
+    rows = [found[position] for position in range(len(requests))]
+    return [rows[first : first + repeats] for first in range(0, len(rows), repeats)]
+
+
+def _note_best(facts: Facts, state: CaseState) -> None:
+    state.best, latency = facts.best(state.case, state.accuracy_floor)
+    state.best_latency_s = None if state.best is None else latency
+
+
+def _levels_in(problem: Problem, strategy: Strategy) -> tuple[int, ...] | None:
+    """A strategy's levels; None where it does not lie on the levels of the problem's space."""
+    space = problem.space
+    levels = space.levels(strategy)
+    same = np.allclose(space.values(space.strategy(levels)), space.values(strategy), rtol=0, atol=1e-9)
+    return _key(levels) if same else None
+
+
+def _key(levels: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(level) for level in levels)
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    return float(np.mean([row[column] for row in rows])) if rows else None
+
+
+def _halved(margin: float) -> float:
+    return margin / 2 if margin / 2 >= MARGIN_STEP else 0.0

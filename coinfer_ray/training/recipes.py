@@ -1,0 +1,39 @@
+"""How a network and its candidates are trained where nothing else is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from coinfer_ray.training.base import BASE_PHASE
+from coinfer_ray.training.candidate import CODEC, END_TO_END, FINE_TUNE, CandidateSettings
+from coinfer_ray.training.loop import Phase
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """``base``: the base network's training; ``candidate``: that of every candidate that starts from it."""
+
+    base: Phase = BASE_PHASE
+    candidate: CandidateSettings = field(default_factory=CandidateSettings)
+
+
+PLAIN = Recipe()
+
+# Batch norms stand larger steps: six times for the base network (twelve passes over CIFAR-10's 45,000 training
+# images), twenty times for candidates, whose codec then needs to hurry less.
+NORMALISED = Recipe(
+    base=replace(BASE_PHASE, images=540_000, learning_rate=3e-3, weight_decay=5e-2),
+    candidate=CandidateSettings(
+        fine_tune=replace(FINE_TUNE, learning_rate=1e-3),
+        codec=replace(CODEC, end_to_end_factor=3.0),
+        end_to_end=replace(END_TO_END, learning_rate=1e-3),
+    ),
+)
+
+# Networks without batch norm; whatever is not named here is taken to have it.
+_PLAIN_NETWORKS = ("alexnet", "vgg11", "vgg13", "vgg16", "vgg19")
+
+
+def recipe_for(model: str) -> Recipe:
+    """The recipe of a network by its torchvision name."""
+    return PLAIN if model in _PLAIN_NETWORKS else NORMALISED
