@@ -81,6 +81,15 @@ class RecordsInfo:
             "versions": dict(self.versions),
         }
 
+    def check_same(self, other: RecordsInfo, mine: str, others: str, remedy: str) -> None:
+        """Refuse to mix accuracies measured under different settings.
+
+        Raises:
+            InputError: names the first setting that differs, and what to do.
+        """
+        if self.settings_hash != other.settings_hash:
+            raise InputError(f"{mine} differs from {others} in {_first_difference(other, self)}; {remedy}")
+
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RecordsInfo:
         return cls(
@@ -204,11 +213,8 @@ def read_records(source: str | Path | Sequence[str | Path], *, model: str | None
     tables = [_read_file(file) for file in files]
     infos = [RecordsInfo.from_json(json.loads(table.schema.metadata[_METADATA_KEY])) for table in tables]
     for file, info in zip(files, infos, strict=True):
-        if info.settings_hash != infos[0].settings_hash:
-            there = files[0].name if file.parent == files[0].parent else files[0]
-            raise InputError(
-                f"records: {file} differs from {there} in {_first_difference(infos[0], info)}; fit them apart"
-            )
+        there = files[0].name if file.parent == files[0].parent else files[0]
+        info.check_same(infos[0], f"records: {file}", str(there), "fit them apart")
     if model is not None and infos[0].model != model:
         raise InputError(f"records: {named} are of {infos[0].model}, not of {model}; give records of {model}")
     table = _each_once(pa.concat_tables([part.select(list(_COLUMNS)) for part in tables])).sort_by(

@@ -125,6 +125,9 @@ def collect(
         int | None, typer.Option("--test-images", min=1, help="Test images to measure a candidate on.")
     ] = None,
     base: Annotated[Path | None, typer.Option("--base", help="Trained base network; default: train one first.")] = None,
+    known: Annotated[
+        Path | None, typer.Option("--known", help="Records packed earlier; what they hold is not trained again.")
+    ] = None,
     pack: Annotated[Path | None, typer.Option("--pack", help="Join the records into one FILE at the end.")] = None,
     json: options.Json = False,
 ) -> None:
@@ -157,6 +160,7 @@ def collect(
                 seed=seed,
                 settings=replace(settings, candidate=candidate),
                 base=base,
+                known=known,
             )
         if pack is not None:
             from coinfer_ray import store

@@ -23,7 +23,7 @@ def make_executor(
 ) -> Executor:
     """The executor called ``name``; the other arguments are :class:`RayExecutor`'s.
 
-    ``local`` is a single worker with all of this machine's threads, whatever is asked of Ray's workers; it uses
+    ``local`` is a single worker with all threads that its process may use, whatever is asked of Ray's workers; it uses
     the first CUDA device where ``gpus_per_worker`` is above 0.
 
     Raises:

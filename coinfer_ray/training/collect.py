@@ -26,7 +26,7 @@ from coinfer_ray.models import zoo
 from coinfer_ray.models.layers import LayerGraph, load_graph
 from coinfer_ray.progress import Progress
 from coinfer_ray.space import SearchSpace, Strategy
-from coinfer_ray.store import RecordsInfo, finished_candidates, shard_path, write_records
+from coinfer_ray.store import Records, RecordsInfo, finished_candidates, read_records, shard_path, write_records
 from coinfer_ray.training.base import BASE_PHASE, BaseNetwork, build_base, load_base, save_base, train_base
 from coinfer_ray.training.candidate import CandidateData, CandidateSettings, CandidateTrainer
 from coinfer_ray.training.data import DataSplits, ImageSet, load_data
@@ -91,6 +91,7 @@ def collect(
     seed: int = 0,
     settings: CollectSettings | None = None,
     base: str | Path | None = None,
+    known: str | Path | None = None,
     quiet: bool = False,
 ) -> CollectSummary:
     """Train the first ``candidates`` of the plan that are not yet in ``out``.
@@ -101,10 +102,12 @@ def collect(
 
     ``snr_db`` draws each candidate's channel from that range of dB; None is a noise-free channel. ``base`` names
     trained base weights (``base.safetensors`` of another collection); without it the base network is trained
-    first, and kept in ``out``.
+    first, and kept in ``out``. ``known``: records of the same settings (what ``pack`` made of a folder since lost);
+    their candidates are put into ``out`` instead of being trained again.
 
     Raises:
-        InputError: an unknown model, a folder without images or of another run, a base network of other data.
+        InputError: an unknown model, a folder without images or of another run, a base network of other data,
+            known records of other settings.
     """
     settings = settings or default_settings(model)
     if candidates < 1:
@@ -122,8 +125,10 @@ def collect(
         claim_folder(folder, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings))
         network = _obtain_base(folder, base, model, input_px, splits, settings, seed, quiet)
         info = _records_info(graph, splits, network, snr_db, settings)
-        finished = finished_candidates(folder)
         asked = [(candidate, repeat) for repeat in range(repeats) for candidate in range(candidates)]
+        if known is not None:
+            _restore(folder, read_records(known), info, asked, seed)
+        finished = finished_candidates(folder)
         pending = [attempt for attempt in asked if attempt not in finished]
         shared = shared_values(graph, splits, network, settings)
         tasks = planned_tasks(space, pending, candidates, snr_db, seed)
@@ -219,6 +224,17 @@ def planned_tasks(
         noise = None if snr is None else float(snr[candidate])
         seeded = candidate_seed(seed, candidate, repeat)
         yield (candidate, repeat), Task(candidate, space.strategy(levels[candidate]), noise, seeded)
+
+
+def _restore(folder: Path, known: Records, info: RecordsInfo, asked: list[tuple[int, int]], seed: int) -> None:
+    """Write those shards of ``asked`` that the folder lacks and ``known`` holds."""
+    known.info.check_same(info, f"known: {known.source}", "this run", "train its candidates again")
+    rows = {(row["candidate"], row["seed"]): row for row in known.table.to_pylist()}
+    for candidate, repeat in asked:
+        row = rows.get((candidate, candidate_seed(seed, candidate, repeat)))
+        shard = shard_path(folder, candidate, repeat)
+        if row is not None and not shard.exists():
+            write_records(shard, [row], known.info)
 
 
 def _until(deadline: float, tasks: Iterator[T]) -> Iterator[T]:

@@ -14,6 +14,7 @@ from ray import cloudpickle
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.executors import EXECUTORS, Executor, WorkerContext, make_executor
+from coinfer_ray.executors.local import LocalExecutor
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # this file is importable here, not on a worker
 
@@ -123,3 +124,13 @@ def test_unknown_name() -> None:
 def test_no_workers() -> None:
     with pytest.raises(InputError, match="workers: 0 must be 1 or more"):
         make_executor("ray", workers=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"), [("", 3), ("1", 1), ("2,1", 2), ("8", 3), ("0", 3), ("many", 3), (" 2 ", 2)]
+)
+def test_a_local_worker_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch, asked: str, allowed: int) -> None:
+    """Several of them side by side are told their share by the cores they may run on or by OpenMP's variable."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert LocalExecutor().context.threads == allowed

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ import pytest
 from coinfer_ray import store
 from coinfer_ray.errors import InputError
 from coinfer_ray.executors import LocalExecutor, make_executor
-from coinfer_ray.training.collect import collect
+from coinfer_ray.training.collect import CollectSettings, CollectSummary, collect
 from tests.training.collect_driver import SETTINGS
 
 DRIVER = Path(__file__).with_name("collect_driver.py")
@@ -127,6 +128,36 @@ def test_repeats_are_the_same_strategies_from_other_seeds(killed_twice: Path, fe
     assert len({row["seed"] for row in rows}) == 4
     assert rows[0]["sparsity"] == rows[1]["sparsity"] != rows[2]["sparsity"]
     assert store.finished_candidates(tmp_path / "out") == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_packed_records_stand_for_a_lost_folder(killed_twice: Path, few_images: Path, tmp_path: Path) -> None:
+    """What a packed file holds comes back as shards, what was not asked for stays out, other settings are refused."""
+    packed, out = tmp_path / "packed.parquet", tmp_path / "out"
+    store.pack(killed_twice, packed)
+
+    def again(seconds: float, settings: CollectSettings, folder: Path) -> CollectSummary:
+        with LocalExecutor(threads=1) as executor:
+            return collect(
+                "alexnet",
+                few_images,
+                folder,
+                CANDIDATES - 2,
+                minutes=seconds / 60,
+                executor=executor,
+                settings=settings,
+                base=killed_twice / "base.safetensors",
+                known=packed,
+                quiet=True,
+            )
+
+    assert again(0, SETTINGS, out).trained_now == 0
+    assert store.finished_candidates(out) == {(candidate, 0) for candidate in range(CANDIDATES - 2)}
+    assert store.read_records(out).table.equals(store.read_records(packed).table.slice(0, CANDIDATES - 2))
+    with pytest.raises(
+        InputError, match=r"known: .*packed\.parquet differs from this run in test_images \(\d+ against 3"
+    ):
+        again(0, replace(SETTINGS, test_images=3), tmp_path / "other")
+    assert not list((tmp_path / "other").glob("candidate-*"))
 
 
 def test_packed_records_are_the_shards(killed_twice: Path, tmp_path: Path) -> None:
