@@ -155,9 +155,11 @@ def test_as_many_workers_as_there_is_room() -> None:
         assert executor.workers == CPUS // 2
 
 
+# A shell that starts this suite in the background has its processes ignore SIGINT.
 DRIVER = """
-import time
+import signal, time
 from coinfer_ray.executors import make_executor
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def start(shared, context):
     return time.sleep
 with make_executor("ray", workers=1) as executor:
@@ -180,8 +182,11 @@ def test_nothing_outlives_its_driver(how: signal.Signals, tmp_path: Path) -> Non
         if how is signal.SIGKILL:  # Ray's two agents of a node see its end only after a minute, and end then
             children = {child for child in children if b"Agent" not in Path(f"/proc/{child}/cmdline").read_bytes()}
         driver.send_signal(how)
-        wait_until(lambda: not any(map(alive, children)), f"{len(children)} processes end")
-        _, errors = driver.communicate(timeout=30)
+        try:
+            wait_until(lambda: not any(map(alive, children)), f"{len(children)} processes end")
+            _, errors = driver.communicate(timeout=30)
+        finally:
+            driver.kill()  # one that goes on would keep this block waiting for its task's ten minutes
     if how is signal.SIGINT:
         assert errors.rstrip().endswith("KeyboardInterrupt")
     assert not (tmp_path / ".ray" / "auth_token").exists()  # the token of a Ray of our own stays in memory
