@@ -21,11 +21,11 @@ from coinfer_ray.models.split import SplitNetwork, split
 from coinfer_ray.models.trace import trace_graph
 from coinfer_ray.space import SearchSpace, Strategy
 from coinfer_ray.training.data import ImageSet
-from coinfer_ray.training.loop import Diverged, Phase, Preprocess, accuracy, train
+from coinfer_ray.training.loop import Diverged, Phase, Preprocess, ResidentImages, accuracy, train
 
-FINE_TUNE = Phase(images=3_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
+FINE_TUNE = Phase(images=1_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
 QUANTIZER_IMAGES = 1_024  # that its range is calibrated and its code's length measured on
-END_TO_END = Phase(images=4_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
+END_TO_END = Phase(images=1_500, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class CodecPhase:
     than the network it learns end to end.
     """
 
-    images: int = 8_192
-    passes: int = 16
+    images: int = 4_096
+    passes: int = 8
     batch_size: int = 64
     learning_rate: float = 3e-3
-    flop: float = 3e12
+    flop: float = 5e11
     end_to_end_factor: float = 20.0
 
 
@@ -105,6 +105,9 @@ class CandidateTrainer:
         self.space = space
         self.graph: LayerGraph = space.graph
         self.data = data
+        self.train_images, self.validation_images, self.test_images = [
+            ResidentImages.of(images, device) for images in (data.train, data.validation, data.test)
+        ]
         self.settings = settings
         self.device = device
         self.precision = precision
@@ -139,7 +142,7 @@ class CandidateTrainer:
             f"{name}_accuracy": accuracy(
                 network, part, self.data.preprocess, device=device, precision=self.precision, seed=seed + 3
             )
-            for name, part in (("validation", self.data.validation), ("test", self.data.test))
+            for name, part in (("validation", self.validation_images), ("test", self.test_images))
         }
         measured = found | {
             "device_flop": float(assembled.device_flop),
@@ -193,7 +196,7 @@ class CandidateTrainer:
     def _run(self, network: nn.Module, phase: Phase, seed: int, codec: Iterable[nn.Parameter] = ()) -> None:
         train(
             network,
-            self.data.train,
+            self.train_images,
             self.data.preprocess,
             phase,
             seed=seed,
@@ -211,7 +214,7 @@ class CandidateTrainer:
         if not parameters or not phase.images:
             return
         torch.manual_seed(seed)
-        known = self._features(network, self.data.train, phase.images)
+        known = self._features(network, self.train_images, phase.images)
         power = known.square().mean().clamp_min(1e-12)
         # A backward pass costs twice a forward pass.
         presentations = min(phase.passes * len(known), int(phase.flop / (3 * assembled.codec_flop)))
@@ -235,18 +238,18 @@ class CandidateTrainer:
 
     def _calibrate(self, network: SplitNetwork, quantizer: Quantizer) -> None:
         """Forget the range that a fresh encoder filled, and take that of the one which has warmed up."""
-        known = self._features(network, self.data.train, QUANTIZER_IMAGES)
+        known = self._features(network, self.train_images, QUANTIZER_IMAGES)
         with torch.no_grad(), self._autocast():
             quantizer.reset()
             quantizer.calibrate(network.encoder(known))
 
     def _coded_bit(self, network: SplitNetwork, quantizer: Quantizer) -> float:
-        known = self._features(network, self.data.validation, QUANTIZER_IMAGES)
+        known = self._features(network, self.validation_images, QUANTIZER_IMAGES)
         with torch.no_grad(), self._autocast():
             codes = quantizer.codes(network.encoder(known))
         return float(huffman_bits(codes.cpu().numpy()).mean())
 
-    def _features(self, network: SplitNetwork, images: ImageSet, count: int) -> torch.Tensor:
+    def _features(self, network: SplitNetwork, images: ResidentImages, count: int) -> torch.Tensor:
         """What the device half makes of the first so many images."""
         images = images.take(slice(0, count))
         network.eval()
@@ -254,7 +257,7 @@ class CandidateTrainer:
         with torch.no_grad(), self._autocast():
             for start in range(0, len(images), 256):
                 part = images.images[start : start + 256]
-                features.append(network.device_half(self.data.preprocess(part, self.device)).float())
+                features.append(network.device_half(self.data.preprocess(part)).float())
         return torch.cat(features)
 
     def _autocast(self) -> torch.autocast:

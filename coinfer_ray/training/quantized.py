@@ -17,7 +17,7 @@ from coinfer_ray.compression.quantize import Quantizer, huffman_bits
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.split import split
 from coinfer_ray.training.data import ImageSet
-from coinfer_ray.training.loop import Preprocess
+from coinfer_ray.training.loop import Preprocess, ResidentImages
 
 CALIBRATION_IMAGES = 1_000
 BATCH = 250
@@ -56,24 +56,24 @@ def measure_cut(
     """
     device_half, server_half = (half.eval() for half in split(network, graph, partition_point))
 
-    def feature(images: ImageSet) -> torch.Tensor:
-        sent: torch.Tensor = device_half(preprocess(images.images, device))
+    def feature(part: ResidentImages) -> torch.Tensor:
+        sent: torch.Tensor = device_half(preprocess(part.images))
         return sent
 
     quantizers = [Quantizer(bits).to(device).eval() for bits in widths]
-    for part in _batches(train.take(slice(0, CALIBRATION_IMAGES))):
+    for part in _batches(train.take(slice(0, CALIBRATION_IMAGES)), device):
         seen = feature(part)
         for quantizer in quantizers:
             quantizer.calibrate(seen)
     hits = np.zeros((2, len(widths)))
     coded = np.zeros(len(widths))
     for split_number, images in enumerate((validation, test)):
-        for part in _batches(images):
+        for part in _batches(images, device):
             sent = feature(part)
             for number, quantizer in enumerate(quantizers):
                 codes = quantizer.codes(sent)
-                found = server_half(quantizer.rebuild(codes)).argmax(1).cpu().numpy()
-                hits[split_number, number] += (found == part.labels).sum()
+                found = server_half(quantizer.rebuild(codes)).argmax(1)
+                hits[split_number, number] += int((found == part.labels).sum())
                 if images is validation:
                     coded[number] += huffman_bits(codes.cpu().numpy()).sum()
     elements = graph.layers[partition_point - 1].output_elements
@@ -90,5 +90,6 @@ def measure_cut(
     ]
 
 
-def _batches(images: ImageSet) -> list[ImageSet]:
-    return [images.take(slice(start, start + BATCH)) for start in range(0, len(images), BATCH)]
+def _batches(images: ImageSet, device: torch.device) -> list[ResidentImages]:
+    resident = ResidentImages.of(images, device)
+    return [resident.take(slice(start, start + BATCH)) for start in range(0, len(images), BATCH)]

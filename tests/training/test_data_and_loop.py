@@ -14,8 +14,16 @@ from torch import nn
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.training import loop
-from coinfer_ray.training.data import DataSplits, load_data
-from coinfer_ray.training.loop import Diverged, Phase, Preprocess, accuracy, train
+from coinfer_ray.training.data import DataSplits, ImageSet, load_data
+from coinfer_ray.training.loop import (
+    Diverged,
+    Phase,
+    Preprocess,
+    ResidentImages,
+    accuracy,
+    pick_precision,
+    train,
+)
 
 CPU = torch.device("cpu")
 
@@ -103,10 +111,14 @@ def test_truncated_parquet_is_refused(few_images: Path, tmp_path: Path) -> None:
         load_data(tmp_path)
 
 
+def pixels(data: DataSplits) -> torch.Tensor:
+    return ResidentImages.of(data.train, CPU).images
+
+
 def test_preprocessing_normalises_and_scales(data: DataSplits) -> None:
-    x = Preprocess.of(data, 48)(data.train.images, CPU)
+    x = Preprocess.of(data, 48)(pixels(data))
     assert x.shape == (900, 3, 48, 48)
-    plain = Preprocess.of(data, 32)(data.train.images, CPU)
+    plain = Preprocess.of(data, 32)(pixels(data))
     assert plain.mean((0, 2, 3)).abs().max() < 1e-4
     assert (plain.std((0, 2, 3)) - 1).abs().max() < 1e-3
 
@@ -114,9 +126,9 @@ def test_preprocessing_normalises_and_scales(data: DataSplits) -> None:
 def test_augmentation_only_flips_and_shifts(data: DataSplits) -> None:
     """Every augmented image must be a flipped or plain crop of its reflected original."""
     preprocess = Preprocess.of(data, 32)
-    images = data.train.images[:20]
-    plain = preprocess(images, CPU)
-    moved = preprocess(images, CPU, np.random.default_rng(0))
+    images = pixels(data)[:20]
+    plain = preprocess(images)
+    moved = preprocess(images, np.random.default_rng(0))
     padded = torch.nn.functional.pad(plain, (4, 4, 4, 4), mode="reflect")
     for original, image in zip(padded, moved, strict=True):
         crops = original.unfold(1, 32, 1).unfold(2, 32, 1)  # (3, 9, 9, 32, 32)
@@ -187,3 +199,55 @@ def test_a_loss_that_is_no_number_is_said(data: DataSplits) -> None:
         next(network.parameters()).fill_(float("nan"))
     with pytest.raises(Diverged, match="the loss is nan"):
         train(network, data.train, replace(Preprocess.of(data, 32)), phase, seed=0, device=CPU, precision=torch.float32)
+
+
+def test_resident_images_are_the_arrays_themselves_on_a_cpu(data: DataSplits, recwarn: pytest.WarningsRecorder) -> None:
+    images = data.train.images[:10]
+    images.flags.writeable = False  # as Ray's object store hands them out
+    resident = ResidentImages.of(ImageSet(images, data.train.labels[:10]), CPU)
+    assert resident.images.data_ptr() == images.ctypes.data and len(resident) == 10
+    assert ResidentImages.of(resident, CPU).images.data_ptr() == images.ctypes.data
+    assert np.array_equal(resident.take(slice(2, 5)).images.numpy(), images[2:5])
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("size", "scaled"), [(1e-3, False), (1e3, True)])
+def test_large_gradients_alone_are_scaled(size: float, scaled: bool) -> None:
+    parameters = [nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))]
+    for parameter in parameters[:2]:
+        parameter.grad = torch.full_like(parameter, size)
+    loop._clip(parameters)
+    norm = float(torch.cat([parameter.grad for parameter in parameters[:2] if parameter.grad is not None]).norm())
+    assert norm == pytest.approx(loop.MOST_GRADIENT if scaled else size * 7**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("has", "precision"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, torch.float32),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "AMD EPYC 9654"}, torch.bfloat16),
+        ({"avx512_bf16": False, "cpu_name": "AMD EPYC 7763"}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_half_precision_only_where_it_is_faster(
+    has: dict[str, object], precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert pick_precision(CPU) == precision
+
+
+def test_training_leaves_the_processors_denormal_numbers_as_they_were(data: DataSplits) -> None:
+    seen = []
+
+    class Watching(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(float(torch.tensor(1e-39) * 1.0))
+            return super().forward(x)
+
+    network = nn.Sequential(nn.Flatten(), Watching(3 * 32 * 32, 10))
+    phase = Phase(images=50, batch_size=50, learning_rate=0.01)
+    train(network, data.train, Preprocess.of(data, 32), phase, seed=0, device=CPU, precision=torch.float32)
+    assert seen == [0.0]
+    assert float(torch.tensor(1e-39) * 1.0) > 0

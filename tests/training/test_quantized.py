@@ -29,7 +29,7 @@ def test_accuracy_and_bits_of_a_cut(few_images: Path) -> None:
     parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
     with torch.inference_mode():
         own = {
-            name: type(part)(part.images, network(preprocess(part.images, device)).argmax(1).numpy())
+            name: type(part)(part.images, network(preprocess(torch.from_numpy(part.images))).argmax(1).numpy())
             for name, part in parts.items()
         }
     assert accuracy(network, own["test"], preprocess, device=device, precision=torch.float32) == 1.0

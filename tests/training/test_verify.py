@@ -309,7 +309,7 @@ def test_a_trained_quantizer_spans_the_features_and_no_more(collection: Path, fe
     network = trainer.train(a_strategy(10), snr_db=None, seed=0, feature_bits=3).network.eval()
     assert isinstance(network.channel, Quantizer)
     with torch.no_grad():  # no codec, so no batch norm that would differ between training and evaluation
-        feature = network.device_half(preprocess(data.train.images[:200], torch.device("cpu")))
+        feature = network.device_half(preprocess(torch.from_numpy(data.train.images[:200])))
         received = network.channel(feature)
     step = float(network.channel.step)
     assert 3 <= len(received.unique()) <= 8
