@@ -196,7 +196,8 @@ def finished_candidates(folder: Path) -> set[tuple[int, int]]:
 def read_records(source: str | Path | Sequence[str | Path], *, model: str | None = None) -> Records:
     """Read a records file, all shards of a collection's folder, or several of either.
 
-    A training that several of them hold, as a packed file and its folder do, counts once.
+    The bare name of a file that ships, ``alexnet-64px.awgn.parquet`` say, is found wherever the package lies. A
+    training that several of them hold, as a packed file and its folder do, counts once.
 
     Raises:
         InputError: nothing there, a truncated or foreign Parquet file, missing columns, rows of different
@@ -228,7 +229,8 @@ def read_records(source: str | Path | Sequence[str | Path], *, model: str | None
 
 def _record_files(path: Path) -> list[Path]:
     if not path.is_dir():
-        return [path]
+        ships = _shipped_folder() / path
+        return [ships if not path.exists() and path.name == str(path) and ships.is_file() else path]
     shards = sorted(path.glob(SHARD_PATTERN))
     if not shards:
         raise InputError(
@@ -267,9 +269,8 @@ def shipped_records(model: str, input_px: int | None = None) -> Path:
     Raises:
         InputError: none ship for it; the message says which do.
     """
-    folder = Path(str(resources.files("coinfer_ray") / "records"))
     found = {}
-    for path in sorted(folder.glob("*-*px.parquet")):
+    for path in sorted(_shipped_folder().glob("*-*px.parquet")):
         name, _, pixels = path.stem.rpartition("-")
         found[name, int(pixels.removesuffix("px"))] = path
     sizes = sorted(pixels for name, pixels in found if name == model)
@@ -278,6 +279,10 @@ def shipped_records(model: str, input_px: int | None = None) -> Path:
         wanted = model if input_px is None else f"{model} at {input_px} px"
         raise InputError(f"records: none ship for {wanted} (shipped: {have}); collect some and pass --records PATH")
     return found[model, input_px or sizes[-1]]
+
+
+def _shipped_folder() -> Path:
+    return Path(str(resources.files("coinfer_ray") / "records"))
 
 
 def _read_file(path: Path) -> pa.Table:

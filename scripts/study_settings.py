@@ -1,10 +1,12 @@
 """How long must a candidate be trained? Which setting ranks strategies most like much longer training does.
 
     python scripts/study_settings.py --data DIR --out DIR --model alexnet --base base.safetensors [--strategies 12]
+        [--known RECORDS]
 
-The same strategies are trained with four settings, of which the longest is the yardstick: Spearman's rank
-correlation with it, the mean accuracy that longer training adds, and what is left of the differences when that
-mean is taken off. Each setting is a collection of its own in --out: stop it, run it again, and it goes on.
+The first strategies of the plan are trained with multiples of the recipe's images, of which the longest is the
+yardstick: Spearman's rank correlation with it, the mean accuracy that longer training adds, and what is left of the
+differences when that mean is taken off. Each setting is a collection of its own in --out: stop it, run it again, and
+it goes on. --known: records that were trained with the recipe itself, so that these need not be trained again.
 """
 
 from __future__ import annotations
@@ -21,8 +23,7 @@ from coinfer_ray.store import Records, read_records
 from coinfer_ray.training.collect import CollectSettings, collect, default_settings
 
 # Multiples of the recipe's images for fine-tuning and end-to-end training; the last one is the yardstick.
-MULTIPLES = (0.25, 0.5, 1, 4)
-PLAN_SEED = 1  # other strategies than those of the records that ship
+MULTIPLES = (0.5, 1, 4)
 
 
 def stretched(settings: CollectSettings, multiple: float) -> CollectSettings:
@@ -49,12 +50,18 @@ def main() -> None:
     parser.add_argument("--input-px", type=int, default=64)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--strategies", type=int, default=12)
+    parser.add_argument("--known", type=Path)
+    parser.add_argument("--validation-images", type=int, default=2000)
+    parser.add_argument("--test-images", type=int, default=1000)
+    parser.add_argument("--executor", default="ray", choices=("ray", "local"))
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
 
-    settings = replace(default_settings(given.model), test_images=1)
+    settings = replace(
+        default_settings(given.model), validation_images=given.validation_images, test_images=given.test_images
+    )
     found, seconds = {}, {}
-    with make_executor("ray", workers=given.workers) as executor:
+    with make_executor(given.executor, workers=given.workers) as executor:
         for multiple in MULTIPLES:
             folder = given.out / f"{given.model}-{multiple:g}"
             collect(
@@ -64,9 +71,9 @@ def main() -> None:
                 given.strategies,
                 executor=executor,
                 input_px=given.input_px,
-                seed=PLAN_SEED,
                 settings=stretched(settings, multiple),
                 base=given.base,
+                known=given.known if multiple == 1 else None,
             )
             records = read_records(folder)
             found[multiple] = accuracies(records)

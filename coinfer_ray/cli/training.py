@@ -112,6 +112,9 @@ def collect(
         typer.Option("--gpus-per-worker", min=0, help="GPUs of a worker; default: 0.25 where this machine has any."),
     ] = None,
     seed: options.Seed = 0,
+    base_images: Annotated[
+        int | None, typer.Option("--base-images", min=1, help="Images to train the base network on, with repeats.")
+    ] = None,
     fine_tune_images: Annotated[
         int | None, typer.Option("--fine-tune-images", min=0, help="Images to fine-tune a pruned network on.")
     ] = None,
@@ -141,6 +144,8 @@ def collect(
 
         settings = replace(default_settings(model), validation_images=validation_images, test_images=test_images)
         candidate = settings.candidate
+        if base_images is not None:
+            settings = replace(settings, base=replace(settings.base, images=base_images))
         if fine_tune_images is not None:
             candidate = replace(candidate, fine_tune=replace(candidate.fine_tune, images=fine_tune_images))
         if end_to_end_images is not None:

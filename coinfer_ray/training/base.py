@@ -1,4 +1,8 @@
-"""The base network of a collection: trained once, kept as safetensors, the start of every candidate."""
+"""The base network of a collection: trained once, kept as safetensors, the start of every candidate.
+
+A collection's folder holds it as ``base.safetensors``; a packed records file may have it beside itself under its own
+name, ``alexnet-64px.base.safetensors`` beside ``alexnet-64px.parquet``.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,15 @@ from coinfer_ray.models import zoo
 from coinfer_ray.training.data import DataSplits
 from coinfer_ray.training.loop import Phase, Preprocess, accuracy, train
 
+BASE_FILE = "base.safetensors"
+
 # Ten passes over CIFAR-10's 45,000 training images.
 BASE_PHASE = Phase(images=450_000, batch_size=128, learning_rate=5e-4, weight_decay=1e-2, warmup=0.1, optimizer="adamw")
+
+
+def base_beside(records: Path) -> Path:
+    """Where the base network of a records file, or of a collection's folder, would be."""
+    return records / BASE_FILE if records.is_dir() else records.with_suffix(f".{BASE_FILE}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,11 @@ def train_base(
     checkpoint: Path | None = None,
     on_images: Callable[[int], None] | None = None,
 ) -> BaseNetwork:
-    """Train ``model`` from scratch on the training split and measure it on the other two."""
+    """Train ``model`` from scratch on the training split and measure it on the other two.
+
+    What is measured and kept are the weights rounded to bfloat16, in half the space: the base network is then the
+    same wherever its file is read, and the rounding's share of its error has been counted.
+    """
     started = time.perf_counter()
     torch.manual_seed(seed)
     network = zoo.build(model, len(data.classes)).to(device).to(memory_format=torch.channels_last)
@@ -75,6 +90,7 @@ def train_base(
         checkpoint=checkpoint,
         on_images=on_images,
     )
+    round_weights(network)
     validation, test = [
         accuracy(network, part, preprocess, device=device, precision=precision) for part in (data.validation, data.test)
     ]
@@ -91,10 +107,18 @@ def train_base(
     return BaseNetwork(weights, validation, test, info)
 
 
+@torch.no_grad()
+def round_weights(network: nn.Module) -> None:
+    """Round every float of ``network`` to bfloat16, in place; they stay float32."""
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.bfloat16())
+
+
 def save_base(base: BaseNetwork, path: Path) -> None:
     """Write the weights with their measurements in the file's metadata."""
     document = base.info | {"validation_accuracy": base.validation_accuracy, "test_accuracy": base.test_accuracy}
-    tensors = {name: torch.from_numpy(array).contiguous() for name, array in base.weights.items()}
+    tensors = {name: _compact(torch.from_numpy(array).contiguous()) for name, array in base.weights.items()}
     write_whole(path, lambda temporary: save_file(tensors, temporary, {"coinfer_ray.base": json.dumps(document)}))
 
 
@@ -105,9 +129,9 @@ def load_base(path: Path, *, model: str, input_px: int, data: DataSplits) -> Bas
         InputError: not such a file, or the base of another network, input size or data set.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework="pt") as file:
             document = json.loads((file.metadata() or {}).get("coinfer_ray.base", "null"))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except (OSError, SafetensorError) as error:
         raise InputError(f"base: {path} is not a readable safetensors file ({error})") from None
     if document is None:
@@ -117,7 +141,16 @@ def load_base(path: Path, *, model: str, input_px: int, data: DataSplits) -> Bas
         if document[name] != value:
             raise InputError(f"base: {path} was trained with {name} {document[name]}, this run has {value}")
     validation, test = document.pop("validation_accuracy"), document.pop("test_accuracy")
+    weights = {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for name, tensor in tensors.items()
+    }
     return BaseNetwork(weights, validation, test, document)
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    """As bfloat16 where that loses nothing."""
+    rounded = tensor.bfloat16()
+    return rounded if tensor.is_floating_point() and torch.equal(rounded.float(), tensor) else tensor
 
 
 def build_base(base: BaseNetwork, classes: int) -> nn.Module:

@@ -27,7 +27,15 @@ from coinfer_ray.models.layers import LayerGraph, load_graph
 from coinfer_ray.progress import Progress
 from coinfer_ray.space import SearchSpace, Strategy
 from coinfer_ray.store import Records, RecordsInfo, finished_candidates, read_records, shard_path, write_records
-from coinfer_ray.training.base import BASE_PHASE, BaseNetwork, build_base, load_base, save_base, train_base
+from coinfer_ray.training.base import (
+    BASE_FILE,
+    BASE_PHASE,
+    BaseNetwork,
+    build_base,
+    load_base,
+    save_base,
+    train_base,
+)
 from coinfer_ray.training.candidate import CandidateData, CandidateSettings, CandidateTrainer
 from coinfer_ray.training.data import DataSplits, ImageSet, load_data
 from coinfer_ray.training.loop import (
@@ -44,7 +52,6 @@ from coinfer_ray.training.recipes import recipe_for
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
-BASE_FILE = "base.safetensors"
 BASE_CHECKPOINT = ".base.checkpoint"
 
 

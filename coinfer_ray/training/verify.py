@@ -37,10 +37,9 @@ from coinfer_ray.store import (
     shipped_records,
     write_records,
 )
-from coinfer_ray.training.base import BaseNetwork, load_base
+from coinfer_ray.training.base import BASE_FILE, BaseNetwork, base_beside, load_base
 from coinfer_ray.training.candidate import CandidateSettings, CodecPhase
 from coinfer_ray.training.collect import (
-    BASE_FILE,
     CollectSettings,
     Task,
     candidate_seed,
@@ -348,7 +347,9 @@ def collect_settings(info: RecordsInfo) -> CollectSettings:
 
 
 def obtain_base(given: str | Path | None, records: object, info: RecordsInfo, data: DataSplits) -> BaseNetwork:
-    """The base network of the records: the file ``given``, or the one in the folder ``records``.
+    """The base network of the records: the file ``given``, or the one that lies beside ``records``.
+
+    ``records`` is the folder or the file that they came from; None: those that ship.
 
     Raises:
         InputError: there is none, or images or weights are not those behind the records.
@@ -360,7 +361,8 @@ def obtain_base(given: str | Path | None, records: object, info: RecordsInfo, da
             f"({info.settings.get('data')}) have {wanted}; give --data with the same images"
         )
     if given is None:
-        beside = Path(records) / BASE_FILE if isinstance(records, str | Path) else None
+        source = shipped_records(info.model, info.input_px) if records is None else records
+        beside = base_beside(Path(source)) if isinstance(source, str | Path) else None
         if beside is None or not beside.is_file():
             raise InputError(
                 f"base: the records' base network (fingerprint {info.settings.get('base_fingerprint')}) is needed; "
