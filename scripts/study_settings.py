@@ -1,12 +1,14 @@
-"""How long must a candidate be trained? Which setting ranks strategies most like much longer training does.
+"""How must a candidate be trained? Which setting ranks strategies most like much longer training does.
 
     python scripts/study_settings.py --data DIR --out DIR --model alexnet --base base.safetensors [--strategies 12]
         [--known RECORDS]
 
-The first strategies of the plan are trained with multiples of the recipe's images, of which the longest is the
-yardstick: Spearman's rank correlation with it, the mean accuracy that longer training adds, and what is left of the
-differences when that mean is taken off. Each setting is a collection of its own in --out: stop it, run it again, and
-it goes on. --known: records that were trained with the recipe itself, so that these need not be trained again.
+The first strategies of the plan are trained with the recipe, with half and four times its images, and with a fifth and
+five times its learning rate. The yardstick is four times the images: Spearman's rank correlation with it, the mean
+accuracy that longer training adds, what is left of the differences when that mean is taken off, and the mean error at
+the strategies that the yardstick finds within five points of the base network, where accuracy bounds lie. Each setting
+is a collection of its own in --out: stop it, run it again, and it goes on. --known: records that were trained with the
+recipe itself, so that these need not be trained again.
 """
 
 from __future__ import annotations
@@ -20,22 +22,29 @@ from scipy.stats import spearmanr
 
 from coinfer_ray.executors import make_executor
 from coinfer_ray.store import Records, read_records
-from coinfer_ray.training.collect import CollectSettings, collect, default_settings
+from coinfer_ray.training.candidate import CandidateSettings
+from coinfer_ray.training.collect import collect, default_settings
+from coinfer_ray.training.loop import Phase
 
-# Multiples of the recipe's images for fine-tuning and end-to-end training; the last one is the yardstick.
-MULTIPLES = (0.5, 1, 4)
+RECIPE, YARDSTICK = "recipe", "images x 4"
+# Multiples of the recipe's images for fine-tuning and end-to-end training, and of their learning rate.
+SETTINGS = {
+    "images x 0.5": (0.5, 1.0),
+    RECIPE: (1.0, 1.0),
+    "rate x 0.2": (1.0, 0.2),
+    "rate x 5": (1.0, 5.0),
+    YARDSTICK: (4.0, 1.0),
+}
+NEAR = 0.05
 
 
-def stretched(settings: CollectSettings, multiple: float) -> CollectSettings:
-    candidate = settings.candidate
-    return replace(
-        settings,
-        candidate=replace(
-            candidate,
-            fine_tune=replace(candidate.fine_tune, images=int(candidate.fine_tune.images * multiple)),
-            end_to_end=replace(candidate.end_to_end, images=int(candidate.end_to_end.images * multiple)),
-        ),
-    )
+def varied(settings: CandidateSettings, images: float, rate: float) -> CandidateSettings:
+    def of(phase: Phase) -> Phase:
+        return replace(phase, images=int(phase.images * images), learning_rate=phase.learning_rate * rate)
+
+    # The codec learns at the network's rate times a factor: what is asked here is the network's alone.
+    codec = replace(settings.codec, end_to_end_factor=settings.codec.end_to_end_factor / rate)
+    return replace(settings, fine_tune=of(settings.fine_tune), codec=codec, end_to_end=of(settings.end_to_end))
 
 
 def accuracies(records: Records) -> dict[int, float]:
@@ -62,8 +71,8 @@ def main() -> None:
     )
     found, seconds = {}, {}
     with make_executor(given.executor, workers=given.workers) as executor:
-        for multiple in MULTIPLES:
-            folder = given.out / f"{given.model}-{multiple:g}"
+        for name, (images, rate) in SETTINGS.items():
+            folder = given.out / f"{given.model}-{name.replace(' ', '-')}"
             collect(
                 given.model,
                 given.data,
@@ -71,27 +80,27 @@ def main() -> None:
                 given.strategies,
                 executor=executor,
                 input_px=given.input_px,
-                settings=stretched(settings, multiple),
+                settings=replace(settings, candidate=varied(settings.candidate, images, rate)),
                 base=given.base,
-                known=given.known if multiple == 1 else None,
+                known=given.known if name == RECIPE else None,
             )
             records = read_records(folder)
-            found[multiple] = accuracies(records)
-            seconds[multiple] = float(np.mean(records.table["wall_s"].to_numpy()))
+            found[name] = accuracies(records)
+            seconds[name] = float(np.mean(records.table["wall_s"].to_numpy()))
     everywhere = sorted(set.intersection(*(set(measured) for measured in found.values())))
-    yardstick = np.array([found[MULTIPLES[-1]][candidate] for candidate in everywhere])
-    candidate = settings.candidate
-    print(f"{given.model}, {given.input_px} px, {len(everywhere)} strategies that ended well in every setting")
-    print("| images (fine-tune + end to end) | seconds | rank correlation | longer adds | left after that |")
-    print("| --- | --- | --- | --- | --- |")
-    for multiple in MULTIPLES:
-        measured = np.array([found[multiple][number] for number in everywhere])
-        images = " + ".join(
-            f"{int(phase.images * multiple):,}" for phase in (candidate.fine_tune, candidate.end_to_end)
-        )
-        added = yardstick - measured
-        rank = spearmanr(measured, yardstick).statistic
-        print(f"| {images} | {seconds[multiple]:.0f} | {rank:.3f} | {added.mean():+.3f} | {added.std():.3f} |")
+    yardstick = np.array([found[YARDSTICK][candidate] for candidate in everywhere])
+    near = yardstick >= records.base_accuracy() - NEAR
+    fine_tune, end_to_end = settings.candidate.fine_tune, settings.candidate.end_to_end
+    print(f"{given.model}, {given.input_px} px, {len(everywhere)} strategies that ended well in every setting;")
+    print(f"recipe: {fine_tune.images:,} + {end_to_end.images:,} images, rate {end_to_end.learning_rate:g};")
+    print(f"{near.sum()} of them near the base network's {records.base_accuracy():.4f}")
+    print("| setting | seconds | rank correlation | longer adds | left after that | near the base adds |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, measured in found.items():
+        added = yardstick - np.array([measured[candidate] for candidate in everywhere])
+        rank = spearmanr(yardstick - added, yardstick).statistic
+        there = f"{added[near].mean():+.3f}" if near.any() else "-"
+        print(f"| {name} | {seconds[name]:.0f} | {rank:.3f} | {added.mean():+.3f} | {added.std():.3f} | {there} |")
 
 
 if __name__ == "__main__":

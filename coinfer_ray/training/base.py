@@ -122,11 +122,11 @@ def save_base(base: BaseNetwork, path: Path) -> None:
     write_whole(path, lambda temporary: save_file(tensors, temporary, {"coinfer_ray.base": json.dumps(document)}))
 
 
-def load_base(path: Path, *, model: str, input_px: int, data: DataSplits) -> BaseNetwork:
+def read_base(path: Path) -> BaseNetwork:
     """Read what :func:`save_base` wrote.
 
     Raises:
-        InputError: not such a file, or the base of another network, input size or data set.
+        InputError: not such a file.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -136,15 +136,25 @@ def load_base(path: Path, *, model: str, input_px: int, data: DataSplits) -> Bas
         raise InputError(f"base: {path} is not a readable safetensors file ({error})") from None
     if document is None:
         raise InputError(f"base: {path} has no metadata of coinfer; train it with `coinfer collect`")
-    wanted = {"model": model, "input_px": input_px, "data_fingerprint": data.fingerprint}
-    for name, value in wanted.items():
-        if document[name] != value:
-            raise InputError(f"base: {path} was trained with {name} {document[name]}, this run has {value}")
     validation, test = document.pop("validation_accuracy"), document.pop("test_accuracy")
     weights = {
         name: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for name, tensor in tensors.items()
     }
     return BaseNetwork(weights, validation, test, document)
+
+
+def load_base(path: Path, *, model: str, input_px: int, data: DataSplits) -> BaseNetwork:
+    """:func:`read_base`, for this network and these images.
+
+    Raises:
+        InputError: not such a file, or the base of another network, input size or data set.
+    """
+    base = read_base(path)
+    wanted = {"model": model, "input_px": input_px, "data_fingerprint": data.fingerprint}
+    for name, value in wanted.items():
+        if base.info[name] != value:
+            raise InputError(f"base: {path} was trained with {name} {base.info[name]}, this run has {value}")
+    return base
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ class CodecPhase:
     passes: int = 8
     batch_size: int = 64
     learning_rate: float = 3e-3
-    flop: float = 5e11
+    flop: float = 2e11
     end_to_end_factor: float = 20.0
 
 

@@ -13,7 +13,15 @@ from coinfer_ray import store
 from coinfer_ray.errors import InputError
 from coinfer_ray.executors import LocalExecutor
 from coinfer_ray.models import zoo
-from coinfer_ray.training.base import BaseNetwork, base_beside, load_base, round_weights, save_base, train_base
+from coinfer_ray.training.base import (
+    BaseNetwork,
+    base_beside,
+    load_base,
+    read_base,
+    round_weights,
+    save_base,
+    train_base,
+)
 from coinfer_ray.training.collect import collect
 from coinfer_ray.training.data import DataSplits, load_data
 from coinfer_ray.training.loop import Phase, Preprocess, accuracy
@@ -79,3 +87,12 @@ def test_the_base_lies_beside_packed_records(few_images: Path, data: DataSplits,
     shutil.copy(base_beside(folder), base_beside(packed))
     assert base_beside(packed).name == f"{MODEL}-64px.base.safetensors"
     assert obtain_base(None, packed, info, data).fingerprint == info.settings["base_fingerprint"]
+
+
+def test_base_networks_that_ship_are_those_of_their_records() -> None:
+    folder = store.shipped_records("alexnet").parent
+    bases = sorted(folder.glob("*.base.safetensors"))
+    assert bases
+    for path in bases:
+        info = store.read_records(path.name.replace(".base.safetensors", ".parquet")).info
+        assert read_base(path).fingerprint == info.settings["base_fingerprint"]
