@@ -10,14 +10,19 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from coinfer_ray import store
 from coinfer_ray.errors import InputError
 from coinfer_ray.executors import LocalExecutor, make_executor
+from coinfer_ray.training.candidate import CandidateTrainer, TrainedCandidate
 from coinfer_ray.training.collect import CollectSettings, CollectSummary, collect
+from coinfer_ray.training.loop import Diverged
 from tests.training.collect_driver import SETTINGS
 
 DRIVER = Path(__file__).with_name("collect_driver.py")
@@ -130,6 +135,35 @@ def test_repeats_are_the_same_strategies_from_other_seeds(killed_twice: Path, fe
     assert store.finished_candidates(tmp_path / "out") == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
+def test_a_candidate_that_fails_is_a_record_that_says_so(
+    few_images: Path, killed_twice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are trained all the same, and a second run leaves the failed ones alone."""
+    failures = [Diverged("the loss is nan after 1 of 9 steps"), torch.OutOfMemoryError("out of memory\nTried to"), None]
+    really = CandidateTrainer.train
+
+    def sometimes(self: CandidateTrainer, *arguments: Any, **named: Any) -> TrainedCandidate:
+        failure = failures.pop(0)
+        if failure is not None:
+            raise failure
+        return really(self, *arguments, **named)
+
+    monkeypatch.setattr(CandidateTrainer, "train", sometimes)
+    base = killed_twice / "base.safetensors"
+    for trained, failed in ((3, 2), (0, 0)):
+        with LocalExecutor(threads=1) as executor:
+            summary = collect(
+                "alexnet", few_images, tmp_path, 3, executor=executor, settings=SETTINGS, base=base, quiet=True
+            )
+        assert (summary.trained_now, summary.failed_now) == (trained, failed)
+    rows = [pq.read_table(store.shard_path(tmp_path, candidate)).to_pylist()[0] for candidate in range(3)]
+    assert [row["status"] for row in rows] == ["diverged", "out_of_memory", "ok"]
+    assert [row["error"] for row in rows] == ["the loss is nan after 1 of 9 steps", "out of memory", None]
+    assert all(row["sparsity"] and row["base_validation_accuracy"] is not None for row in rows)
+    records = store.read_records(tmp_path)
+    assert len(records) == 1 and records.failed == 2
+
+
 def test_packed_records_stand_for_a_lost_folder(killed_twice: Path, few_images: Path, tmp_path: Path) -> None:
     """What a packed file holds comes back as shards, what was not asked for stays out, other settings are refused."""
     packed, out = tmp_path / "packed.parquet", tmp_path / "out"
@@ -199,8 +233,6 @@ def test_records_of_different_settings_are_not_mixed(killed_twice: Path, tmp_pat
 
 
 def test_broken_records_are_told_in_one_line(killed_twice: Path, tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
     whole = store.shard_path(killed_twice, 0)
     cut = tmp_path / "cut.parquet"
     cut.write_bytes(whole.read_bytes()[:-100])
