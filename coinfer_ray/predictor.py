@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,11 +23,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from coinfer_ray import __version__
 from coinfer_ray.calibration import Calibration, Coverage, held_out_coverage, resolution_of
+from coinfer_ray.distillation import DistilledBoosting
 from coinfer_ray.errors import InputError
 from coinfer_ray.files import write_whole
 from coinfer_ray.models.layers import check_name, load_graph, shipped_graphs
 from coinfer_ray.regressors import (
-    MONOTONE,
+    DISTILLED,
+    ORDERED,
     REGRESSORS,
     SNR_FEATURE,
     Metrics,
@@ -42,7 +45,7 @@ from coinfer_ray.regressors import (
 from coinfer_ray.space import SearchSpace
 from coinfer_ray.store import Records, Split, read_records, shipped_records
 
-DEFAULT_REGRESSOR = MONOTONE
+DEFAULT_REGRESSOR = DISTILLED
 FOLDS = 10
 COVERAGE_CONFIDENCE, COVERAGE_MAX_LOSS = 0.95, 0.02  # at which a fit reports what its bound is worth
 PREDICTOR_FORMAT = 2
@@ -201,8 +204,8 @@ def fit(
 ) -> FitReport:
     """Compare the regressors on the records and fit one of them.
 
-    ``regressor`` names it; without, the one with the least mean square error out of fold is taken, or
-    ``monotone_boosting`` where that is not worse by more than one standard error of the difference: what it gives up
+    ``regressor`` names it; without, the one with the least mean square error out of fold is taken, or the better of
+    the two monotone ones where that is not worse by more than one standard error of the difference: what it gives up
     there is noise, and its order is what the search needs (:mod:`coinfer_ray.regressors`). ``accuracy`` says which
     measured accuracy is fitted. The folds and every regressor's own randomness follow ``seed``; all trainings of a
     strategy are in the same fold.
@@ -223,9 +226,9 @@ def fit(
     fold = assign_folds(groups, folds, seed)
     rows, held_out = [], {}
     for name in REGRESSORS:
-        unfitted = build_regressor(name, seed, names)
-        held_out[name] = out_of_fold(unfitted, x, y, fold)
-        in_sample = unfitted.fit(x, y).predict(x)
+        build = regressor_of(records, name, seed)
+        held_out[name] = out_of_fold(build, x, y, fold)
+        in_sample = build().fit(x, y).predict(x)
         rows.append(Comparison(name, metrics(y, in_sample, len(names)), metrics(y, held_out[name], len(names))))
     chosen = regressor or choose({name: (y - predicted) ** 2 for name, predicted in held_out.items()}, groups)
     predictor = _fitted(records, x, names, chosen, accuracy, seed, groups, held_out[chosen])
@@ -265,17 +268,19 @@ def fit_predictor(
     if groups.max() == 0:
         raise InputError(f"records: {records.source} holds a single strategy; a predictor needs many")
     fold = assign_folds(groups, folds, seed)
-    held_out = out_of_fold(build_regressor(regressor, seed, names), x, records.accuracy(accuracy), fold)
+    held_out = out_of_fold(regressor_of(records, regressor, seed), x, records.accuracy(accuracy), fold)
     return _fitted(records, x, names, regressor, accuracy, seed, groups, held_out)
 
 
 def choose(squared_errors: Mapping[str, np.ndarray], groups: np.ndarray) -> str:
     """The regressor to take by squared errors (n,) out of fold (rule: :func:`fit`)."""
-    best = min(squared_errors, key=lambda name: float(squared_errors[name].mean()))
+    best, ordered = [
+        min(names, key=lambda name: float(squared_errors[name].mean())) for names in (squared_errors, ORDERED)
+    ]
     sizes = np.bincount(groups)
-    worse = np.bincount(groups, weights=squared_errors[MONOTONE] - squared_errors[best]) / sizes
+    worse = np.bincount(groups, weights=squared_errors[ordered] - squared_errors[best]) / sizes
     noise = worse.std(ddof=1) / np.sqrt(len(sizes))
-    return MONOTONE if worse.mean() <= noise else best
+    return ordered if worse.mean() <= noise else best
 
 
 def _fitted(
@@ -295,7 +300,7 @@ def _fitted(
     images = records.settings.get(f"{accuracy}_images")
     repeats = noise_floor(groups, y)
     return Predictor(
-        ensemble=TreeEnsemble.from_sklearn(build_regressor(regressor, seed, names).fit(x, y)),
+        ensemble=ensemble_of(regressor_of(records, regressor, seed)().fit(x, y)),
         calibration=Calibration.of(y, held_out, groups, base_accuracy, resolution_of(base_accuracy, images)),
         regressor=regressor,
         model=records.model,
@@ -371,6 +376,17 @@ def record_features(records: Records) -> tuple[np.ndarray, tuple[str, ...]]:
     if snr_db is None:
         return x, space.feature_names
     return np.column_stack([x, snr_db]), (*space.feature_names, SNR_FEATURE)
+
+
+def regressor_of(records: Records, name: str, seed: int) -> Callable[[], Any]:
+    """Makes unfitted regressors of that name for :func:`record_features`."""
+    space = SearchSpace(load_graph(records.model, records.input_px))
+    return partial(build_regressor, name, seed, space, noisy=records.snr_db is not None)
+
+
+def ensemble_of(fitted: Any) -> TreeEnsemble:
+    """The trees of a fitted regressor, for the kernels."""
+    return TreeEnsemble.from_sklearn(fitted.student if isinstance(fitted, DistilledBoosting) else fitted)
 
 
 def _opened(records: RecordsSource, model: str | None = None) -> Records:

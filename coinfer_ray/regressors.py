@@ -9,23 +9,28 @@ and the residuals' mean square MSE:
 (The paper's own figures satisfy these with F = 16 and n = 396.) A seventh, ``monotone_boosting``, knows which way
 each variable acts: more pruning, a narrower codec, a longer stride or more noise never help. That takes from the
 noise of some hundred records most of what an optimizer could harvest: no strategy is predicted to be better than
-one that is larger in every way, so a single lucky record cannot open a hole in the accuracy bound.
+one that is larger in every way, so a single lucky record cannot open a hole in the accuracy bound. An eighth,
+``distilled_boosting``, is as monotone, and has learned from one that sees sums and products of the variables as well
+(:mod:`coinfer_ray.distillation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coinfer_ray.distillation import DistilledBoosting
 from coinfer_ray.models.layers import check_name
+from coinfer_ray.space import SearchSpace
 
 PAPER_REGRESSORS = ("gradient_boosting", "bagging", "adaboost", "random_forest", "decision_tree", "linear_regression")
-MONOTONE = "monotone_boosting"
-REGRESSORS = (*PAPER_REGRESSORS, MONOTONE)
+MONOTONE, DISTILLED = "monotone_boosting", "distilled_boosting"
+REGRESSORS = (*PAPER_REGRESSORS, MONOTONE, DISTILLED)
+ORDERED = (MONOTONE, DISTILLED)  # those that never predict more for less
 SNR_FEATURE = "snr_db"
 
 
@@ -80,8 +85,10 @@ def directions(feature_names: Sequence[str]) -> list[int]:
     return signs
 
 
-def build_regressor(name: str, seed: int, feature_names: Sequence[str]) -> Any:
-    """An unfitted scikit-learn regressor by its name in :data:`REGRESSORS`.
+def build_regressor(name: str, seed: int, space: SearchSpace, *, noisy: bool = False) -> Any:
+    """An unfitted regressor, with scikit-learn's ``fit`` and ``predict``, by its name in :data:`REGRESSORS`.
+
+    It is for the features of ``space``, and with ``noisy`` the SNR behind them.
 
     The two boosted ones keep the paper's depth of 3. Gradient boosting takes more and smaller steps on random halves
     of records and features, which suits some hundred records that carry the noise of a test set; for the monotone
@@ -90,17 +97,11 @@ def build_regressor(name: str, seed: int, feature_names: Sequence[str]) -> Any:
     """
     from sklearn import ensemble, linear_model, tree
 
+    signs = directions([*space.feature_names, SNR_FEATURE] if noisy else space.feature_names)
     if name == MONOTONE:
-        return ensemble.HistGradientBoostingRegressor(
-            max_iter=100,
-            learning_rate=0.1,
-            max_depth=3,
-            min_samples_leaf=3,
-            max_features=0.5,
-            early_stopping=False,
-            monotonic_cst=directions(feature_names),
-            random_state=seed,
-        )
+        return _monotone(signs, seed)
+    if name == DISTILLED:
+        return DistilledBoosting(space, signs, _monotone, seed)
     if name == "gradient_boosting":
         return ensemble.GradientBoostingRegressor(
             n_estimators=300, learning_rate=0.05, max_depth=3, subsample=0.5, max_features=0.5, random_state=seed
@@ -115,6 +116,21 @@ def build_regressor(name: str, seed: int, feature_names: Sequence[str]) -> Any:
         return tree.DecisionTreeRegressor(random_state=seed)
     check_name("regressor", name, REGRESSORS)
     return linear_model.LinearRegression()
+
+
+def _monotone(signs: list[int], seed: int) -> Any:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    return HistGradientBoostingRegressor(
+        max_iter=100,
+        learning_rate=0.1,
+        max_depth=3,
+        min_samples_leaf=3,
+        max_features=0.5,
+        early_stopping=False,
+        monotonic_cst=signs,
+        random_state=seed,
+    )
 
 
 def strategy_groups(x: np.ndarray) -> NDArray[np.int64]:
@@ -132,14 +148,12 @@ def assign_folds(groups: np.ndarray, folds: int, seed: int) -> NDArray[np.int64]
     return assigned
 
 
-def out_of_fold(regressor: Any, x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> NDArray[np.float64]:
-    """(n,) predictions of every row by a clone of ``regressor`` that was fitted to the other folds alone."""
-    from sklearn.base import clone
-
+def out_of_fold(build: Callable[[], Any], x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> NDArray[np.float64]:
+    """(n,) predictions of every row by a regressor of ``build`` that was fitted to the other folds alone."""
     predicted = np.empty(len(y))
     for number in np.unique(fold):
         held = fold == number
-        predicted[held] = clone(regressor).fit(x[~held], y[~held]).predict(x[held])
+        predicted[held] = build().fit(x[~held], y[~held]).predict(x[held])
     return predicted
 
 

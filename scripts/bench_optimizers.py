@@ -67,7 +67,7 @@ class Case(NamedTuple):
 
 
 def load_case(regressor: str) -> Case:
-    from coinfer_ray.predictor import build_regressor, record_features
+    from coinfer_ray.predictor import record_features, regressor_of
     from coinfer_ray.scenario import DEVICE_FLOPS_PER_S, LINK_RATE_BPS, SERVER_FLOPS_PER_S
     from coinfer_ray.search import assemble
     from coinfer_ray.store import read_records, shipped_records
@@ -75,8 +75,8 @@ def load_case(regressor: str) -> Case:
     problem = assemble("alexnet", regressor=regressor)
     source = shipped_records("alexnet", problem.graph.input_px)
     records = read_records(source)
-    x, names = record_features(records)
-    fitted = build_regressor(regressor, 0, names).fit(x, records.accuracy("validation"))
+    x, _ = record_features(records)
+    fitted = regressor_of(records, regressor, 0)().fit(x, records.accuracy("validation"))
     weights, labels = [], []
     for device, flops_per_s in DEVICE_FLOPS_PER_S.items():
         for link, rate_bps in LINK_RATE_BPS.items():

@@ -2,8 +2,9 @@
 
     python scripts/bench_predictor.py [RECORDS ...] [--splits 20] [--repetitions 3] [--confidence 0.95]
 
-Two tables, by default of the shipped AlexNet records. First the regressors: R^2 out of fold (not adjusted) over
-repeated ten-fold cross-validations. Then the ways to a lower bound, over repeated random splits: fitted and
+Three tables, by default of the shipped AlexNet records. First the regressors: R^2 out of fold over repeated ten-fold
+cross-validations. Then the predictor's own from some of the strategies alone, tried on those left out and on no
+others: what more records would bring. Last the ways to a lower bound, over repeated random splits: fitted and
 calibrated on four fifths of the strategies, tried on the rest that neither has seen. A bound should hold for
 the share that was asked for, and let pass as many as it can of the strategies that really lose little:
 
@@ -25,22 +26,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coinfer_ray.calibration import Calibration, resolution_of
-from coinfer_ray.predictor import record_features
+from coinfer_ray.predictor import DEFAULT_REGRESSOR, record_features, regressor_of
 from coinfer_ray.regressors import (
     MONOTONE,
     REGRESSORS,
+    adjusted_r2,
     assign_folds,
-    build_regressor,
     directions,
     out_of_fold,
     strategy_groups,
 )
-from coinfer_ray.store import read_records, shipped_records
+from coinfer_ray.store import Records, read_records, shipped_records
 
 FOLDS = 10
 HELD_OUT = 0.2
 MAX_LOSSES = (0.02, 0.05)
-MONOTONE_VARIANTS = ((300, 0.05), (600, 0.03))  # beside the monotone one's own
+PARTS = (0.25, 0.5, 0.75, 0.9)  # of the strategies
 
 
 class Data(NamedTuple):
@@ -49,12 +50,18 @@ class Data(NamedTuple):
     x: np.ndarray
     y: np.ndarray
     groups: np.ndarray
+    records: Records  # of which these rows are all or some
     names: tuple[str, ...]
     base: float
     resolution: float
 
     def take(self, rows: np.ndarray) -> Data:
         return self._replace(x=self.x[rows], y=self.y[rows], groups=strategy_groups(self.x[rows]))
+
+    def monotone(self, seed: int, **parameters: Any) -> Callable[[], Any]:
+        """Makes monotone ensembles with those parameters in place of their own."""
+        build = regressor_of(self.records, MONOTONE, seed)
+        return lambda: build().set_params(**parameters)
 
 
 class Point(NamedTuple):
@@ -73,7 +80,8 @@ def read(paths: list[Path]) -> Data:
     records = read_records(paths)
     x, names = record_features(records)
     y, base = records.accuracy(), records.base_accuracy()
-    return Data(x, y, strategy_groups(x), names, base, resolution_of(base, records.settings.get("validation_images")))
+    resolution = resolution_of(base, records.settings.get("validation_images"))
+    return Data(x, y, strategy_groups(x), records, names, base, resolution)
 
 
 def quantile(scores: np.ndarray, data: Data, confidence: float) -> float:
@@ -88,10 +96,10 @@ def growing_with_the_loss(data: Data) -> list[int]:
     return [-sign for sign in directions(data.names)]
 
 
-def predictions(regressor: Any, data: Data, target: np.ndarray, x: np.ndarray, seed: int) -> Point:
+def predictions(build: Callable[[], Any], data: Data, target: np.ndarray, x: np.ndarray, seed: int) -> Point:
     """Predictions of ``target`` (n,) out of fold, and for ``x`` (m, F)."""
-    inside = out_of_fold(regressor, data.x, target, assign_folds(data.groups, FOLDS, seed))
-    return Point(inside, regressor.fit(data.x, target).predict(x))
+    inside = out_of_fold(build, data.x, target, assign_folds(data.groups, FOLDS, seed))
+    return Point(inside, build().fit(data.x, target).predict(x))
 
 
 def constant(data: Data, point: Point, x: np.ndarray, confidence: float, seed: int) -> np.ndarray:
@@ -104,7 +112,7 @@ def relative(data: Data, point: Point, x: np.ndarray, confidence: float, seed: i
 
 
 def spread(data: Data, point: Point, x: np.ndarray, confidence: float, seed: int) -> np.ndarray:
-    regressor = build_regressor(MONOTONE, seed, data.names).set_params(monotonic_cst=growing_with_the_loss(data))
+    regressor = data.monotone(seed, monotonic_cst=growing_with_the_loss(data))
     scale = predictions(regressor, data, np.abs(point.inside - data.y), x, seed + 1)
     known, unknown = (np.maximum(each, 0) + data.resolution for each in scale)
     bound: np.ndarray = point.predicted - quantile((point.inside - data.y) / known, data, confidence) * unknown
@@ -112,14 +120,14 @@ def spread(data: Data, point: Point, x: np.ndarray, confidence: float, seed: int
 
 
 def low_quantile(data: Data, point: Point, x: np.ndarray, confidence: float, seed: int) -> np.ndarray:
-    regressor = build_regressor(MONOTONE, seed, data.names).set_params(loss="quantile", quantile=1 - confidence)
+    regressor = data.monotone(seed, loss="quantile", quantile=1 - confidence)
     low = predictions(regressor, data, data.y, x, seed)
     return low.predicted - quantile(low.inside - data.y, data, confidence)
 
 
 def log_loss(data: Data, point: Point, x: np.ndarray, confidence: float, seed: int) -> np.ndarray:
     target = np.log(np.maximum(data.base - data.y, -data.resolution / 2) + data.resolution)
-    regressor = build_regressor(MONOTONE, seed, data.names).set_params(monotonic_cst=growing_with_the_loss(data))
+    regressor = data.monotone(seed, monotonic_cst=growing_with_the_loss(data))
     loss = predictions(regressor, data, target, x, seed)
     most = np.exp(loss.predicted + quantile(target - loss.inside, data, confidence))
     bound: np.ndarray = data.base + data.resolution - most
@@ -136,27 +144,39 @@ BOUNDS: dict[str, Bound] = {
 
 
 def compare_regressors(data: Data, repetitions: int) -> None:
-    unfitted = {name: build_regressor(name, 0, data.names) for name in REGRESSORS}
-    for rounds, rate in MONOTONE_VARIANTS:
-        regressor = build_regressor(MONOTONE, 0, data.names).set_params(max_iter=rounds, learning_rate=rate)
-        unfitted[f"  {rounds} steps of {rate:g}"] = regressor
-    print(f"\n{'regressor':20} {'R^2 out of fold':>16} {'rmse':>8} {'rmse, predicted within 0.05':>28} {'s a fit':>8}")
-    for name, regressor in unfitted.items():
+    print(
+        f"\n{'regressor':20} {'R^2':>15} {'adjusted':>9} {'rmse':>8} {'rmse, predicted within 0.05':>28} {'s a fit':>8}"
+    )
+    for name in REGRESSORS:
         figures, seconds = [], 0.0
         for seed in range(repetitions):
-            if "random_state" in regressor.get_params():
-                regressor.set_params(random_state=seed)
             began = time.process_time()
             fold = assign_folds(data.groups, FOLDS, seed)
-            predicted = out_of_fold(regressor, data.x, data.y, fold)
+            predicted = out_of_fold(regressor_of(data.records, name, seed), data.x, data.y, fold)
             seconds += time.process_time() - began
             error, near = data.y - predicted, predicted >= data.base - 0.05
             mse = np.mean(error**2)
             close = np.sqrt(np.mean(error[near] ** 2)) if near.any() else np.nan  # none predicted so high
-            figures.append((1 - mse / data.y.var(), np.sqrt(mse), close))
-        (r2, rmse, close), deviation = np.mean(figures, axis=0), np.std(figures, axis=0)[0]
+            figures.append((1 - mse / data.y.var(), adjusted_r2(float(mse), data.y, len(data.names)), mse**0.5, close))
+        (r2, adjusted, rmse, close), deviation = np.mean(figures, axis=0), np.std(figures, axis=0)[0]
         each = seconds / (repetitions * FOLDS)
-        print(f"{name:20} {r2:8.3f} +-{deviation:.3f} {rmse:9.4f} {close:28.4f} {each:8.2f}")
+        print(f"{name:20} {r2:7.3f} +-{deviation:.3f} {adjusted:9.3f} {rmse:8.4f} {close:28.4f} {each:8.2f}")
+
+
+def learn(data: Data, splits: int) -> None:
+    """R^2 on the last tenth of the strategies, fitted to growing parts of the others; pooled over the splits."""
+    count = int(data.groups.max()) + 1
+    print(f"\n{'strategies':>10} {'R^2 on others':>14}")
+    for part in PARTS:
+        squares, spread = 0.0, 0.0
+        for seed in range(splits):
+            order = np.random.default_rng(seed).permutation(count)
+            known = np.isin(data.groups, order[: round(part * count)])
+            away = np.isin(data.groups, order[round(max(PARTS) * count) :])
+            fitted = regressor_of(data.records, DEFAULT_REGRESSOR, seed)().fit(data.x[known], data.y[known])
+            squares += float(np.sum((data.y[away] - fitted.predict(data.x[away])) ** 2))
+            spread += float(np.sum((data.y[away] - data.y.mean()) ** 2))
+        print(f"{round(part * count):10} {1 - squares / spread:14.3f}")
 
 
 def compare_bounds(data: Data, splits: int, confidence: float) -> None:
@@ -168,7 +188,7 @@ def compare_bounds(data: Data, splits: int, confidence: float) -> None:
         chosen = np.random.default_rng(seed).permutation(count)[: round(HELD_OUT * count)]
         away = np.isin(data.groups, chosen)
         known, x, y = data.take(~away), data.x[away], data.y[away]
-        point = predictions(build_regressor(MONOTONE, seed, data.names), known, known.y, x, seed)
+        point = predictions(regressor_of(data.records, DEFAULT_REGRESSOR, seed), known, known.y, x, seed)
         for name, bound in BOUNDS.items():
             lower = bound(known, point, x, confidence, seed)
             covered[name].append(float(np.mean(y >= lower)))
@@ -200,6 +220,7 @@ def main() -> None:
     data = read(arguments.records or [shipped_records("alexnet")])
     print(f"{len(data.y)} records of {int(data.groups.max()) + 1} strategies, base accuracy {data.base:.4f}")
     compare_regressors(data, arguments.repetitions)
+    learn(data, arguments.splits)
     print(f"\n{arguments.splits} splits, confidence {arguments.confidence}")
     compare_bounds(data, arguments.splits, arguments.confidence)
 

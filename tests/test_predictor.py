@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.predictor import Predictor, choose, fit, fit_predictor, obtain_predictor, record_features
+from coinfer_ray.predictor import Predictor, choose, fit, fit_predictor, obtain_predictor, record_features, regressor_of
 from coinfer_ray.regressors import (
+    ORDERED,
     REGRESSORS,
     SNR_FEATURE,
     assign_folds,
-    build_regressor,
     directions,
     metrics,
     strategy_groups,
@@ -85,7 +86,7 @@ def test_predictor_equals_the_regressor_it_was_read_from(records_path: Path) -> 
     x, names = record_features(records)
     assert len(names) == x.shape[1] == 16
     for name in REGRESSORS:
-        regressor = build_regressor(name, 3, names).fit(x, records.accuracy())
+        regressor = regressor_of(records, name, 3)().fit(x, records.accuracy())
         ours = fit_predictor(records, regressor=name, folds=2, seed=3)
         np.testing.assert_allclose(ours.predict(x), regressor.predict(x), rtol=0, atol=1e-12)
 
@@ -143,10 +144,11 @@ def test_tables_that_are_no_ensemble_are_refused(predictor: Predictor, tmp_path:
         Predictor.load(path)
 
 
-def test_the_monotone_regressor_is_monotone(records_path: Path, tmp_path: Path) -> None:
+def test_the_monotone_regressors_are_monotone(records_path: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for path in (records_path, write_synthetic_records(tmp_path / "noisy.parquet", noisy=True)):
-        predictor = fit_predictor(path, regressor="monotone_boosting", folds=2)
+    noisy_path = write_synthetic_records(tmp_path / "noisy.parquet", noisy=True)
+    for path, name in product((records_path, noisy_path), ORDERED):
+        predictor = fit_predictor(path, regressor=name, folds=2)
         signs = np.array(directions(predictor.feature_names))
         assert signs.tolist()[:16] == [-1] * 7 + [0] + [1, 0, -1] * 2 + [1, 1] and signs[16:].tolist() in ([], [1])
         x = rng.random((500, len(signs))) * np.where(signs == 0, 20, 3)
@@ -159,6 +161,7 @@ def test_which_regressor_is_chosen() -> None:
     groups, spread = np.arange(200), np.resize([0.1, -0.1], 200)  # a standard error of 0.007
     errors = {name: np.full(200, 2.0) for name in REGRESSORS} | {"monotone_boosting": np.ones(200)}
     assert choose(errors | {"bagging": 0.995 + spread}, groups) == "monotone_boosting"
+    assert choose(errors | {"distilled_boosting": 0.999 + spread}, groups) == "distilled_boosting"
     assert choose(errors | {"bagging": 0.985 + spread}, groups) == "bagging"
     # Ten repeats of every strategy are no more evidence than one: of twenty strategies the standard error is 0.02.
     assert choose(errors | {"bagging": 0.985 + np.repeat(spread[:20], 10)}, groups // 10) == "monotone_boosting"

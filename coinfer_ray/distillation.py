@@ -1,0 +1,108 @@
+"""Boosting that sees what no single variable says, distilled into trees over the variables themselves.
+
+What a strategy costs in accuracy depends on sums and products of its variables: how much is pruned in all, how much
+in each stage of the network, how much gets through the link. From some hundred records trees learn such a sum badly,
+one variable at a time. Told the sums (:class:`Aggregates`) they err less. But the search wants trees over the
+variables: its proofs bound an ensemble over boxes of levels.
+
+So a **teacher**, a few monotone ensembles over the variables and the aggregates, is fitted to the records, and a
+**student**, one monotone ensemble over the variables alone, to the teacher's answers for thousands of strategies of
+the sampling plan: C. Bucila et al., "Model Compression" (KDD 2006). The student is what predicts. It is a plain
+scikit-learn ensemble; nothing behind it knows of the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coinfer_ray.latency import FEATURE_BITS, DelayCalculator
+from coinfer_ray.space import SearchSpace
+from coinfer_ray.training.plan import plan_levels
+
+TEACHERS = 4
+LESSONS = 12_000  # strategies that the teacher answers: a prefix of a plan that no collection uses
+_PLAN_SEED = 0x7EAC4E5
+
+
+class Aggregates:
+    """What the teacher sees of strategies beside their variables.
+
+    For features ``x`` (n, F), the SNR may be among them, (n, A) float64: the sum over all prunable sets of the
+    logarithm of the share of channels kept; the same over the sets of each width alone, as a stage has one; the
+    logarithm of the bits on the link, of its factor that is channels, and of the one that is places.
+    ``directions`` (A,) as in :func:`coinfer_ray.regressors.directions`.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space, self._delay = space, DelayCalculator(space)
+        widths = np.array([prunable.channels for prunable in space.graph.prunable_sets])
+        self._stages = [widths == width for width in np.unique(widths)]
+        self.directions = [1] * (1 + len(self._stages)) + [0, 0, 0]
+
+    def __call__(self, x: np.ndarray) -> NDArray[np.float64]:
+        kept = np.log1p(-x[:, : self._space.sets])
+        bits = np.log(np.maximum(self._delay.costs(self._nearest_levels(x))[:, 2], 1.0))
+        channels = self._channels(x, kept)
+        stages = [kept[:, sets].sum(axis=1) for sets in self._stages]
+        places = bits - channels - np.log(FEATURE_BITS)
+        return np.column_stack([kept.sum(axis=1), *stages, bits, channels, places])
+
+    def _nearest_levels(self, x: np.ndarray) -> NDArray[np.int64]:
+        values = [np.asarray(variable.values) for variable in self._space.variables]
+        nearest = [np.abs(column[:, None] - known).argmin(axis=1) for column, known in zip(x.T, values, strict=False)]
+        return np.column_stack(nearest)
+
+    def _channels(self, x: np.ndarray, kept: np.ndarray) -> NDArray[np.float64]:
+        """Logarithm of the channels that the encoder makes of those that reach the cut."""
+        cost, cut = self._delay.tables, self._space.cut_variable
+        points = np.asarray(self._space.variables[cut].values)
+        at = np.abs(x[:, cut, None] - points).argmin(axis=1)
+        of_set = np.column_stack([kept, np.zeros(len(kept))])[np.arange(len(kept)), cost.cut_set[at]]
+        sets = np.append([prunable.channels for prunable in self._space.graph.prunable_sets], 1)
+        codec = x[:, cut + 1 : cut + 9]
+        ratios = np.log(codec[:, [0, 3, 6, 7]]).sum(axis=1)
+        total: NDArray[np.float64] = np.log(sets[cost.cut_set[at]] * cost.cut_channels[at]) + of_set + ratios
+        return total
+
+
+class DistilledBoosting:
+    """A regressor with scikit-learn's ``fit`` and ``predict``; ``student`` is its ensemble once it is fitted.
+
+    ``build`` makes an unfitted monotone ensemble of the directions of its features and a seed.
+    """
+
+    def __init__(
+        self, space: SearchSpace, directions: list[int], build: Callable[[list[int], int], Any], seed: int
+    ) -> None:
+        self.space, self.directions, self.build, self.seed = space, directions, build, seed
+        self.student: Any = None
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> DistilledBoosting:
+        """Fit to features ``x`` (n, F), the SNR last where the directions have one more than the space, and ``y``."""
+        aggregates = Aggregates(self.space)
+        lessons = self._lessons(x)
+        seen, shown = (np.column_stack([each, aggregates(each)]) for each in (x, lessons))
+        answers = np.zeros(len(lessons))
+        for number in range(TEACHERS):
+            teacher = self.build([*self.directions, *aggregates.directions], self.seed + number)
+            answers += teacher.fit(seen, y).predict(shown) / TEACHERS
+        self.student = self.build(self.directions, self.seed)
+        self.student.set_params(learning_rate=0.2, max_features=1.0).fit(lessons, answers)
+        return self
+
+    def predict(self, x: np.ndarray) -> NDArray[np.float64]:
+        predicted: NDArray[np.float64] = self.student.predict(x)
+        return predicted
+
+    def _lessons(self, x: np.ndarray) -> NDArray[np.float64]:
+        space = self.space
+        levels = plan_levels(space, LESSONS, _PLAN_SEED)
+        values = space.tables.values[np.arange(len(space.variables)), levels]
+        if x.shape[1] == values.shape[1]:
+            return np.asarray(values)
+        snr_db = np.random.default_rng(self.seed).choice(x[:, -1], LESSONS)
+        return np.column_stack([values, snr_db])

@@ -1,0 +1,101 @@
+"""What the teacher sees of a strategy, and what its student learns of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coinfer_ray.distillation import Aggregates
+from coinfer_ray.models.layers import load_graph
+from coinfer_ray.regressors import DISTILLED, MONOTONE, SNR_FEATURE, build_regressor, directions
+from coinfer_ray.space import SearchSpace, Strategy
+from coinfer_ray.training.plan import plan_levels
+
+SPACES = {name: SearchSpace(load_graph(name, 64)) for name in ("alexnet", "regnet_x_400mf")}
+
+
+def drawn(space: SearchSpace, count: int, seed: int) -> tuple[list[Strategy], np.ndarray]:
+    strategies = [space.strategy(row) for row in plan_levels(space, count, seed)]
+    return strategies, np.array([space.values(strategy) for strategy in strategies])
+
+
+def in_plain_python(space: SearchSpace, strategy: Strategy) -> list[float]:
+    """The aggregates, up to the rounding of the encoder's channels: sums of logarithms, one set after the other."""
+    logs: dict[int, float] = {}
+    for prunable in space.graph.prunable_sets:
+        logs[prunable.channels] = logs.get(prunable.channels, 0.0) + math.log(1 - strategy.sparsity[prunable.name])
+    codec, point = space.canonical_codec(strategy), strategy.partition_point
+    channels, height, width = space.graph.input_shape
+    kept = float(channels)
+    if point:
+        layer = space.graph.layers[point - 1]
+        height, width, kept = layer.out_height, layer.out_width, float(layer.out_channels)
+        if layer.out_set is not None:
+            kept = space.graph.set_named(layer.out_set).channels * (1 - strategy.sparsity[layer.out_set])
+            if space.cut_kind(point) == "vector":
+                kept *= layer.out_channels / space.graph.set_named(layer.out_set).channels
+    made = kept * codec.ratio_1 * codec.ratio_2 * codec.width_1 * codec.width_2
+    return [sum(logs.values()), *(logs[width_] for width_ in sorted(logs)), math.log(made), height * width]
+
+
+@pytest.mark.parametrize("model", SPACES)
+def test_aggregates_are_those_of_plain_python(model: str) -> None:
+    space = SPACES[model]
+    strategies, x = drawn(space, 200, seed=3)
+    found = Aggregates(space)(x)
+    assert found.shape[1] == len(Aggregates(space).directions)
+    for strategy, row in zip(strategies, found, strict=True):
+        *sums, channels, _ = in_plain_python(space, strategy)
+        np.testing.assert_allclose(row[: len(sums)], sums, rtol=0, atol=1e-9)
+        assert row[-2] == pytest.approx(channels, abs=1e-9)
+
+
+@pytest.mark.parametrize("model", SPACES)
+def test_bits_are_channels_times_places(model: str) -> None:
+    space = SPACES[model]
+    for point in space.graph.cut_points[1:-1]:
+        none = {prunable.name: 0.0 for prunable in space.graph.prunable_sets}
+        strategy = Strategy(none, point)
+        bits, channels, places = Aggregates(space)(space.values(strategy)[None])[0, -3:]
+        layer = space.graph.layers[point - 1]
+        assert math.exp(bits) == pytest.approx(32 * layer.out_channels * layer.out_height * layer.out_width)
+        assert math.exp(channels + places) == pytest.approx(math.exp(bits) / 32)
+
+
+@given(st.sampled_from(sorted(SPACES)), st.integers(0, 2**31))
+def test_pruning_more_never_raises_a_sum(model: str, seed: int) -> None:
+    space = SPACES[model]
+    _, x = drawn(space, 4, seed)
+    more = x.copy()
+    more[:, : space.sets] += np.random.default_rng(seed).random((4, space.sets)) * (0.999 - x[:, : space.sets])
+    aggregates = Aggregates(space)
+    rising = np.flatnonzero(aggregates.directions)
+    assert (aggregates(more)[:, rising] <= aggregates(x)[:, rising] + 1e-12).all()
+
+
+def test_the_student_learns_a_sum_better_than_trees_alone() -> None:
+    space = SPACES["regnet_x_400mf"]
+    _, x = drawn(space, 400, seed=0)
+    kept = np.log1p(-x[:, : space.sets]).sum(axis=1)
+    y = 0.7 / (1 + np.exp(-(kept + 8))) + np.random.default_rng(0).normal(0, 0.02, 400)
+    known = np.arange(400) < 200
+    errors = {}
+    for name in (MONOTONE, DISTILLED):
+        fitted = build_regressor(name, 0, space).fit(x[known], y[known])
+        errors[name] = float(np.mean((fitted.predict(x[~known]) - y[~known]) ** 2))
+    assert errors[DISTILLED] < 0.7 * errors[MONOTONE]
+
+
+def test_the_student_hears_the_noise_of_the_channel() -> None:
+    space = SPACES["alexnet"]
+    _, x = drawn(space, 200, seed=0)
+    snr_db = np.random.default_rng(0).uniform(0, 50, 200)
+    noisy = np.column_stack([x, snr_db])
+    fitted = build_regressor(DISTILLED, 0, space, noisy=True).fit(noisy, 0.8 - 0.5 * np.exp(-snr_db / 10))
+    assert directions([SNR_FEATURE]) == [1]
+    quiet, loud = (fitted.predict(np.column_stack([x, np.full(200, level)])) for level in (40.0, 3.0))
+    np.testing.assert_allclose(quiet - loud, 0.5 * (math.exp(-0.3) - math.exp(-4)), rtol=0.25)
