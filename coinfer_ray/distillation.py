@@ -14,6 +14,7 @@ scikit-learn ensemble; nothing behind it knows of the teacher.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,8 @@ class DistilledBoosting:
     def fit(self, x: np.ndarray, y: np.ndarray) -> DistilledBoosting:
         """Fit to features ``x`` (n, F), the SNR last where the directions have one more than the space, and ``y``."""
         aggregates = Aggregates(self.space)
-        lessons = self._lessons(x)
-        seen, shown = (np.column_stack([each, aggregates(each)]) for each in (x, lessons))
+        lessons, shown = self._lessons(x)
+        seen = np.column_stack([x, aggregates(x)])
         answers = np.zeros(len(lessons))
         for number in range(TEACHERS):
             teacher = self.build([*self.directions, *aggregates.directions], self.seed + number)
@@ -98,11 +99,18 @@ class DistilledBoosting:
         predicted: NDArray[np.float64] = self.student.predict(x)
         return predicted
 
-    def _lessons(self, x: np.ndarray) -> NDArray[np.float64]:
-        space = self.space
-        levels = plan_levels(space, LESSONS, _PLAN_SEED)
-        values = space.tables.values[np.arange(len(space.variables)), levels]
-        if x.shape[1] == values.shape[1]:
-            return np.asarray(values)
-        snr_db = np.random.default_rng(self.seed).choice(x[:, -1], LESSONS)
-        return np.column_stack([values, snr_db])
+    def _lessons(self, x: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Features like ``x``, and those with the aggregates behind them."""
+        values, sums = _lessons_of(self.space)
+        if x.shape[1] > values.shape[1]:
+            snr_db = np.random.default_rng(self.seed).choice(x[:, -1], len(values))
+            values = np.column_stack([values, snr_db])
+        return values, np.column_stack([values, sums])
+
+
+@lru_cache(maxsize=2)  # every fold of a cross-validation asks for the same
+def _lessons_of(space: SearchSpace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Features and aggregates of the strategies that a teacher of that space answers."""
+    levels = plan_levels(space, LESSONS, _PLAN_SEED)
+    values: NDArray[np.float64] = space.tables.values[np.arange(len(space.variables)), levels]
+    return values, Aggregates(space)(values)

@@ -39,6 +39,7 @@ from coinfer_ray.regressors import (
     build_regressor,
     metrics,
     noise_floor,
+    one_thread,
     out_of_fold,
     strategy_groups,
 )
@@ -225,11 +226,12 @@ def fit(
         )
     fold = assign_folds(groups, folds, seed)
     rows, held_out = [], {}
-    for name in REGRESSORS:
-        build = regressor_of(records, name, seed)
-        held_out[name] = out_of_fold(build, x, y, fold)
-        in_sample = build().fit(x, y).predict(x)
-        rows.append(Comparison(name, metrics(y, in_sample, len(names)), metrics(y, held_out[name], len(names))))
+    with one_thread():
+        for name in REGRESSORS:
+            build = regressor_of(records, name, seed)
+            held_out[name] = out_of_fold(build, x, y, fold)
+            in_sample = build().fit(x, y).predict(x)
+            rows.append(Comparison(name, metrics(y, in_sample, len(names)), metrics(y, held_out[name], len(names))))
     chosen = regressor or choose({name: (y - predicted) ** 2 for name, predicted in held_out.items()}, groups)
     predictor = _fitted(records, x, names, chosen, accuracy, seed, groups, held_out[chosen])
     scale = predictor.calibration
@@ -268,7 +270,8 @@ def fit_predictor(
     if groups.max() == 0:
         raise InputError(f"records: {records.source} holds a single strategy; a predictor needs many")
     fold = assign_folds(groups, folds, seed)
-    held_out = out_of_fold(regressor_of(records, regressor, seed), x, records.accuracy(accuracy), fold)
+    with one_thread():
+        held_out = out_of_fold(regressor_of(records, regressor, seed), x, records.accuracy(accuracy), fold)
     return _fitted(records, x, names, regressor, accuracy, seed, groups, held_out)
 
 
@@ -299,8 +302,10 @@ def _fitted(
     y, base_accuracy = records.accuracy(accuracy), records.base_accuracy(accuracy)
     images = records.settings.get(f"{accuracy}_images")
     repeats = noise_floor(groups, y)
+    with one_thread():
+        fitted = regressor_of(records, regressor, seed)().fit(x, y)
     return Predictor(
-        ensemble=ensemble_of(regressor_of(records, regressor, seed)().fit(x, y)),
+        ensemble=ensemble_of(fitted),
         calibration=Calibration.of(y, held_out, groups, base_accuracy, resolution_of(base_accuracy, images)),
         regressor=regressor,
         model=records.model,

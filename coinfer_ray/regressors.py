@@ -17,6 +17,7 @@ one that is larger in every way, so a single lucky record cannot open a hole in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +132,14 @@ def _monotone(signs: list[int], seed: int) -> Any:
         monotonic_cst=signs,
         random_state=seed,
     )
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Within, regressors are fitted by one thread: for so few records that is faster, and the same on any machine."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="openmp")
+    return limits
 
 
 def strategy_groups(x: np.ndarray) -> NDArray[np.int64]:

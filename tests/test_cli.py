@@ -150,7 +150,7 @@ def test_fit(run: Run, records: Path, tmp_path: Path) -> None:
     status, out, _ = run("fit", records, "--folds", "3", "--out", saved, "--regressor", "linear_regression", "--json")
     document = json.loads(out)
     assert status == 0 and saved.is_file()
-    assert document["predictor"]["regressor"] == "linear_regression" and len(document["regressors"]) == 7
+    assert document["predictor"]["regressor"] == "linear_regression" and len(document["regressors"]) == 8
     assert set(document["regressors"][0]["out_of_fold"]) == {"mse", "adjusted_r2", "aic", "bic"}
     assert document["coverage"]["confidence"] == 0.95 and document["predictor"]["noise_floor"] is None
     repeated = write_synthetic_records(tmp_path / "repeated.parquet", count=20, repeats=2, seed=5)
