@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from coinfer_kernels.notation import CODEC_VARIABLES, CODEC_WIDTH_1
 from numpy.typing import NDArray
 
 from coinfer_ray.latency import FEATURE_BITS, DelayCalculator
@@ -27,30 +28,33 @@ from coinfer_ray.training.plan import plan_levels
 TEACHERS = 4
 LESSONS = 12_000  # strategies that the teacher answers: a prefix of a plan that no collection uses
 _PLAN_SEED = 0x7EAC4E5
+_RATIOS = (0, 3, 6, 7)  # of the codec's parameters those that say how many channels or values a stage makes
 
 
 class Aggregates:
     """What the teacher sees of strategies beside their variables.
 
-    For features ``x`` (n, F), the SNR may be among them, (n, A) float64: the sum over all prunable sets of the
-    logarithm of the share of channels kept; the same over the sets of each width alone, as a stage has one; the
-    logarithm of the bits on the link, of its factor that is channels, and of the one that is places.
-    ``directions`` (A,) as in :func:`coinfer_ray.regressors.directions`.
+    For features ``x`` (n, F), the SNR may be among them, (n, A) float64: of the logarithms of the shares of channels
+    kept the least, the sum over all prunable sets and that over the sets of each width alone, as a stage has one; the
+    number of stages that the codec has; the logarithm of the bits on the link, of its factor that is channels, and
+    of the one that is places. ``directions`` (A,) as in :func:`coinfer_ray.regressors.directions`.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         self._space, self._delay = space, DelayCalculator(space)
         widths = np.array([prunable.channels for prunable in space.graph.prunable_sets])
-        self._stages = [widths == width for width in np.unique(widths)]
-        self.directions = [1] * (1 + len(self._stages)) + [0, 0, 0]
+        self._of_width = [widths == width for width in np.unique(widths)]
+        self.directions = [1] * (2 + len(self._of_width)) + [0] * 4
 
     def __call__(self, x: np.ndarray) -> NDArray[np.float64]:
         kept = np.log1p(-x[:, : self._space.sets])
         bits = np.log(np.maximum(self._delay.costs(self._nearest_levels(x))[:, 2], 1.0))
         channels = self._channels(x, kept)
-        stages = [kept[:, sets].sum(axis=1) for sets in self._stages]
-        places = bits - channels - np.log(FEATURE_BITS)
-        return np.column_stack([kept.sum(axis=1), *stages, bits, channels, places])
+        pruned = [kept.min(axis=1), kept.sum(axis=1), *(kept[:, sets].sum(axis=1) for sets in self._of_width)]
+        codec = x[:, self._space.codec_variable :][:, :CODEC_VARIABLES]
+        convolutions, layers = codec[:, :CODEC_WIDTH_1].reshape(-1, 2, 3), codec[:, CODEC_WIDTH_1:]
+        codec_stages = (convolutions != 1).any(axis=2).sum(axis=1) + (layers != 1).sum(axis=1)
+        return np.column_stack([*pruned, codec_stages, bits, channels, bits - channels - np.log(FEATURE_BITS)])
 
     def _nearest_levels(self, x: np.ndarray) -> NDArray[np.int64]:
         values = [np.asarray(variable.values) for variable in self._space.variables]
@@ -64,8 +68,7 @@ class Aggregates:
         at = np.abs(x[:, cut, None] - points).argmin(axis=1)
         of_set = np.column_stack([kept, np.zeros(len(kept))])[np.arange(len(kept)), cost.cut_set[at]]
         sets = np.append([prunable.channels for prunable in self._space.graph.prunable_sets], 1)
-        codec = x[:, cut + 1 : cut + 9]
-        ratios = np.log(codec[:, [0, 3, 6, 7]]).sum(axis=1)
+        ratios = np.log(x[:, [cut + 1 + place for place in _RATIOS]]).sum(axis=1)
         total: NDArray[np.float64] = np.log(sets[cost.cut_set[at]] * cost.cut_channels[at]) + of_set + ratios
         return total
 
