@@ -136,6 +136,7 @@ def _monotone(signs: list[int], seed: int) -> Any:
 
 def one_thread() -> AbstractContextManager[Any]:
     """Within, regressors are fitted by one thread: for so few records that is faster, and the same on any machine."""
+    from sklearn import ensemble  # noqa: F401 (only libraries that are loaded already can be limited)
     from threadpoolctl import threadpool_limits
 
     limits: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="openmp")

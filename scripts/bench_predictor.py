@@ -33,6 +33,7 @@ from coinfer_ray.regressors import (
     adjusted_r2,
     assign_folds,
     directions,
+    one_thread,
     out_of_fold,
     strategy_groups,
 )
@@ -219,10 +220,11 @@ def main() -> None:
     arguments = parser.parse_args()
     data = read(arguments.records or [shipped_records("alexnet")])
     print(f"{len(data.y)} records of {int(data.groups.max()) + 1} strategies, base accuracy {data.base:.4f}")
-    compare_regressors(data, arguments.repetitions)
-    learn(data, arguments.splits)
-    print(f"\n{arguments.splits} splits, confidence {arguments.confidence}")
-    compare_bounds(data, arguments.splits, arguments.confidence)
+    with one_thread():
+        compare_regressors(data, arguments.repetitions)
+        learn(data, arguments.splits)
+        print(f"\n{arguments.splits} splits, confidence {arguments.confidence}")
+        compare_bounds(data, arguments.splits, arguments.confidence)
 
 
 if __name__ == "__main__":

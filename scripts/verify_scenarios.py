@@ -8,8 +8,8 @@ the loop (one fit, one optimisation) and *after* it (``coinfer search`` with --c
 together). A returned strategy is judged by a training that had no part in choosing it: before the loop by its first
 one, after it by one more from another seed. A scenario whose answer is the network as it is needs no training.
 
-Every training is a shard in --out; run the same line again to go on where it stopped. On a CPU a candidate of AlexNet
-at 64 px takes about a minute, so ten scenarios take an hour or two.
+Every training is a shard in --out; run the same line again to go on where it stopped. A candidate at 64 px takes 10 to
+20 s of a core, so ten scenarios take some ten minutes of two.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 from itertools import product
 from pathlib import Path
@@ -20,6 +21,7 @@ from coinfer_ray.regressors import (
     assign_folds,
     directions,
     metrics,
+    one_thread,
     strategy_groups,
 )
 from coinfer_ray.store import read_records
@@ -266,3 +268,15 @@ def test_too_few_records_and_unknown_regressors(tmp_path: Path) -> None:
         fit(path)
     with pytest.raises(InputError, match="did you mean gradient_boosting"):
         fit(path, regressor="gradient_boost")
+
+
+def test_regressors_are_fitted_by_one_thread() -> None:
+    from threadpoolctl import threadpool_info
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp"]
+
+    with one_thread():
+        within = threads()
+    assert within and set(within) == {1}
+    assert threads() != within or os.cpu_count() == 1 or os.environ.get("OMP_NUM_THREADS") == "1"
