@@ -36,25 +36,30 @@ class Aggregates:
 
     For features ``x`` (n, F), the SNR may be among them, (n, A) float64: of the logarithms of the shares of channels
     kept the least, the sum over all prunable sets and that over the sets of each width alone, as a stage has one; the
-    number of stages that the codec has; the logarithm of the bits on the link, of its factor that is channels, and
-    of the one that is places. ``directions`` (A,) as in :func:`coinfer_ray.regressors.directions`.
+    number of stages that the codec has and the logarithm of its FLOPs (for so many FLOPs it is trained: a costly codec
+    sees fewer images); the logarithm of the bits on the link, of its factor that is channels, and of the one that is
+    places. ``directions`` (A,) as in :func:`coinfer_ray.regressors.directions`.
     """
 
     def __init__(self, space: SearchSpace) -> None:
-        self._space, self._delay = space, DelayCalculator(space)
+        self._space = space
+        self._delay, self._without_codec = (DelayCalculator(space, codec_flops=counted) for counted in (True, False))
         widths = np.array([prunable.channels for prunable in space.graph.prunable_sets])
         self._of_width = [widths == width for width in np.unique(widths)]
-        self.directions = [1] * (2 + len(self._of_width)) + [0] * 4
+        self.directions = [1] * (2 + len(self._of_width)) + [0] * 5
 
     def __call__(self, x: np.ndarray) -> NDArray[np.float64]:
-        kept = np.log1p(-x[:, : self._space.sets])
-        bits = np.log(np.maximum(self._delay.costs(self._nearest_levels(x))[:, 2], 1.0))
+        kept, levels = np.log1p(-x[:, : self._space.sets]), self._nearest_levels(x)
+        costs = self._delay.costs(levels)
+        bits = np.log(np.maximum(costs[:, 2], 1.0))
+        codec_flops = np.log1p((costs - self._without_codec.costs(levels))[:, :2].sum(axis=1))
         channels = self._channels(x, kept)
         pruned = [kept.min(axis=1), kept.sum(axis=1), *(kept[:, sets].sum(axis=1) for sets in self._of_width)]
         codec = x[:, self._space.codec_variable :][:, :CODEC_VARIABLES]
         convolutions, layers = codec[:, :CODEC_WIDTH_1].reshape(-1, 2, 3), codec[:, CODEC_WIDTH_1:]
         codec_stages = (convolutions != 1).any(axis=2).sum(axis=1) + (layers != 1).sum(axis=1)
-        return np.column_stack([*pruned, codec_stages, bits, channels, bits - channels - np.log(FEATURE_BITS)])
+        places = bits - channels - np.log(FEATURE_BITS)
+        return np.column_stack([*pruned, codec_stages, codec_flops, bits, channels, places])
 
     def _nearest_levels(self, x: np.ndarray) -> NDArray[np.int64]:
         values = [np.asarray(variable.values) for variable in self._space.variables]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coinfer_ray.distillation import Aggregates
 from coinfer_ray.models.layers import load_graph
 from coinfer_ray.regressors import DISTILLED, MONOTONE, SNR_FEATURE, build_regressor, directions
-from coinfer_ray.space import SearchSpace, Strategy
+from coinfer_ray.space import Codec, SearchSpace, Strategy
 from coinfer_ray.training.plan import plan_levels
 
 SPACES = {name: SearchSpace(load_graph(name, 64)) for name in ("alexnet", "regnet_x_400mf")}
@@ -24,7 +24,7 @@ def drawn(space: SearchSpace, count: int, seed: int) -> tuple[list[Strategy], np
 
 
 def in_plain_python(space: SearchSpace, strategy: Strategy) -> list[float]:
-    """The aggregates but the bits and the places, one set and one stage after the other."""
+    """The aggregates but the codec's FLOPs, the bits and the places, one set and one stage after the other."""
     logs: dict[int, float] = {}
     for prunable in space.graph.prunable_sets:
         logs[prunable.channels] = logs.get(prunable.channels, 0.0) + math.log(1 - strategy.sparsity[prunable.name])
@@ -53,7 +53,7 @@ def test_aggregates_are_those_of_plain_python(model: str) -> None:
     found = Aggregates(space)(x)
     assert found.shape[1] == len(Aggregates(space).directions)
     for strategy, row in zip(strategies, found, strict=True):
-        np.testing.assert_allclose(row[[*range(len(row) - 3), -2]], in_plain_python(space, strategy), atol=1e-9)
+        np.testing.assert_allclose(row[[*range(len(row) - 4), -2]], in_plain_python(space, strategy), atol=1e-9)
 
 
 @pytest.mark.parametrize("model", SPACES)
@@ -66,6 +66,17 @@ def test_bits_are_channels_times_places(model: str) -> None:
         layer = space.graph.layers[point - 1]
         assert math.exp(bits) == pytest.approx(32 * layer.out_channels * layer.out_height * layer.out_width)
         assert math.exp(channels + places) == pytest.approx(math.exp(bits) / 32)
+
+
+def test_the_codecs_flops_are_those_of_its_stages() -> None:
+    space = SPACES["alexnet"]
+    none = {prunable.name: 0.0 for prunable in space.graph.prunable_sets}
+    codec = Codec(width_1=0.5, width_2=0.25)  # behind fc1: 4,096 values to 2,048 to 512 and back
+    point = next(layer.index for layer in space.graph.layers if layer.out_set == "fc1")
+    x = np.array([space.values(Strategy(none, point)), space.values(Strategy(none, point, codec))])
+    without, flops = np.expm1(Aggregates(space)(x)[:, -4])
+    assert without == 0
+    assert flops == pytest.approx(2 * 2 * (4096 * 2048 + 2048 * 512), rel=0.01)
 
 
 @given(st.sampled_from(sorted(SPACES)), st.integers(0, 2**31))
