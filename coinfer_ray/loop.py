@@ -18,8 +18,9 @@ margin that the facts allow, nothing cheaper than its best fact is predicted.
 **Facts** are the untouched network at its cuts (the base accuracy), every strategy in the records (the mean over
 its seeds) and every choice that was trained. The best fact of a scenario is the cheapest that keeps to the floor,
 so an answer never rests on a prediction. A fact carries the noise of its training and of its images, and the cheapest
-of many that just keep to a floor was lucky more often than not: ``repeats`` (``--seeds``) narrows that, and a training
-from a fresh seed (``coinfer verify``) judges it.
+of many that just keep to a floor was lucky more often than not. With ``repeats`` (``--seeds``) the best fact of a
+scenario is trained again, from further seeds, before it is an answer, and its mean counts: what was only lucky falls
+below the floor and the next one is tried. A training from a fresh seed (``coinfer verify``) judges what is left.
 
 The whole run is a function of the start records and of the measurements. Measurements are shards on disk, and a
 shard is not trained twice: after a kill the same rounds are gone through again, up to where they stopped, and end
@@ -30,7 +31,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from coinfer_kernels import Scenarios, features
@@ -119,13 +121,17 @@ def _given(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Fact:
-    """A strategy whose accuracy is measured. ``accuracy`` and ``test_accuracy`` are None where training failed."""
+    """A strategy whose accuracy is measured. ``accuracy`` and ``test_accuracy`` are None where training failed.
+
+    ``trainings`` are all that are known of, ``own`` those that the loop asked for.
+    """
 
     levels: tuple[int, ...]
     snr_db: float | None
     accuracy: float | None
     test_accuracy: float | None
     trainings: int
+    own: int
     source: Source
 
 
@@ -211,10 +217,11 @@ class Facts:
         self.facts: list[Fact] = []
         self._position: dict[tuple[tuple[int, ...], float | None], int] = {}
         self._costs: list[np.ndarray] = []
+        self._rows: dict[tuple[tuple[int, ...], float | None], list[Mapping[str, Any]]] = {}
         self._split: Split = split
         for levels in problem.known_levels:
             base = start.base_accuracy(split), start.base_accuracy("test")
-            self._put(Fact(_key(levels), None, *base, trainings=0, source="base"))
+            self._put(Fact(_key(levels), None, *base, trainings=0, own=0, source="base"))
         known = len(self.facts)
         self._any_snr = known  # the first so many hold on every channel
         rows: dict[tuple[tuple[int, ...], float | None], list[Mapping[str, Any]]] = {}
@@ -223,25 +230,39 @@ class Facts:
             if levels is not None:
                 rows.setdefault((levels, row["snr_db"]), []).append(row)
         for (levels, snr_db), measured in rows.items():
-            self.add(levels, snr_db, measured, "records")
+            self._measured(levels, snr_db, measured, own=0, source="records")
 
-    def add(
-        self, levels: tuple[int, ...], snr_db: float | None, rows: Sequence[Mapping[str, Any]], source: Source
+    def add(self, levels: tuple[int, ...], snr_db: float | None, rows: Sequence[Mapping[str, Any]]) -> Fact:
+        """Take in trainings that the loop asked for, of a new strategy or of one that is known."""
+        known = self._position.get((levels, snr_db))
+        before = None if known is None else self.facts[known]
+        source: Source = "verified" if before is None else before.source
+        own = len(rows) + (0 if before is None else before.own)
+        return self._measured(levels, snr_db, rows, own=own, source=source)
+
+    def _measured(
+        self,
+        levels: tuple[int, ...],
+        snr_db: float | None,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        own: int,
+        source: Source,
     ) -> Fact:
-        """Take in the trainings of one strategy; a fact that stands already is kept."""
-        if (levels, snr_db) not in self._position:
-            ended_well = [row for row in rows if row["status"] == "ok"]
-            self._put(
-                Fact(
-                    levels,
-                    snr_db,
-                    accuracy=_mean(ended_well, f"{self._split}_accuracy"),
-                    test_accuracy=_mean(ended_well, "test_accuracy"),
-                    trainings=len(rows),
-                    source=source,
-                )
-            )
-        return self.facts[self._position[levels, snr_db]]
+        trainings = self._rows.setdefault((levels, snr_db), [])
+        trainings += rows
+        ended_well = [row for row in trainings if row["status"] == "ok"]
+        fact = Fact(
+            levels,
+            snr_db,
+            accuracy=_mean(ended_well, f"{self._split}_accuracy"),
+            test_accuracy=_mean(ended_well, "test_accuracy"),
+            trainings=len(trainings),
+            own=own,
+            source=source,
+        )
+        self._put(fact)
+        return fact
 
     def of(self, levels: tuple[int, ...], snr_db: float | None) -> Fact | None:
         """What is known of a strategy over that channel."""
@@ -264,7 +285,10 @@ class Facts:
         return found, float(latency[cheapest])
 
     def _put(self, fact: Fact) -> None:
-        self._position[fact.levels, fact.snr_db] = len(self.facts)
+        known = self._position.setdefault((fact.levels, fact.snr_db), len(self.facts))
+        if known < len(self.facts):
+            self.facts[known] = fact
+            return
         self.facts.append(fact)
         self._costs.append(self.problem.delay.costs(np.array(fact.levels))[0])
 
@@ -284,8 +308,8 @@ def search_loop(
 ) -> LoopResult:
     """Go round until every case is settled or ``budget`` trainings are spent (see the module).
 
-    ``measure`` trains strategies and yields their records' rows, ``fit`` makes a search problem of records; a
-    choice is trained ``repeats`` times. ``on_round`` is told where things stand after each round.
+    ``measure`` trains strategies and yields their records' rows, ``fit`` makes a search problem of records; an answer
+    rests on ``repeats`` trainings at the least. ``on_round`` is told where things stand after each round.
 
     Raises:
         InputError: a budget that trains nothing, or what ``measure``, ``fit`` and the optimizer raise.
@@ -302,23 +326,28 @@ def search_loop(
     while True:
         # A settled case is looked at again: a later predictor may promise something better after all.
         choices = [_choose(problem, facts, state, optimizer, seed, position) for position, state in enumerate(states)]
+        doubts = []
         for state, choice in zip(states, choices, strict=True):
-            state.settled = choice is None
             _note_best(facts, state)
-        wanted = {
-            (choice.levels, state.case.snr_db): None
+            doubt = _doubt(state.best, repeats)
+            state.settled = choice is None and doubt is None
+            doubts.append(doubt)
+        new = [
+            _Job(choice.levels, state.case.snr_db, 0, 1)
             for state, choice in zip(states, choices, strict=True)
             if choice is not None
-        }
-        keys = list(wanted)[: (budget - trained) // repeats]
+        ]
+        wanted = list(dict.fromkeys([*(doubt for doubt in doubts if doubt is not None), *new]))
+        spent = trained + np.cumsum([job.trainings for job in wanted], dtype=np.int64)
+        jobs = wanted[: int(np.searchsorted(spent, budget, side="right"))]
         result = LoopResult(states, trained, rounds, "budget" if wanted else "settled", problem)
         if on_round is not None:
             on_round(result)
-        if not keys:
+        if not jobs:
             return result
         rounds += 1
-        for (levels, snr_db), measured in zip(keys, _measure(measure, problem, keys, repeats), strict=True):
-            facts.add(levels, snr_db, measured, "verified")
+        for job, measured in zip(jobs, _measure(measure, problem, jobs), strict=True):
+            facts.add(job.levels, job.snr_db, measured)
             rows += measured
             trained += len(measured)
         for state, choice in zip(states, choices, strict=True):
@@ -326,6 +355,22 @@ def search_loop(
             if choice is not None and fact is not None:
                 _learn(problem, state, choice, fact, rounds)
         problem = fit(with_rows(start, rows))
+
+
+class _Job(NamedTuple):
+    """Trainings that are wanted of one strategy: from repeat ``first`` on, so many."""
+
+    levels: tuple[int, ...]
+    snr_db: float | None
+    first: int
+    trainings: int
+
+
+def _doubt(best: Fact | None, repeats: int) -> _Job | None:
+    """What a best fact lacks to be an answer; the network as it is lacks nothing."""
+    if best is None or best.source == "base" or best.trainings >= repeats:
+        return None
+    return _Job(best.levels, best.snr_db, best.own, repeats - best.trainings)
 
 
 @dataclass(frozen=True)
@@ -407,18 +452,16 @@ def with_rows(start: Records, rows: Sequence[Mapping[str, Any]]) -> Records:
     return replace(start, table=table, failed=start.failed + len(rows) - len(ended_well))
 
 
-def _measure(
-    measure: Measure, problem: Problem, keys: Sequence[tuple[tuple[int, ...], float | None]], repeats: int
-) -> list[list[Mapping[str, Any]]]:
-    """The rows of each strategy's trainings, in order, whichever of them ends first."""
+def _measure(measure: Measure, problem: Problem, jobs: Sequence[_Job]) -> list[list[Mapping[str, Any]]]:
+    """The rows of each job's trainings, in order, whichever of them ends first."""
     requests = [
-        Request(problem.space.strategy(np.array(levels)), snr_db, repeat)
-        for levels, snr_db in keys
-        for repeat in range(repeats)
+        Request(problem.space.strategy(np.array(job.levels)), job.snr_db, job.first + further)
+        for job in jobs
+        for further in range(job.trainings)
     ]
     found = dict(measure(requests))
-    rows = [found[position] for position in range(len(requests))]
-    return [rows[first : first + repeats] for first in range(0, len(rows), repeats)]
+    rows = iter([found[position] for position in range(len(requests))])
+    return [list(islice(rows, job.trainings)) for job in jobs]
 
 
 def _note_best(facts: Facts, state: CaseState) -> None:

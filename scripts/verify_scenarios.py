@@ -1,7 +1,7 @@
 """How many of the returned strategies really keep to the accuracy bound: by training them.
 
     python scripts/verify_scenarios.py --data DIR --base base.safetensors --out DIR [--records RECORDS]
-        [--scenarios 10] [--max-loss 0.02] [--confidence 0.95] [--candidates 20] [--workers 1] [--json]
+        [--scenarios 10] [--max-loss 0.02] [--confidence 0.95] [--candidates 20] [--seeds 1] [--workers 1] [--json]
 
 For the paper's devices and links, without a confidence and with one: the strategies that the search returns *before*
 the loop (one fit, one optimisation) and *after* it (``coinfer search`` with --candidates trainings for all scenarios
@@ -76,10 +76,16 @@ def main() -> int:
         tables: dict[str, list[Judged]] = {}
         for name, cases in (("no confidence", plain), (f"confidence {arguments.confidence:g}", sure)):
             result = search_loop(
-                cases, start, verifier.measure, fit, budget=arguments.candidates, optimizer=arguments.optimizer
+                cases,
+                start,
+                verifier.measure,
+                fit,
+                budget=arguments.candidates,
+                repeats=arguments.seeds,
+                optimizer=arguments.optimizer,
             )
             tables[f"{name}, before the loop"] = judge_first(result, start)
-            tables[f"{name}, after {result.trained} trainings"] = judge_last(result, start, verifier)
+            tables[f"{name}, after {result.trained} trainings"] = judge_last(result, start, verifier, arguments.seeds)
         document = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
         text = json.dumps({"arguments": shown(arguments), "tables": document}, indent=2) + "\n"
         write_whole(folder / RESULT_FILE, lambda temporary: temporary.write_text(text))
@@ -105,12 +111,12 @@ def judge_first(result: LoopResult, start: Records) -> list[Judged]:
     return judged
 
 
-def judge_last(result: LoopResult, start: Records, verifier: Verifier) -> list[Judged]:
+def judge_last(result: LoopResult, start: Records, verifier: Verifier, seeds: int) -> list[Judged]:
     """What the loop returns, judged by one more training of each."""
     found = [state for state in result.states if state.best is not None]
     space = result.problem.space
     compressed = {state.best.levels: None for state in found if state.best is not None and state.best.source != "base"}
-    requests = [Request(space.strategy(np.array(levels)), repeat=1) for levels in compressed]
+    requests = [Request(space.strategy(np.array(levels)), repeat=seeds) for levels in compressed]
     rows = dict(zip(compressed, [row for _, row in sorted(verifier.measure(requests), key=position)], strict=True))
     return [
         returned(result, state.case, start, rows.get(state.best.levels), state.best_latency_s, None)
@@ -179,6 +185,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-loss", type=float, default=0.02)
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--candidates", type=int, default=20, help="trainings of the loop, with and without")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings behind an answer of the loop")
     parser.add_argument("--optimizer", default="exact")
     parser.add_argument("--executor", default="ray", choices=("ray", "local"))
     parser.add_argument("--workers", type=int, default=1)

@@ -116,7 +116,7 @@ def search(
     snr_db: options.SnrDb = None,
     max_loss: options.MaxLoss = 0.02,
     confidence: options.Confidence = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each strategy; the mean counts.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings behind an answer; their mean counts.")] = 1,
     accuracy: options.Accuracy = "validation",
     input_px: options.InputPx = None,
     cuts: options.Cuts = "all",
