@@ -147,7 +147,7 @@ def plain_loop(model: str, folder: Path, px: int, phase: Phase, device: torch.de
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    float(loss)
+    float(loss.detach())
     return len(loader.dataset) / (time.perf_counter() - began)  # type: ignore[arg-type]
 
 
