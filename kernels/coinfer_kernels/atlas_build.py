@@ -185,6 +185,17 @@ def _kept_within(columns: FloatArray, right: FloatArray, basis: IntArray, point:
     return total / excess
 
 
+@inner
+def _largest_alone(columns: FloatArray) -> float:
+    """The same for an m with a single element above zero."""
+    most = 0.0
+    for k in range(columns.shape[0]):
+        needed = max(columns[k, 0], columns[k, 1], columns[k, 2])
+        if needed > 0.0:
+            most = max(most, 1.0 / needed)
+    return most
+
+
 @kernel
 def _bound_rows(weights: FloatArray, values: FloatArray, rays: FloatArray, above: FloatArray, out: FloatArray) -> None:
     columns, right = np.empty((weights.shape[0], 3)), np.empty(3)
@@ -203,7 +214,8 @@ def _bound_rows(weights: FloatArray, values: FloatArray, rays: FloatArray, above
                     columns[used, d] = 0.0
                     fits = fits and weights[k, d] == 0.0
             used += 1 if fits else 0
-        out[r] = _pack(columns[:used], right, basis, inverse, room)
+        # One column alone is a packing too. Beside one that differs by rounding the simplex method may lose it.
+        out[r] = max(_pack(columns[:used], right, basis, inverse, room), _largest_alone(columns[:used]))
 
 
 def proven_share(weights: FloatArray, values: FloatArray, rays: FloatArray, above: FloatArray) -> FloatArray:
