@@ -7,8 +7,9 @@ variables: its proofs bound an ensemble over boxes of levels.
 
 So a **teacher**, a few monotone ensembles over the variables and the aggregates, is fitted to the records, and a
 **student**, one monotone ensemble over the variables alone, to the teacher's answers for thousands of strategies of
-the sampling plan: C. Bucila et al., "Model Compression" (KDD 2006). The student is what predicts. It is a plain
-scikit-learn ensemble; nothing behind it knows of the teacher.
+the sampling plan: C. Bucila et al., "Model Compression" (KDD 2006). What the student then still lacks at the records
+themselves a second monotone ensemble is fitted to. The sum of the two predicts, and is monotone as they are; nothing
+behind it knows of the teacher.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Aggregates:
 
 
 class DistilledBoosting:
-    """A regressor with scikit-learn's ``fit`` and ``predict``; ``student`` is its ensemble once it is fitted.
+    """A regressor with scikit-learn's ``fit`` and ``predict``: the sum of ``parts`` once it is fitted.
 
     ``build`` makes an unfitted monotone ensemble of the directions of its features and a seed.
     """
@@ -88,7 +89,7 @@ class DistilledBoosting:
         self, space: SearchSpace, directions: list[int], build: Callable[[list[int], int], Any], seed: int
     ) -> None:
         self.space, self.directions, self.build, self.seed = space, directions, build, seed
-        self.student: Any = None
+        self.parts: tuple[Any, ...] = ()
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> DistilledBoosting:
         """Fit to features ``x`` (n, F), the SNR last where the directions have one more than the space, and ``y``."""
@@ -99,12 +100,15 @@ class DistilledBoosting:
         for number in range(TEACHERS):
             teacher = self.build([*self.directions, *aggregates.directions], self.seed + number)
             answers += teacher.fit(seen, y).predict(shown) / TEACHERS
-        self.student = self.build(self.directions, self.seed)
-        self.student.set_params(learning_rate=0.2, max_features=1.0).fit(lessons, answers)
+        student = self.build(self.directions, self.seed)
+        student.set_params(learning_rate=0.2, max_features=1.0).fit(lessons, answers)
+        correction = self.build(self.directions, self.seed)
+        correction.set_params(max_iter=50, learning_rate=0.05, min_samples_leaf=5).fit(x, y - student.predict(x))
+        self.parts = student, correction
         return self
 
     def predict(self, x: np.ndarray) -> NDArray[np.float64]:
-        predicted: NDArray[np.float64] = self.student.predict(x)
+        predicted: NDArray[np.float64] = np.sum([part.predict(x) for part in self.parts], axis=0)
         return predicted
 
     def _lessons(self, x: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

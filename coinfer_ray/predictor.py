@@ -391,7 +391,7 @@ def regressor_of(records: Records, name: str, seed: int) -> Callable[[], Any]:
 
 def ensemble_of(fitted: Any) -> TreeEnsemble:
     """The trees of a fitted regressor, for the kernels."""
-    return TreeEnsemble.from_sklearn(fitted.student if isinstance(fitted, DistilledBoosting) else fitted)
+    return TreeEnsemble.from_sklearn(*(fitted.parts if isinstance(fitted, DistilledBoosting) else [fitted]))
 
 
 def _opened(records: RecordsSource, model: str | None = None) -> Records:

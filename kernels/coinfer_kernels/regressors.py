@@ -6,6 +6,7 @@ walks any tree but those of HistGradientBoosting; thresholds are widened to say 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,19 @@ def _sum_of(features: int, parts: list[tuple[float, Model]]) -> Model:
         intercept=float(sum(weight * model.intercept for weight, model in parts)),
         coefficients=coefficients,
     )
+
+
+def read_sum(regressors: Sequence[Any]) -> Model:
+    """:func:`read_regressor` of each, added up."""
+    models = [read_regressor(regressor) for regressor in regressors]
+    if len(models) == 1:
+        return models[0]
+    features = sorted({model.features for model in models})
+    if len(features) > 1:
+        raise ValueError(
+            f"regressor: a sum of models of {' and '.join(map(str, features))} features; one number is needed"
+        )
+    return _sum_of(features[0], [(1.0, model) for model in models])
 
 
 def read_regressor(regressor: Any) -> Model:

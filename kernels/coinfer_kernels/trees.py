@@ -40,7 +40,7 @@ from coinfer_kernels.jit import check_threads, entry_point, inner, kernel, run_p
 from coinfer_kernels.leaves import LeafTables, leaf_tables, predict_levels_rows
 from coinfer_kernels.median import weighted_median
 from coinfer_kernels.notation import EnsembleTables, FloatArray
-from coinfer_kernels.regressors import read_regressor
+from coinfer_kernels.regressors import read_sum
 
 ROWS_PER_PART = 4096
 _BYTE, _SINGLE, _DOUBLE = np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64)
@@ -113,17 +113,18 @@ class TreeEnsemble:
         return TreeEnsemble, (self.tables,)  # without what only this process can call
 
     @classmethod
-    def from_sklearn(cls, regressor: Any) -> TreeEnsemble:
-        """Read a fitted regressor.
+    def from_sklearn(cls, regressor: Any, *further: Any) -> TreeEnsemble:
+        """Read a fitted regressor, or the sum of several, as boosting in stages leaves it.
 
         GradientBoosting, HistGradientBoosting, RandomForest, ExtraTrees, Bagging (with feature subsets too),
         AdaBoost (weighted median), DecisionTree, Voting, and linear models with ``coef_`` and ``intercept_``.
 
         Raises:
             ValueError: a classifier, several outputs, not fitted, categorical features, a prediction that is a
-                function of the sum (the logarithm as link), or another kind of model.
+                function of the sum (the logarithm as link), or another kind of model; of several, different features
+                or AdaBoost's median among them.
         """
-        return cls(read_regressor(regressor).tables())
+        return cls(read_sum((regressor, *further)).tables())
 
     @property
     def features(self) -> int:

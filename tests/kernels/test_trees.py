@@ -231,6 +231,19 @@ def test_models_that_are_no_sum_of_trees_are_refused():
             TreeEnsemble.from_sklearn(model)
 
 
+def test_several_regressors_are_their_sum():
+    x, y = np.random.default_rng(0).random((2, 60, 3)), np.random.default_rng(1).random(60)
+    first = HistGradientBoostingRegressor(max_iter=5, min_samples_leaf=2).fit(x[0], y)
+    rest = LinearRegression().fit(x[0], y - first.predict(x[0]))
+    ensemble = TreeEnsemble.from_sklearn(first, rest)
+    np.testing.assert_allclose(ensemble.predict(x[1]), first.predict(x[1]) + rest.predict(x[1]), rtol=0, atol=1e-12)
+    narrow = LinearRegression().fit(x[0][:, :2], y)
+    with pytest.raises(ValueError, match="a sum of models of 2 and 3 features"):
+        TreeEnsemble.from_sklearn(first, narrow)
+    with pytest.raises(ValueError, match="AdaBoost inside another ensemble"):
+        TreeEnsemble.from_sklearn(first, AdaBoostRegressor(n_estimators=3).fit(x[0], y))
+
+
 def test_features_that_scikit_learn_refuses_are_refused():
     x, y = training_set()
     ensemble = TreeEnsemble.from_sklearn(DecisionTreeRegressor(max_depth=2).fit(x, y))
