@@ -10,6 +10,7 @@ study.optimize(objective, n_trials=500)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any
 
 from optuna.distributions import (
@@ -49,6 +50,13 @@ class QuantumSampler(BaseSampler):
         self._space = IntersectionSearchSpace()
         self._search: OneByOne | None = None
         self._searched: dict[str, BaseDistribution] = {}
+        self._lock = Lock()  # trials of one study may run in several threads
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock())
 
     def reseed_rng(self) -> None:
         """Only the random trials' generator; the optimizer keeps its own."""
@@ -58,7 +66,8 @@ class QuantumSampler(BaseSampler):
         """The parameters that all finished trials have."""
         if len(study.directions) > 1:
             raise InputError("study: has several objectives; this sampler takes one")
-        space = self._space.calculate(study)
+        with self._lock:
+            space = self._space.calculate(study)
         return {name: domain for name, domain in space.items() if not domain.single()}
 
     def sample_relative(
@@ -67,10 +76,11 @@ class QuantumSampler(BaseSampler):
         """The next solution's parameters; none while answers are awaited."""
         if not search_space:
             return {}
-        if self._search is None or search_space != self._searched:
-            self._searched = dict(search_space)
-            self._search = OneByOne([_variable(*item) for item in search_space.items()], **self._options)
-        return self._search.suggest(str(trial.number)) or {}
+        with self._lock:
+            if self._search is None or search_space != self._searched:
+                self._searched = dict(search_space)
+                self._search = OneByOne([_variable(*item) for item in search_space.items()], **self._options)
+            return self._search.suggest(str(trial.number)) or {}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -80,14 +90,13 @@ class QuantumSampler(BaseSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Tell the trial's answer; one that failed or was pruned counts as the worst."""
-        if self._search is None:
-            return
-        if state != TrialState.COMPLETE or not values:
-            self._search.answer(str(trial.number), None)
-            return
-        sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-        broken = 0.0 if self._violation is None else max(0.0, float(self._violation(trial)))
-        self._search.answer(str(trial.number), sign * values[0], broken)
+        answer: tuple[float | None, float] = None, 0.0
+        if state == TrialState.COMPLETE and values:
+            sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+            answer = sign * values[0], 0.0 if self._violation is None else max(0.0, float(self._violation(trial)))
+        with self._lock:
+            if self._search is not None:
+                self._search.answer(str(trial.number), *answer)
 
 
 def _variable(name: str, domain: BaseDistribution) -> Variable:

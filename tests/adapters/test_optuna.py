@@ -1,3 +1,7 @@
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 optuna = pytest.importorskip("optuna")
@@ -50,6 +54,36 @@ def test_failed_pruned_and_parallel_trials_and_conditional_parameters():
     study = run(QuantumSampler(seed=1), 200, fun=moody, jobs=2)
     assert len(study.trials) == 200
     assert study.best_value < 0.01
+
+
+def test_threads_that_see_different_parameters_get_their_own():
+    """Two threads with two spaces, and time between looking which search there is and asking it."""
+
+    class Slow(dict):
+        __hash__ = None
+
+        def __ne__(self, other):
+            different = super().__ne__(other)
+            time.sleep(0.002)
+            return different
+
+    sampler, study = QuantumSampler(seed=0), optuna.create_study()
+    domain = optuna.distributions.FloatDistribution(0, 1)
+    spaces = [Slow(x=domain), Slow(x=domain, y=domain)]
+    trials = [study.ask() for _ in spaces]
+
+    def ask(which):
+        frozen = study.trials[trials[which].number]
+        return {frozenset(sampler.sample_relative(study, frozen, spaces[which])) for _ in range(50)}
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(ask, range(2)))
+    assert [each - {frozenset()} for each in found] == [{frozenset({"x"})}, {frozenset({"x", "y"})}]
+
+
+def test_a_fresh_sampler_can_be_pickled():
+    one, two = run(QuantumSampler(seed=3), 20), run(pickle.loads(pickle.dumps(QuantumSampler(seed=3))), 20)
+    assert [t.params for t in one.trials] == [t.params for t in two.trials]
 
 
 def test_constraints_bind():
