@@ -54,7 +54,7 @@ class Aggregates:
         costs = self._delay.costs(levels)
         bits = np.log(np.maximum(costs[:, 2], 1.0))
         codec_flops = np.log1p((costs - self._without_codec.costs(levels))[:, :2].sum(axis=1))
-        channels = self._channels(x, kept)
+        channels = self._channels(x, kept, levels[:, self._space.cut_variable])
         pruned = [kept.min(axis=1), kept.sum(axis=1), *(kept[:, sets].sum(axis=1) for sets in self._of_width)]
         codec = x[:, self._space.codec_variable :][:, :CODEC_VARIABLES]
         convolutions, layers = codec[:, :CODEC_WIDTH_1].reshape(-1, 2, 3), codec[:, CODEC_WIDTH_1:]
@@ -67,14 +67,12 @@ class Aggregates:
         nearest = [np.abs(column[:, None] - known).argmin(axis=1) for column, known in zip(x.T, values, strict=False)]
         return np.column_stack(nearest)
 
-    def _channels(self, x: np.ndarray, kept: np.ndarray) -> NDArray[np.float64]:
-        """Logarithm of the channels that the encoder makes of those that reach the cut."""
-        cost, cut = self._delay.tables, self._space.cut_variable
-        points = np.asarray(self._space.variables[cut].values)
-        at = np.abs(x[:, cut, None] - points).argmin(axis=1)
+    def _channels(self, x: np.ndarray, kept: np.ndarray, at: np.ndarray) -> NDArray[np.float64]:
+        """Logarithm of the channels that the encoder makes of those that reach the cut, which is at level ``at``."""
+        cost, first = self._delay.tables, self._space.codec_variable
         of_set = np.column_stack([kept, np.zeros(len(kept))])[np.arange(len(kept)), cost.cut_set[at]]
         sets = np.append([prunable.channels for prunable in self._space.graph.prunable_sets], 1)
-        ratios = np.log(x[:, [cut + 1 + place for place in _RATIOS]]).sum(axis=1)
+        ratios = np.log(x[:, [first + place for place in _RATIOS]]).sum(axis=1)
         total: NDArray[np.float64] = np.log(sets[cost.cut_set[at]] * cost.cut_channels[at]) + of_set + ratios
         return total
 

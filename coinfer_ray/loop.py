@@ -217,7 +217,7 @@ class Facts:
         self.facts: list[Fact] = []
         self._position: dict[tuple[tuple[int, ...], float | None], int] = {}
         self._costs: list[np.ndarray] = []
-        self._rows: dict[tuple[tuple[int, ...], float | None], list[Mapping[str, Any]]] = {}
+        self._rows: dict[tuple[tuple[int, ...], float | None], dict[int, Mapping[str, Any]]] = {}
         self._split: Split = split
         for levels in problem.known_levels:
             base = start.base_accuracy(split), start.base_accuracy("test")
@@ -249,9 +249,9 @@ class Facts:
         own: int,
         source: Source,
     ) -> Fact:
-        trainings = self._rows.setdefault((levels, snr_db), [])
-        trainings += rows
-        ended_well = [row for row in trainings if row["status"] == "ok"]
+        trainings = self._rows.setdefault((levels, snr_db), {})
+        trainings |= {row["seed"]: row for row in rows}  # records may hold what the loop asks for: no second training
+        ended_well = [row for row in trainings.values() if row["status"] == "ok"]
         fact = Fact(
             levels,
             snr_db,

@@ -3,8 +3,8 @@
     python scripts/bench_predictor.py [RECORDS ...] [--splits 20] [--repetitions 3] [--confidence 0.95]
 
 Three tables, by default of the shipped AlexNet records. First the regressors: R^2 out of fold over repeated ten-fold
-cross-validations. Then the predictor's own from some of the strategies alone, tried on those left out and on no
-others: what more records would bring. Last the ways to a lower bound, over repeated random splits: fitted and
+cross-validations. Then the default's from growing parts of the strategies, tried on a tenth that is in none of
+them: what more records would bring. Last the ways to a lower bound, over repeated random splits: fitted and
 calibrated on four fifths of the strategies, tried on the rest that neither has seen. A bound should hold for
 the share that was asked for, and let pass as many as it can of the strategies that really lose little:
 

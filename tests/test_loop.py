@@ -13,7 +13,7 @@ import pytest
 from coinfer_kernels import TreeEnsemble
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.loop import Case, LoopResult, Request, cases_of, search_loop, with_rows
+from coinfer_ray.loop import Case, Facts, LoopResult, Request, cases_of, search_loop, with_rows
 from coinfer_ray.predictor import record_features
 from coinfer_ray.regressors import MONOTONE, build_regressor
 from coinfer_ray.scenario import Grid, resolve
@@ -261,6 +261,18 @@ def test_a_record_is_confirmed_before_it_is_an_answer(start: Records) -> None:
     assert again, "no record was confirmed"
     assert result.stopped == "settled"
     assert all(state.best is not None and state.best.source == "base" for state in result.states)
+
+
+def test_a_training_that_the_records_hold_is_no_confirmation(start: Records) -> None:
+    problem = fit(start)
+    facts = Facts(problem, start, "validation")
+    levels = tuple(problem.space.levels(start.strategies[0]).tolist())
+    known = start.table.to_pylist()[0]
+    again = facts.add(levels, None, [known])
+    assert (again.trainings, again.own, again.accuracy) == (1, 1, known["validation_accuracy"])
+    other = facts.add(levels, None, [known | {"seed": known["seed"] + 1, "validation_accuracy": 0.5}])
+    assert (other.trainings, other.own) == (2, 2)
+    assert other.accuracy == pytest.approx((known["validation_accuracy"] + 0.5) / 2)
 
 
 def test_measured_rows_join_the_records(start: Records) -> None:
