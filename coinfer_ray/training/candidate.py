@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from coinfer_ray.compression.channel import make_channel
 from coinfer_ray.compression.codec import CodecPair, Feature, build_codec, sent_elements
+from coinfer_ray.compression.components import restore_power, start_from_components
 from coinfer_ray.compression.pruning import ChannelRanking, Criterion, shrink
 from coinfer_ray.compression.quantize import Quantizer, huffman_bits
 from coinfer_ray.latency import FEATURE_BITS, INPUT_BITS
@@ -24,7 +25,7 @@ from coinfer_ray.training.data import ImageSet
 from coinfer_ray.training.loop import Diverged, Phase, Preprocess, ResidentImages, accuracy, train
 
 FINE_TUNE = Phase(images=1_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
-QUANTIZER_IMAGES = 1_024  # that its range is calibrated and its code's length measured on
+MEASURE_IMAGES = 1_024  # on which a codec's power, a quantizer's range and the length of its code are measured
 END_TO_END = Phase(images=1_500, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
 
 
@@ -32,20 +33,22 @@ END_TO_END = Phase(images=1_500, batch_size=64, learning_rate=5e-5, weight_decay
 class CodecPhase:
     """How a fresh codec learns to reproduce the feature before it is trained end to end.
 
-    It sees ``images`` images ``passes`` times, but no more than ``flop`` FLOPs of its own forward and backward
-    passes (a wide codec at an early cut costs as much as the network). ``end_to_end_factor``: how much faster
-    than the network it learns end to end.
+    It starts from principal components (:mod:`coinfer_ray.compression.components`), then sees ``images`` images
+    ``passes`` times, but no more than ``flop`` FLOPs of its own forward and backward passes (a wide codec at an early
+    cut costs as much as the network). ``learning_rate`` and ``end_to_end_rate``, that of the training end to end, are
+    over an output's number of inputs (:func:`codec_rates`).
     """
 
     images: int = 4_096
     passes: int = 8
     batch_size: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 0.5
     flop: float = 2e11
-    end_to_end_factor: float = 20.0
+    end_to_end_rate: float = 0.01
 
 
 CODEC = CodecPhase()
+SINGLE = 100  # inputs: what a parameter that acts on a single value counts for
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,32 @@ class TrainedCandidate:
 
     network: SplitNetwork
     measured: Mapping[str, Any]
+
+
+def codec_rates(network: SplitNetwork, rate: float) -> dict[nn.Parameter, float]:
+    """Learning rates of the codec's parameters: ``rate`` over the number of inputs of an output.
+
+    A step of Adam moves each weight by its learning rate, so an output by up to so many of them at once; at one rate
+    for all a wide codec leaves the scale of its feature within a few steps. (G. Yang et al., "Tensor Programs V",
+    NeurIPS 2021, whose rule this is.) Biases and batch norms act on one value each and take :data:`SINGLE` inputs.
+    """
+    rates: dict[nn.Parameter, float] = {}
+    for module in [*network.encoder.modules(), *network.decoder.modules()]:
+        own = dict(module.named_parameters(recurse=False))
+        for name, parameter in own.items():
+            rates[parameter] = rate / (_fan_in(module) if name == "weight" else SINGLE)
+    return rates
+
+
+def _fan_in(module: nn.Module) -> int:
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    if isinstance(module, nn.Conv2d):
+        return module.weight[0].numel()
+    if isinstance(module, nn.ConvTranspose2d):
+        # Of its taps an output place sees one in stride x stride.
+        return module.in_channels * max(1, module.weight[0, 0].numel() // module.stride[0] ** 2)
+    return SINGLE
 
 
 class CandidateTrainer:
@@ -136,8 +165,8 @@ class CandidateTrainer:
         self._warm_up_codec(assembled, seed + 1)
         if isinstance(network.channel, Quantizer):
             self._calibrate(network, network.channel)
-        codec = [*network.encoder.parameters(), *network.decoder.parameters()]
-        self._run(network, settings.end_to_end, seed + 2, codec)
+        rates = codec_rates(network, settings.codec.end_to_end_rate)
+        self._run(network, settings.end_to_end, seed + 2, rates)
         found = {
             f"{name}_accuracy": accuracy(
                 network, part, self.data.preprocess, device=device, precision=self.precision, seed=seed + 3
@@ -193,7 +222,9 @@ class CandidateTrainer:
             uplink_bit=bits,
         )
 
-    def _run(self, network: nn.Module, phase: Phase, seed: int, codec: Iterable[nn.Parameter] = ()) -> None:
+    def _run(
+        self, network: nn.Module, phase: Phase, seed: int, rates: Mapping[nn.Parameter, float] | None = None
+    ) -> None:
         train(
             network,
             self.train_images,
@@ -202,30 +233,36 @@ class CandidateTrainer:
             seed=seed,
             device=self.device,
             precision=self.precision,
-            fast=codec,
-            fast_factor=self.settings.codec.end_to_end_factor,
+            rates=rates,
         )
 
     def _warm_up_codec(self, assembled: Assembled, seed: int) -> None:
-        """Let a freshly initialised codec learn to reproduce the feature: much cheaper than end to end, since
-        neither half is trained, and it spares the halves the shock of a random codec between them."""
+        """Let the codec learn to reproduce the feature: much cheaper than end to end, since neither half is trained,
+        and it spares the halves the shock of a random codec between them."""
         network, phase = assembled.network, self.settings.codec
         parameters = [*network.encoder.parameters(), *network.decoder.parameters()]
         if not parameters or not phase.images:
             return
         torch.manual_seed(seed)
         known = self._features(network, self.train_images, phase.images)
+        if not torch.isfinite(known).all():
+            raise Diverged("the feature at the cut is no number")
+        snr_db = getattr(network.channel, "snr_db", None)
+        start_from_components(
+            network.encoder, network.decoder, known, noise=0.0 if snr_db is None else 10 ** (-snr_db / 10)
+        )
         power = known.square().mean().clamp_min(1e-12)
         # A backward pass costs twice a forward pass.
         presentations = min(phase.passes * len(known), int(phase.flop / (3 * assembled.codec_flop)))
         steps = max(1, presentations // phase.batch_size)
-        optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate)
+        rates = codec_rates(network, phase.learning_rate)
+        optimizer = torch.optim.AdamW([{"params": [parameter], "peak": rate} for parameter, rate in rates.items()])
         network.encoder.train()
         network.channel.train()
         network.decoder.train()
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = phase.learning_rate * (1 - step / steps)
+                group["lr"] = group["peak"] * (1 - step / steps)
             target = known[torch.randint(len(known), (phase.batch_size,), device=self.device)]
             with self._autocast():
                 output = network.decoder(network.channel(network.encoder(target)))
@@ -235,16 +272,21 @@ class CandidateTrainer:
             optimizer.step()
         if not torch.isfinite(loss):
             raise Diverged(f"the codec's reconstruction error is {float(loss)}")
+        network.eval()
+        known = known[:MEASURE_IMAGES]
+        with torch.no_grad(), self._autocast():
+            made = network.decoder(network.encoder(known)).float()
+        restore_power(network.encoder, network.decoder, known, made)
 
     def _calibrate(self, network: SplitNetwork, quantizer: Quantizer) -> None:
         """Forget the range that a fresh encoder filled, and take that of the one which has warmed up."""
-        known = self._features(network, self.train_images, QUANTIZER_IMAGES)
+        known = self._features(network, self.train_images, MEASURE_IMAGES)
         with torch.no_grad(), self._autocast():
             quantizer.reset()
             quantizer.calibrate(network.encoder(known))
 
     def _coded_bit(self, network: SplitNetwork, quantizer: Quantizer) -> float:
-        known = self._features(network, self.validation_images, QUANTIZER_IMAGES)
+        known = self._features(network, self.validation_images, MEASURE_IMAGES)
         with torch.no_grad(), self._autocast():
             codes = quantizer.codes(network.encoder(known))
         return float(huffman_bits(codes.cpu().numpy()).mean())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,18 +181,16 @@ def train(
     seed: int,
     device: torch.device,
     precision: torch.dtype,
-    fast: Iterable[nn.Parameter] = (),
-    fast_factor: float = 1.0,
+    rates: Mapping[nn.Parameter, float] | None = None,
     on_images: Callable[[int], None] | None = None,
     checkpoint: Path | None = None,
 ) -> None:
     """Train ``model`` in place by cross-entropy for one phase: warm-up, then a linear decay to zero.
 
     The same seed draws the same batches and augmentations; dropout and the channel's noise follow torch's own
-    generator, seeded here too. The parameters ``fast`` (fresh ones in a trained network) learn at ``fast_factor``
-    times the phase's rate. ``on_images`` is called with the number of images of each batch. With a
-    ``checkpoint`` path the state is kept there now and then, a later call goes on from it with the same result,
-    and the file is removed at the end.
+    generator, seeded here too. ``rates``: the peak learning rates of parameters that do not take the phase's.
+    ``on_images`` is called with the number of images of each batch. With a ``checkpoint`` path the state is kept
+    there now and then, a later call goes on from it with the same result, and the file is removed at the end.
 
     Raises:
         Diverged: the loss is no longer finite.
@@ -203,12 +201,10 @@ def train(
     images = ResidentImages.of(images, device)
     sampler = _Sampler(len(images), phase.batch_size, seed)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    hurried = {id(parameter) for parameter in fast}
-    groups = [
-        {"params": [p for p in parameters if id(p) not in hurried], "factor": 1.0},
-        {"params": [p for p in parameters if id(p) in hurried], "factor": fast_factor},
-    ]
-    optimizer = _make_optimizer([group for group in groups if group["params"]], phase)
+    of_rate: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        of_rate.setdefault((rates or {}).get(parameter, phase.learning_rate), []).append(parameter)
+    optimizer = _make_optimizer([{"params": group, "peak": rate} for rate, group in of_rate.items()], phase)
     steps = -(-phase.images // phase.batch_size)
     warmup = max(1, round(phase.warmup * steps))
     first = 0
@@ -222,7 +218,7 @@ def train(
             _keep(checkpoint, model, optimizer, sampler, step)
         rate = min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
         for group in optimizer.param_groups:
-            group["lr"] = phase.learning_rate * rate * group["factor"]
+            group["lr"] = group["peak"] * rate
         rows = sampler.draw()
         batch = images.take(torch.from_numpy(rows).to(device, non_blocking=True))
         x = preprocess(batch.images, sampler.rng if phase.augment else None)

@@ -26,7 +26,7 @@ NORMALISED = Recipe(
     base=replace(BASE_PHASE, images=540_000, learning_rate=3e-3, weight_decay=5e-2),
     candidate=CandidateSettings(
         fine_tune=replace(FINE_TUNE, learning_rate=2e-4),
-        codec=replace(CODEC, end_to_end_factor=15.0),
+        codec=replace(CODEC, end_to_end_rate=0.1),
         end_to_end=replace(END_TO_END, learning_rate=2e-4),
     ),
 )

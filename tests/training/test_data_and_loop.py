@@ -151,6 +151,26 @@ def test_training_learns_and_repeats_itself(data: DataSplits, optimizer: str) ->
         assert torch.equal(one, other)
 
 
+def test_a_parameter_with_a_rate_of_its_own_moves_by_it(data: DataSplits) -> None:
+    """The first step of Adam is the learning rate, whatever the gradient."""
+    network = small_network()
+    own, *others = network.parameters()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    phase = Phase(images=50, batch_size=50, learning_rate=1e-3, weight_decay=0, warmup=0, optimizer="adamw")
+    train(
+        network,
+        data.train,
+        Preprocess.of(data, 32),
+        phase,
+        seed=0,
+        device=CPU,
+        precision=torch.float32,
+        rates={own: 1e-5},
+    )
+    moved = [(new - old).abs().max().item() for new, old in zip([own, *others], before, strict=True)]
+    assert moved == pytest.approx([1e-5, *[1e-3] * len(others)], rel=0.1)  # less where a gradient is nearly 0
+
+
 def test_interrupted_training_resumes_to_the_same_weights(
     data: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
