@@ -5,15 +5,17 @@ in each stage of the network, how much gets through the link. From some hundred 
 one variable at a time. Told the sums (:class:`Aggregates`) they err less. But the search wants trees over the
 variables: its proofs bound an ensemble over boxes of levels.
 
-So a **teacher**, a few monotone ensembles over the variables and the aggregates, is fitted to the records, and a
-**student**, one monotone ensemble over the variables alone, to the teacher's answers for thousands of strategies of
-the sampling plan: C. Bucila et al., "Model Compression" (KDD 2006). What the student then still lacks at the records
-themselves a second monotone ensemble is fitted to. The sum of the two predicts, and is monotone as they are; nothing
-behind it knows of the teacher.
+So a **teacher** is fitted to the records: the mean of a Gaussian process over the aggregates and the cut, which is
+smooth, and of a few monotone ensembles over variables and aggregates, which are not. A **student**, one monotone
+ensemble over the variables alone, is fitted to the teacher's answers for thousands of strategies of the sampling plan:
+C. Bucila et al., "Model Compression" (KDD 2006). What the student then still lacks at the records themselves a second
+monotone ensemble is fitted to. The sum of the two predicts, and is monotone as they are; nothing behind it knows of
+the teacher.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -26,7 +28,9 @@ from coinfer_ray.latency import FEATURE_BITS, DelayCalculator
 from coinfer_ray.space import SearchSpace
 from coinfer_ray.training.plan import plan_levels
 
-TEACHERS = 4
+TEACHERS = 4  # ensembles
+MOST_IN_PROCESS = 1_000  # records that the Gaussian process sees: its cost grows with their cube
+PROCESS_STEPS = 10  # of its length scales towards the likeliest: to the end they suit the records too well
 LESSONS = 12_000  # strategies that the teacher answers: a prefix of a plan that no collection uses
 _PLAN_SEED = 0x7EAC4E5
 _RATIOS = (0, 3, 6, 7)  # of the codec's parameters those that say how many channels or values a stage makes
@@ -39,7 +43,8 @@ class Aggregates:
     kept the least, the sum over all prunable sets and that over the sets of each width alone, as a stage has one; the
     number of stages that the codec has and the logarithm of its FLOPs (for so many FLOPs it is trained: a costly codec
     sees fewer images); the logarithm of the bits on the link, of its factor that is channels, and of the one that is
-    places. ``directions`` (A,) as in :func:`coinfer_ray.regressors.directions`.
+    places; of the code's values to one of the feature, and of the share of places that the codec's kernels see, for
+    one smaller than its stride sees not all. ``directions`` (A,) as in :func:`coinfer_ray.regressors.directions`.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -47,7 +52,7 @@ class Aggregates:
         self._delay, self._without_codec = (DelayCalculator(space, codec_flops=counted) for counted in (True, False))
         widths = np.array([prunable.channels for prunable in space.graph.prunable_sets])
         self._of_width = [widths == width for width in np.unique(widths)]
-        self.directions = [1] * (2 + len(self._of_width)) + [0] * 5
+        self.directions = [1] * (2 + len(self._of_width)) + [0] * 5 + [1, 1]
 
     def __call__(self, x: np.ndarray) -> NDArray[np.float64]:
         kept, levels = np.log1p(-x[:, : self._space.sets]), self._nearest_levels(x)
@@ -60,7 +65,10 @@ class Aggregates:
         convolutions, layers = codec[:, :CODEC_WIDTH_1].reshape(-1, 2, 3), codec[:, CODEC_WIDTH_1:]
         codec_stages = (convolutions != 1).any(axis=2).sum(axis=1) + (layers != 1).sum(axis=1)
         places = bits - channels - np.log(FEATURE_BITS)
-        return np.column_stack([*pruned, codec_stages, codec_flops, bits, channels, places])
+        kernels, strides = convolutions[:, :, 1], convolutions[:, :, 2]
+        code = np.log(codec[:, _RATIOS]).sum(axis=1) - 2 * np.log(strides).sum(axis=1)
+        seen = 2 * np.log(np.minimum(kernels / strides, 1)).sum(axis=1)
+        return np.column_stack([*pruned, codec_stages, codec_flops, bits, channels, places, code, seen])
 
     def _nearest_levels(self, x: np.ndarray) -> NDArray[np.int64]:
         values = [np.asarray(variable.values) for variable in self._space.variables]
@@ -91,13 +99,7 @@ class DistilledBoosting:
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> DistilledBoosting:
         """Fit to features ``x`` (n, F), the SNR last where the directions have one more than the space, and ``y``."""
-        aggregates = Aggregates(self.space)
-        lessons, shown = self._lessons(x)
-        seen = np.column_stack([x, aggregates(x)])
-        answers = np.zeros(len(lessons))
-        for number in range(TEACHERS):
-            teacher = self.build([*self.directions, *aggregates.directions], self.seed + number)
-            answers += teacher.fit(seen, y).predict(shown) / TEACHERS
+        lessons, answers = self._taught(x, y)
         student = self.build(self.directions, self.seed)
         student.set_params(learning_rate=0.2, max_features=1.0).fit(lessons, answers)
         correction = self.build(self.directions, self.seed)
@@ -109,6 +111,20 @@ class DistilledBoosting:
         predicted: NDArray[np.float64] = np.sum([part.predict(x) for part in self.parts], axis=0)
         return predicted
 
+    def _taught(self, x: np.ndarray, y: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lessons and what a teacher answers that was fitted to ``x`` and ``y``."""
+        aggregates = Aggregates(self.space)
+        lessons, shown = self._lessons(x)
+        seen = np.column_stack([x, aggregates(x)])
+        answers = np.zeros(len(lessons))
+        for number in range(TEACHERS):
+            ensemble = self.build([*self.directions, *aggregates.directions], self.seed + number)
+            answers += ensemble.fit(seen, y).predict(shown) / TEACHERS
+        # The cut, the SNR where there is one, and the aggregates.
+        smooth = np.r_[self.space.cut_variable, len(self.space.variables) : seen.shape[1]]
+        process = _GaussianProcess(self.seed).fit(seen[:, smooth], y)
+        return lessons, (answers + process.predict(shown[:, smooth])) / 2
+
     def _lessons(self, x: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Features like ``x``, and those with the aggregates behind them."""
         values, sums = _lessons_of(self.space)
@@ -116,6 +132,46 @@ class DistilledBoosting:
             snr_db = np.random.default_rng(self.seed).choice(x[:, -1], len(values))
             values = np.column_stack([values, snr_db])
         return values, np.column_stack([values, sums])
+
+
+class _GaussianProcess:
+    """A Gaussian process with a length scale for each of its features, which it brings to unit variance."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> _GaussianProcess:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        if len(y) > MOST_IN_PROCESS:
+            some = np.random.default_rng(self.seed).choice(len(y), MOST_IN_PROCESS, replace=False)
+            x, y = x[some], y[some]
+        scales = Matern(np.full(x.shape[1], 5.0), (1e-2, 1e5), nu=1.5)
+        kernel = ConstantKernel(1.0, (1e-3, 1e4)) * scales + WhiteKernel(0.1, (1e-5, 1e1))
+        process = GaussianProcessRegressor(kernel, normalize_y=True, optimizer=_few_steps)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a scale at its bound: a feature that says nothing
+            self._pipeline = make_pipeline(StandardScaler(), process).fit(x, y)
+        return self
+
+    def predict(self, x: np.ndarray) -> NDArray[np.float64]:
+        # A kernel of all lessons at once would be tens of megabytes several times over.
+        parts = np.array_split(x, -(-len(x) // 2_000))
+        return np.concatenate([self._pipeline.predict(part) for part in parts])
+
+
+def _few_steps(
+    objective: Callable[..., Any], start: np.ndarray, bounds: np.ndarray
+) -> tuple[NDArray[np.float64], float]:
+    """An optimizer for scikit-learn's Gaussian process: L-BFGS-B, cut short."""
+    from scipy.optimize import minimize
+
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": PROCESS_STEPS})
+    return found.x, float(found.fun)
 
 
 @lru_cache(maxsize=2)  # every fold of a cross-validation asks for the same

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coinfer_ray import distillation
 from coinfer_ray.distillation import Aggregates
 from coinfer_ray.models.layers import load_graph
 from coinfer_ray.regressors import DISTILLED, MONOTONE, SNR_FEATURE, build_regressor, directions
@@ -42,8 +43,13 @@ def in_plain_python(space: SearchSpace, strategy: Strategy) -> list[float]:
     stages = sum(stage != (1.0, 1, 1) for stage in (first, second)) + sum(
         w != 1 for w in (codec.width_1, codec.width_2)
     )
-    made = kept * codec.ratio_1 * codec.ratio_2 * codec.width_1 * codec.width_2
-    return [min(shares), sum(shares), *(logs[channels] for channels in sorted(logs)), stages, math.log(made)]
+    narrower = codec.ratio_1 * codec.ratio_2 * codec.width_1 * codec.width_2
+    pruned = [min(shares), sum(shares), *(logs[channels] for channels in sorted(logs))]
+    seen = 1.0
+    for _, kernel, stride in (first, second):
+        seen *= min(kernel, stride) ** 2 / stride**2
+    code = math.log(narrower / (codec.stride_1 * codec.stride_2) ** 2)
+    return [*pruned, stages, math.log(kept * narrower), code, math.log(seen)]
 
 
 @pytest.mark.parametrize("model", SPACES)
@@ -53,7 +59,7 @@ def test_aggregates_are_those_of_plain_python(model: str) -> None:
     found = Aggregates(space)(x)
     assert found.shape[1] == len(Aggregates(space).directions)
     for strategy, row in zip(strategies, found, strict=True):
-        np.testing.assert_allclose(row[[*range(len(row) - 4), -2]], in_plain_python(space, strategy), atol=1e-9)
+        np.testing.assert_allclose(row[[*range(len(row) - 6), -4, -2, -1]], in_plain_python(space, strategy), atol=1e-9)
 
 
 @pytest.mark.parametrize("model", SPACES)
@@ -62,7 +68,7 @@ def test_bits_are_channels_times_places(model: str) -> None:
     for point in space.graph.cut_points[1:-1]:
         none = {prunable.name: 0.0 for prunable in space.graph.prunable_sets}
         strategy = Strategy(none, point)
-        bits, channels, places = Aggregates(space)(space.values(strategy)[None])[0, -3:]
+        bits, channels, places = Aggregates(space)(space.values(strategy)[None])[0, -5:-2]
         layer = space.graph.layers[point - 1]
         assert math.exp(bits) == pytest.approx(32 * layer.out_channels * layer.out_height * layer.out_width)
         assert math.exp(channels + places) == pytest.approx(math.exp(bits) / 32)
@@ -74,7 +80,7 @@ def test_the_codecs_flops_are_those_of_its_stages() -> None:
     codec = Codec(width_1=0.5, width_2=0.25)  # behind fc1: 4,096 values to 2,048 to 512 and back
     point = next(layer.index for layer in space.graph.layers if layer.out_set == "fc1")
     x = np.array([space.values(Strategy(none, point)), space.values(Strategy(none, point, codec))])
-    without, flops = np.expm1(Aggregates(space)(x)[:, -4])
+    without, flops = np.expm1(Aggregates(space)(x)[:, -6])
     assert without == 0
     assert flops == pytest.approx(2 * 2 * (4096 * 2048 + 2048 * 512), rel=0.01)
 
@@ -112,3 +118,13 @@ def test_the_student_hears_the_noise_of_the_channel() -> None:
     assert directions([SNR_FEATURE]) == [1]
     quiet, loud = (fitted.predict(np.column_stack([x, np.full(200, level)])) for level in (40.0, 3.0))
     np.testing.assert_allclose(quiet - loud, 0.5 * (math.exp(-0.3) - math.exp(-4)), rtol=0.25)
+
+
+def test_a_teacher_of_many_records_sees_a_share_of_them_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distillation, "MOST_IN_PROCESS", 60)
+    space = SPACES["alexnet"]
+    _, x = drawn(space, 200, seed=0)
+    y = 0.8 + 0.1 * np.log1p(-x[:, : space.sets]).sum(axis=1).clip(-6)
+    one, other = (build_regressor(DISTILLED, 0, space).fit(x, y).predict(x) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert np.mean((one - y) ** 2) < 0.1 * y.var()
