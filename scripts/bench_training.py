@@ -4,8 +4,9 @@
 
 Three figures:
 
-1. the share of a candidate's wall time that is spent outside forward pass, backward pass and optimizer step
-   (pruning, tracing, splitting, drawing and scaling images, counting hits);
+1. the share of a candidate's wall time that is spent outside its training and evaluation (pruning, tracing, splitting,
+   drawing and scaling images, clipping gradients, counting hits). Training: forward pass, backward pass, optimizer
+   step, and the closed-form start of its codec, whose share is also told apart;
 2. images a second of our loop beside a plain one: a DataLoader that decodes the same JPEG files, torchvision's
    transforms, float32, one thread each;
 3. candidates a second of two one-thread Ray actors beside two bare processes, as the ratio of their seconds a
@@ -41,6 +42,7 @@ from coinfer_ray.executors import LocalExecutor, make_executor
 from coinfer_ray.models.layers import load_graph
 from coinfer_ray.models.zoo import build
 from coinfer_ray.space import SearchSpace, Strategy
+from coinfer_ray.training import candidate
 from coinfer_ray.training.base import BaseNetwork, build_base, load_base
 from coinfer_ray.training.candidate import CandidateData, CandidateTrainer
 from coinfer_ray.training.collect import default_settings, planned_tasks, shared_values, start_worker
@@ -48,16 +50,21 @@ from coinfer_ray.training.data import DataSplits, load_data
 from coinfer_ray.training.loop import Phase, Preprocess, keep_freed_memory, pick_precision, train
 from coinfer_ray.training.plan import plan_levels
 
+START = "start_from_components"
+
 
 class Inside:
-    """Seconds in forward passes, backward passes and optimizer steps, outermost calls only."""
+    """Seconds in forward passes, backward passes, optimizer steps and codecs' starts, outermost calls only.
+
+    ``start_seconds``: those in the starts alone.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.seconds = 0.0
+        self.seconds = self.start_seconds = 0.0
         self._depth = 0
 
-    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:
             self._depth += 1
             began = self._now()
@@ -66,7 +73,9 @@ class Inside:
             finally:
                 self._depth -= 1
                 if not self._depth:
-                    self.seconds += self._now() - began
+                    took = self._now() - began
+                    self.seconds += took
+                    self.start_seconds += took if name == START else 0.0
 
         return timed
 
@@ -82,10 +91,11 @@ class Inside:
             (torch.Tensor, "backward"),
             (torch.optim.AdamW, "step"),
             (torch.optim.SGD, "step"),
+            (candidate, START),
         ]
         before = [getattr(owner, name) for owner, name in places]
         for (owner, name), call in zip(places, before, strict=True):
-            setattr(owner, name, self._timed(call))
+            setattr(owner, name, self._timed(name, call))
         try:
             yield
         finally:
@@ -93,16 +103,18 @@ class Inside:
                 setattr(owner, name, call)
 
 
-def share_outside(trainer: CandidateTrainer, strategies: list[Strategy]) -> list[float]:
-    """Share of each candidate's wall time outside forward, backward and step."""
-    shares = []
+def shares_of_time(trainer: CandidateTrainer, strategies: list[Strategy]) -> tuple[list[float], list[float]]:
+    """Shares of each candidate's wall time: outside training and evaluation, and in its codec's start."""
+    outside, starts = [], []
     for number, strategy in enumerate(strategies):
         inside = Inside(trainer.device)
         began = time.perf_counter()
         with inside.watch():
             trainer.train(strategy, snr_db=None, seed=number)
-        shares.append(1 - inside.seconds / (time.perf_counter() - began))
-    return shares
+        took = time.perf_counter() - began
+        outside.append(1 - inside.seconds / took)
+        starts.append(inside.start_seconds / took)
+    return outside, starts
 
 
 class JpegFiles(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
@@ -207,7 +219,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         precision=pick_precision(device),
     )
     strategies = [space.strategy(levels) for levels in plan_levels(space, given.candidates, seed=0)]
-    shares = share_outside(trainer, strategies)
+    outside, starts = shares_of_time(trainer, strategies)
     phase = replace(settings.base, images=given.loop_images)
     ours, plain = 0.0, 0.0
     for _ in range(3):  # in turns, so that both see the same machine
@@ -219,7 +231,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "model": given.model,
         "input_px": given.input_px,
         "device": str(device),
-        "share_outside": shares,
+        "share_outside": outside,
+        "share_start": starts,
         "our_images_per_s": ours,
         "plain_images_per_s": plain,
         "bare_s": statistics.fmean(bare_seconds(shared, tasks)),
@@ -244,7 +257,8 @@ def main() -> None:
         return
     outside = np.array(found["share_outside"])
     print(f"{given.model}, {given.input_px} px, {found['device']}, one thread; {given.candidates} candidates")
-    print(f"outside forward, backward and step: {outside.mean():.1%} of a candidate (worst {outside.max():.1%})")
+    print(f"outside training and evaluation: {outside.mean():.1%} of a candidate (worst {outside.max():.1%})")
+    print(f"of the rest, the codec's start in closed form: {np.mean(found['share_start']):.1%}")
     ours, plain = found["our_images_per_s"], found["plain_images_per_s"]
     print(f"images/s: ours {ours:.0f}, plain DataLoader loop {plain:.0f}: {ours / plain:.2f} times")
     print(
