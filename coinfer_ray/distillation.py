@@ -5,8 +5,8 @@ in each stage of the network, how much gets through the link. From some hundred 
 one variable at a time. Told the sums (:class:`Aggregates`) they err less. But the search wants trees over the
 variables: its proofs bound an ensemble over boxes of levels.
 
-So a **teacher** is fitted to the records: the mean of a Gaussian process over the aggregates and the cut, which is
-smooth, and of a few monotone ensembles over variables and aggregates, which are not. A **student**, one monotone
+So a **teacher** is fitted to the records: the mean of a Gaussian process over the aggregates and a few variables, which
+is smooth, and of a few monotone ensembles over variables and aggregates, which are not. A **student**, one monotone
 ensemble over the variables alone, is fitted to the teacher's answers for thousands of strategies of the sampling plan:
 C. Bucila et al., "Model Compression" (KDD 2006). What the student then still lacks at the records themselves a second
 monotone ensemble is fitted to. The sum of the two predicts, and is monotone as they are; nothing behind it knows of
@@ -33,6 +33,7 @@ MOST_IN_PROCESS = 1_000  # records that the Gaussian process sees: its cost grow
 PROCESS_STEPS = 10  # of its length scales towards the likeliest: to the end they suit the records too well
 LESSONS = 12_000  # strategies that the teacher answers: a prefix of a plan that no collection uses
 _PLAN_SEED = 0x7EAC4E5
+_KERNELS = (1, 4)  # of the codec's parameters the sizes of its kernels
 _RATIOS = (0, 3, 6, 7)  # of the codec's parameters those that say how many channels or values a stage makes
 
 
@@ -40,27 +41,33 @@ class Aggregates:
     """What the teacher sees of strategies beside their variables.
 
     For features ``x`` (n, F), the SNR may be among them, (n, A) float64: of the logarithms of the shares of channels
-    kept the least, the sum over all prunable sets and that over the sets of each width alone, as a stage has one; the
-    number of stages that the codec has and the logarithm of its FLOPs (for so many FLOPs it is trained: a costly codec
-    sees fewer images); the logarithm of the bits on the link, of its factor that is channels, and of the one that is
-    places; of the code's values to one of the feature, and of the share of places that the codec's kernels see, for
-    one smaller than its stride sees not all. ``directions`` (A,) as in :func:`coinfer_ray.regressors.directions`.
+    kept the least, the sum over all prunable sets, that over the sets of each width alone, as a stage has one, and
+    that over the sets which additions tie, whose channels run through many blocks; the logarithm of the network's
+    FLOPs; the number of stages that the codec has and the logarithm of its FLOPs (for so many FLOPs it is trained: a
+    costly codec sees fewer images); the logarithm of the bits on the link, of its factor that is channels, and of the
+    one that is places; of the code's values to one of the feature, and of the share of places that the codec's kernels
+    see, for one smaller than its stride sees not all.
+
+    ``directions`` (A,) as in :func:`coinfer_ray.regressors.directions`.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
         self._delay, self._without_codec = (DelayCalculator(space, codec_flops=counted) for counted in (True, False))
-        widths = np.array([prunable.channels for prunable in space.graph.prunable_sets])
-        self._of_width = [widths == width for width in np.unique(widths)]
-        self.directions = [1] * (2 + len(self._of_width)) + [0] * 5 + [1, 1]
+        sets = space.graph.prunable_sets
+        widths = np.array([prunable.channels for prunable in sets])
+        tied = np.array([prunable.unit == 1 and len(prunable.layers) > 1 for prunable in sets])
+        self._groups = [*(widths == width for width in np.unique(widths)), tied]
+        self.directions = [1] * (2 + len(self._groups)) + [0] * 6 + [1, 1]
 
     def __call__(self, x: np.ndarray) -> NDArray[np.float64]:
         kept, levels = np.log1p(-x[:, : self._space.sets]), self._nearest_levels(x)
         costs = self._delay.costs(levels)
         bits = np.log(np.maximum(costs[:, 2], 1.0))
-        codec_flops = np.log1p((costs - self._without_codec.costs(levels))[:, :2].sum(axis=1))
+        flops = self._without_codec.costs(levels)[:, :2].sum(axis=1)
+        codec_flops = np.log1p(costs[:, :2].sum(axis=1) - flops)
         channels = self._channels(x, kept, levels[:, self._space.cut_variable])
-        pruned = [kept.min(axis=1), kept.sum(axis=1), *(kept[:, sets].sum(axis=1) for sets in self._of_width)]
+        pruned = [kept.min(axis=1), kept.sum(axis=1), *(kept[:, sets].sum(axis=1) for sets in self._groups)]
         codec = x[:, self._space.codec_variable :][:, :CODEC_VARIABLES]
         convolutions, layers = codec[:, :CODEC_WIDTH_1].reshape(-1, 2, 3), codec[:, CODEC_WIDTH_1:]
         codec_stages = (convolutions != 1).any(axis=2).sum(axis=1) + (layers != 1).sum(axis=1)
@@ -68,7 +75,7 @@ class Aggregates:
         kernels, strides = convolutions[:, :, 1], convolutions[:, :, 2]
         code = np.log(codec[:, _RATIOS]).sum(axis=1) - 2 * np.log(strides).sum(axis=1)
         seen = 2 * np.log(np.minimum(kernels / strides, 1)).sum(axis=1)
-        return np.column_stack([*pruned, codec_stages, codec_flops, bits, channels, places, code, seen])
+        return np.column_stack([*pruned, np.log(flops), codec_stages, codec_flops, bits, channels, places, code, seen])
 
     def _nearest_levels(self, x: np.ndarray) -> NDArray[np.int64]:
         values = [np.asarray(variable.values) for variable in self._space.variables]
@@ -120,8 +127,9 @@ class DistilledBoosting:
         for number in range(TEACHERS):
             ensemble = self.build([*self.directions, *aggregates.directions], self.seed + number)
             answers += ensemble.fit(seen, y).predict(shown) / TEACHERS
-        # The cut, the SNR where there is one, and the aggregates.
-        smooth = np.r_[self.space.cut_variable, len(self.space.variables) : seen.shape[1]]
+        kernels = self.space.codec_variable + np.array(_KERNELS)
+        # The cut, the codec's kernels, the SNR where there is one, and the aggregates.
+        smooth = np.r_[self.space.cut_variable, kernels, len(self.space.variables) : seen.shape[1]]
         process = _GaussianProcess(self.seed).fit(seen[:, smooth], y)
         return lessons, (answers + process.predict(shown[:, smooth])) / 2
 
