@@ -7,7 +7,7 @@ and the residuals' mean square MSE:
     AIC = n ln(MSE) + 2 p         BIC = n ln(MSE) + p ln(n)
 
 (The paper's own figures satisfy these with F = 16 and n = 396.) A seventh, ``monotone_boosting``, knows which way
-each variable acts: more pruning, a narrower codec or more noise never help. That takes from the
+each variable acts: more pruning, a narrower codec, a longer stride or more noise never help. That takes from the
 noise of some hundred records most of what an optimizer could harvest: no strategy is predicted to be better than
 one that is larger in every way, so a single lucky record cannot open a hole in the accuracy bound. An eighth,
 ``distilled_boosting``, is as monotone, and has learned from one that sees sums and products of the variables as well
@@ -72,13 +72,12 @@ def adjusted_r2(mse: float, y: np.ndarray, features: int) -> float:
 def directions(feature_names: Sequence[str]) -> list[int]:
     """How each feature acts on accuracy: 1 never harms, -1 never helps, 0 either.
 
-    Cuts, kernel sizes and strides have no direction. A later cut or a wider kernel may do either, and so may a longer
-    stride: one may fit the kernel and the size of the feature where a shorter one leaves places out.
+    Cuts and kernel sizes have no direction: a later cut or a wider kernel may do either.
     """
     signs = []
     for name in feature_names:
         group, _, parameter = name.partition(".")
-        if group == "sparsity":
+        if group == "sparsity" or parameter.startswith("stride"):
             signs.append(-1)
         elif name == SNR_FEATURE or parameter.startswith(("ratio", "width")):
             signs.append(1)
