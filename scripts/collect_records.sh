@@ -29,7 +29,7 @@ collect() { # NAME MODEL BASE_IMAGES CANDIDATES [OPTION ...]
     cp "$out/$name/base.safetensors" "$out/$name.base.safetensors"
 }
 
-for network in "alexnet 540000 300" "regnet_x_400mf 405000 446"; do
+for network in "alexnet 540000 300" "regnet_x_400mf 405000 300"; do
     read -r model base_images candidates <<< "$network"
     collect "$model-64px" "$model" "$base_images" "$candidates"
     collect "$model-64px" "$model" "$base_images" 20 --repeats 3
