@@ -22,7 +22,7 @@ from coinfer_ray.search import Problem
 from tests.synthetic import write_synthetic_records
 
 RANGES = Ranges.of_speeds((2e8, 1e12), (1.06e13, 1.06e13), (1e5, 1e8))
-MAX_LOSS, TOLERANCE = 0.05, 0.01
+MAX_LOSS, TOLERANCE = 0.05, 0.001
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_it_equals_the_exact_solver_within_its_tolerance(problem, atlas):
     assert (found.lower_bound <= exact.objective * (1 + 1e-12)).all()
     costs = problem.delay.costs(found.levels)
     assert found.objective == pytest.approx((costs * scenarios.weights).sum(axis=1), rel=1e-12)
-    assert len(np.unique(found.levels, axis=0)) > 3
+    assert len(np.unique(found.levels, axis=0)) >= 3
 
 
 def test_its_strategies_are_accurate_enough(problem, atlas):
