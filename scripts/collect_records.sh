@@ -29,9 +29,9 @@ collect() { # NAME MODEL BASE_IMAGES CANDIDATES [OPTION ...]
     cp "$out/$name/base.safetensors" "$out/$name.base.safetensors"
 }
 
-for network in "alexnet 540000 300" "regnet_x_400mf 405000 300"; do
-    read -r model base_images candidates <<< "$network"
-    collect "$model-64px" "$model" "$base_images" "$candidates"
+for network in "alexnet 540000" "regnet_x_400mf 405000"; do
+    read -r model base_images <<< "$network"
+    collect "$model-64px" "$model" "$base_images" 300
     collect "$model-64px" "$model" "$base_images" 20 --repeats 3
 done
 collect alexnet-64px.awgn alexnet 540000 150 --snr-db 0:50 --seed 2

@@ -20,8 +20,8 @@ class Recipe:
 PLAIN = Recipe()
 
 # Batch norms stand larger steps: six times for the base network (twelve passes over CIFAR-10's 45,000 training
-# images), four times for candidates. Not more: AdamW's first steps are as long where next to nothing has to be
-# repaired, and twenty times cost a network that is hardly pruned three points.
+# images), four times for candidates, ten for their codecs. Not more: AdamW's first steps are as long where next to
+# nothing has to be repaired, and twenty times cost a network that is hardly pruned three points.
 NORMALISED = Recipe(
     base=replace(BASE_PHASE, images=540_000, learning_rate=3e-3, weight_decay=5e-2),
     candidate=CandidateSettings(

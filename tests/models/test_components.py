@@ -127,7 +127,7 @@ def test_restored_power_is_the_features(second: dict[str, float]) -> None:
 
 
 def test_a_codec_learns_at_a_rate_over_its_fan_in() -> None:
-    """One step of Adam moves a weight by its learning rate; an output, by the rate times its inputs' size."""
+    """The rate over the inputs of an output: channels times taps, of which a transposed convolution sees some."""
     pair = build_codec(Codec(ratio_1=0.5, kernel_1=5, stride_1=2), Feature(8, 9, 9, False), "spatial")
     network = SplitNetwork(nn.Identity(), pair.encoder, nn.Identity(), pair.decoder, nn.Identity())
     rates = codec_rates(network, 0.5)
