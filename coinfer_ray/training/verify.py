@@ -339,11 +339,11 @@ def collect_settings(info: RecordsInfo) -> CollectSettings:
             validation_images=info.settings["validation_images"],
             test_images=info.settings["test_images"],
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"records: do not say how their candidates were trained ({error}), so no other can be trained like them; "
-            "collect them with this version"
-        ) from None
+    except KeyError as error:
+        wrong = f"do not say how their candidates were trained ({error})"
+    except (TypeError, ValueError):
+        wrong = "were trained by the recipe of another version"
+    raise InputError(f"records: {wrong}, so no other can be trained like them; collect them with this version")
 
 
 def obtain_base(given: str | Path | None, records: object, info: RecordsInfo, data: DataSplits) -> BaseNetwork:

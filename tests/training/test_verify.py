@@ -203,6 +203,11 @@ def test_what_does_not_belong_to_the_records_is_refused(
     other = replace(records, info=replace(records.info, settings=settings))
     with pytest.raises(InputError, match="do not say how their candidates were trained"):
         checked(claim, few_images, other, base=base)  # type: ignore[arg-type]
+    training = records.settings["candidate_training"]
+    older = {**training, "codec": {**training["codec"], "end_to_end_factor": 20.0}}
+    other = replace(records, info=replace(records.info, settings={**records.settings, "candidate_training": older}))
+    with pytest.raises(InputError, match="were trained by the recipe of another version"):
+        checked(claim, few_images, other, base=base)  # type: ignore[arg-type]
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "letter.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds files but no _run\.json"):
