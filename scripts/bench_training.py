@@ -258,7 +258,7 @@ def main() -> None:
     outside = np.array(found["share_outside"])
     print(f"{given.model}, {given.input_px} px, {found['device']}, one thread; {given.candidates} candidates")
     print(f"outside training and evaluation: {outside.mean():.1%} of a candidate (worst {outside.max():.1%})")
-    print(f"of the rest, the codec's start in closed form: {np.mean(found['share_start']):.1%}")
+    print(f"the codec's start in closed form, which is training: {np.mean(found['share_start']):.1%}")
     ours, plain = found["our_images_per_s"], found["plain_images_per_s"]
     print(f"images/s: ours {ours:.0f}, plain DataLoader loop {plain:.0f}: {ours / plain:.2f} times")
     print(
