@@ -91,6 +91,8 @@ class Inside:
             (torch.Tensor, "backward"),
             (torch.optim.AdamW, "step"),
             (torch.optim.SGD, "step"),
+            (nn.functional, "cross_entropy"),
+            (nn.functional, "mse_loss"),
             (candidate, START),
         ]
         before = [getattr(owner, name) for owner, name in places]

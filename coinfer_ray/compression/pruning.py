@@ -121,7 +121,7 @@ def _shrink_batch_norm(module: nn.BatchNorm2d, rows: torch.Tensor | None) -> Non
 
 def _shrink_weighted(module: nn.Module, layer: Layer, rows: torch.Tensor | None, columns: torch.Tensor | None) -> None:
     assert isinstance(module, (nn.Conv2d, nn.Linear))
-    weight = module.weight.detach()
+    shared = weight = module.weight.detach()
     if module.bias is not None:
         bias = module.bias.detach()
         module.bias = nn.Parameter(bias.clone() if rows is None else bias[rows])
@@ -142,4 +142,4 @@ def _shrink_weighted(module: nn.Module, layer: Layer, rows: torch.Tensor | None,
         else:
             module.in_channels = weight.shape[1]
         weight = weight.contiguous(memory_format=torch.channels_last)
-    module.weight = nn.Parameter(weight.clone())
+    module.weight = nn.Parameter(weight.clone() if weight.data_ptr() == shared.data_ptr() else weight)

@@ -227,7 +227,7 @@ def train(
         loss = F.cross_entropy(logits.float(), batch.labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        _clip(parameters)
+        _clip(parameters, optimizer)
         optimizer.step()
         if (step % CHECK_EVERY == 0 or step == steps - 1) and not torch.isfinite(loss):
             raise Diverged(f"the loss is {float(loss.detach())} after {step + 1} of {steps} steps")
@@ -237,13 +237,17 @@ def train(
         checkpoint.unlink(missing_ok=True)
 
 
-def _clip(parameters: list[nn.Parameter]) -> None:
-    """Scale the gradients down to a norm of :data:`MOST_GRADIENT`, where it is larger."""
+def _clip(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """Let the next step scale the gradients down to a norm of :data:`MOST_GRADIENT`, where it is larger.
+
+    A fused step divides by ``grad_scale`` as it reads them, which spares AlexNet a pass over 230 MB; it is what
+    torch's own GradScaler hands to it.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    # Scaling by 1 would still read and write every gradient; on a GPU that is cheaper than waiting for the norm.
-    if norm.is_cuda or not float(norm) <= MOST_GRADIENT:
-        nn.utils.clip_grads_with_norm_(parameters, MOST_GRADIENT, norm)
+    scale = (nn.utils.get_total_norm(gradients) / MOST_GRADIENT).clamp_min(1.0)
+    # Dividing by 1 would still write every gradient; on a GPU that is cheaper than waiting for the norm.
+    needed = scale.is_cuda or float(scale) != 1.0
+    optimizer.grad_scale = scale if needed else None  # type: ignore[attr-defined]
 
 
 class _Sampler:
