@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
 \b
   coinfer collect --model alexnet --data cifar10:images --out records/ --candidates 300 --input-px 64
   coinfer collect --model alexnet --data photos/ --out noisy/ --candidates 150 --snr-db 0:50 --executor local
+  coinfer collect --model alexnet --data photos/ --out records/ --candidates 100 --known records.parquet --near 0.05
 """,
     )(collect)
     app.command(
@@ -131,6 +132,10 @@ def collect(
     known: Annotated[
         Path | None, typer.Option("--known", help="Records packed earlier; what they hold is not trained again.")
     ] = None,
+    near: Annotated[
+        float | None,
+        typer.Option("--near", min=0, metavar="LOSS", help="Train only candidates that --known predicts to lose less."),
+    ] = None,
     pack: Annotated[Path | None, typer.Option("--pack", help="Join the records into one FILE at the end.")] = None,
     json: options.Json = False,
 ) -> None:
@@ -166,6 +171,7 @@ def collect(
                 settings=replace(settings, candidate=candidate),
                 base=base,
                 known=known,
+                near=near,
             )
         if pack is not None:
             from coinfer_ray import store

@@ -11,7 +11,8 @@ import importlib.metadata
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -46,6 +47,7 @@ from coinfer_ray.training.loop import (
     pick_precision,
     release_freed_memory,
 )
+from coinfer_ray.training.near import near_candidates
 from coinfer_ray.training.plan import plan_levels, plan_snr_db
 from coinfer_ray.training.recipes import recipe_for
 
@@ -99,6 +101,7 @@ def collect(
     settings: CollectSettings | None = None,
     base: str | Path | None = None,
     known: str | Path | None = None,
+    near: float | None = None,
     quiet: bool = False,
 ) -> CollectSummary:
     """Train the first ``candidates`` of the plan that are not yet in ``out``.
@@ -110,11 +113,13 @@ def collect(
     ``snr_db`` draws each candidate's channel from that range of dB; None is a noise-free channel. ``base`` names
     trained base weights (``base.safetensors`` of another collection); without it the base network is trained
     first, and kept in ``out``. ``known``: records of the same settings (what ``pack`` made of a folder since lost);
-    their candidates are put into ``out`` instead of being trained again.
+    their candidates are put into ``out`` instead of being trained again. ``near``: not the plan's first candidates but
+    the first that ``known`` lacks and predicts to lose at most so much accuracy
+    (:func:`coinfer_ray.training.near.near_candidates`); they join what ``known`` holds.
 
     Raises:
         InputError: an unknown model, a folder without images or of another run, a base network of other data,
-            known records of other settings.
+            known records of other settings, too few candidates as near as asked for.
     """
     settings = settings or default_settings(model)
     if candidates < 1:
@@ -123,6 +128,8 @@ def collect(
         raise InputError(f"repeats: {repeats} asked for; 1 trains every candidate once")
     if snr_db is not None and not snr_db[0] <= snr_db[1]:
         raise InputError(f"snr-db: {snr_db[0]}:{snr_db[1]} is an empty range; give LO:HI with LO <= HI")
+    if near is not None and known is None:
+        raise InputError("near: which candidates lose little is predicted from records; give them as known")
     zoo.check_model(model)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     splits = load_data(data)
@@ -132,13 +139,19 @@ def collect(
         claim_folder(folder, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings))
         network = _obtain_base(folder, base, model, input_px, splits, settings, seed, quiet)
         info = _records_info(graph, splits, network, snr_db, settings)
-        asked = [(candidate, repeat) for repeat in range(repeats) for candidate in range(candidates)]
+        numbers: Sequence[int] = range(candidates)
         if known is not None:
-            _restore(folder, read_records(known), info, asked, seed)
+            packed = read_records(known)
+            packed.info.check_same(info, f"known: {packed.source}", "this run", "train its candidates again")
+            if near is not None:
+                numbers = near_candidates(space, packed, near, candidates, snr_db, seed)
+        asked = [(candidate, repeat) for repeat in range(repeats) for candidate in numbers]
+        if known is not None:
+            _restore(folder, packed, asked if near is None else _attempts_of(packed), seed)
         finished = finished_candidates(folder)
         pending = [attempt for attempt in asked if attempt not in finished]
         shared = shared_values(graph, splits, network, settings)
-        tasks = planned_tasks(space, pending, candidates, snr_db, seed)
+        tasks = planned_tasks(space, pending, numbers[-1] + 1, snr_db, seed)
         trained = failed = 0
         with Progress("candidates", len(asked), done=len(asked) - len(pending), quiet=quiet) as progress:
             for envelope in executor.run(start_worker, shared, _until(deadline, tasks)) if pending else ():
@@ -233,15 +246,20 @@ def planned_tasks(
         yield (candidate, repeat), Task(candidate, space.strategy(levels[candidate]), noise, seeded)
 
 
-def _restore(folder: Path, known: Records, info: RecordsInfo, asked: list[tuple[int, int]], seed: int) -> None:
-    """Write those shards of ``asked`` that the folder lacks and ``known`` holds."""
-    known.info.check_same(info, f"known: {known.source}", "this run", "train its candidates again")
+def _restore(folder: Path, known: Records, attempts: Iterable[tuple[int, int]], seed: int) -> None:
+    """Write those shards of ``attempts`` that the folder lacks and ``known`` holds."""
     rows = {(row["candidate"], row["seed"]): row for row in known.table.to_pylist()}
-    for candidate, repeat in asked:
+    for candidate, repeat in attempts:
         row = rows.get((candidate, candidate_seed(seed, candidate, repeat)))
         shard = shard_path(folder, candidate, repeat)
         if row is not None and not shard.exists():
             write_records(shard, [row], known.info)
+
+
+def _attempts_of(known: Records) -> Iterator[tuple[int, int]]:
+    """Attempts (candidate, repeat) that include all that ``known`` can hold: repeats that failed are not in it."""
+    for candidate, trainings in Counter(known.table["candidate"].to_pylist()).items():
+        yield from ((candidate, repeat) for repeat in range(trainings + known.failed))
 
 
 def _until(deadline: float, tasks: Iterator[T]) -> Iterator[T]:

@@ -194,6 +194,37 @@ def test_packed_records_stand_for_a_lost_folder(killed_twice: Path, few_images: 
     assert not list((tmp_path / "other").glob("candidate-*"))
 
 
+def test_candidates_near_the_base_network_join_what_is_known(
+    killed_twice: Path, few_images: Path, tmp_path: Path
+) -> None:
+    packed, out = tmp_path / "packed.parquet", tmp_path / "out"
+    store.pack(killed_twice, packed)
+
+    def near(known: Path | None, minutes: float | None = None) -> CollectSummary:
+        with LocalExecutor(threads=1) as executor:
+            return collect(
+                "alexnet",
+                few_images,
+                out,
+                2,
+                minutes=minutes,
+                executor=executor,
+                settings=SETTINGS,
+                base=killed_twice / "base.safetensors",
+                known=known,
+                near=0.5,
+                quiet=True,
+            )
+
+    with pytest.raises(InputError, match="near: which candidates lose little is predicted from records"):
+        near(None)
+    assert near(packed, minutes=0).trained_now == 0
+    assert store.read_records(out).table.equals(store.read_records(packed).table)
+    assert (near(packed).trained_now, near(packed).trained_now) == (2, 0)
+    finished = store.finished_candidates(out)
+    assert len(finished) == CANDIDATES + 2 and max(finished)[0] >= CANDIDATES + 1
+
+
 def test_packed_records_are_the_shards(killed_twice: Path, tmp_path: Path) -> None:
     store.pack(killed_twice, tmp_path / "packed.parquet")
     packed = store.read_records(tmp_path / "packed.parquet")

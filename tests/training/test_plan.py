@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
-from coinfer_kernels import canonicalize
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import pytest
+from coinfer_kernels import canonicalize, features
+
+from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import load_graph
+from coinfer_ray.predictor import fit_predictor
 from coinfer_ray.space import SearchSpace
+from coinfer_ray.store import read_records
+from coinfer_ray.training.near import MOST_LOOKED_AT, near_candidates
 from coinfer_ray.training.plan import plan_levels, plan_snr_db
+from tests.synthetic import BASE_VALIDATION, write_synthetic_records
 
 SPACE = SearchSpace(load_graph("alexnet", 64))
 
@@ -39,3 +48,29 @@ def test_snr_covers_its_range() -> None:
     assert snr.min() < 1
     assert snr.max() > 49
     assert np.histogram(snr, 8, (0, 50))[0].min() >= 14
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_candidates_near_the_base_network_are_the_plans_first_that_are_predicted_to_be(
+    tmp_path: Path, noisy: bool
+) -> None:
+    known = read_records(write_synthetic_records(tmp_path / "known.parquet", count=60, noisy=noisy))
+    snr_db = (0.0, 50.0) if noisy else None
+    found = near_candidates(SPACE, known, 0.03, 40, snr_db, 5)
+    levels = plan_levels(SPACE, found[-1] + 1, 5)
+    snr = plan_snr_db(found[-1] + 1, *snr_db, 5) if snr_db else None
+    predicted = fit_predictor(known).predict(features(SPACE.tables, levels, snr))
+    near = [number for number in np.flatnonzero(predicted >= BASE_VALIDATION - 0.03) if number >= 60]
+    assert found == near
+    assert min(found) >= 60  # the records are candidates 0 to 59
+    assert near_candidates(SPACE, known, 0.03, 7, snr_db, 5) == found[:7]
+
+
+def test_too_few_candidates_near_the_base_network_are_said(tmp_path: Path) -> None:
+    known = read_records(write_synthetic_records(tmp_path / "known.parquet", count=60))
+    with pytest.raises(InputError, match=r"near: only \d+ of the plan's first 65,536 candidates are predicted to lose"):
+        near_candidates(SPACE, known, 0.03, MOST_LOOKED_AT, None, 5)
+    far = replace(known, table=known.table.set_column(9, "validation_accuracy", known.table["test_accuracy"]))
+    assert far.accuracy().max() < BASE_VALIDATION
+    with pytest.raises(InputError, match="near: only 0 of"):
+        near_candidates(SPACE, far, float("nan"), 1, None, 5)
