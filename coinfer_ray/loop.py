@@ -19,8 +19,8 @@ margin that the facts allow, nothing cheaper than its best fact is predicted.
 its seeds) and every choice that was trained. The best fact of a scenario is the cheapest that keeps to the floor,
 so an answer never rests on a prediction. A fact carries the noise of its training and of its images, and the cheapest
 of many that just keep to a floor was lucky more often than not. With ``repeats`` (``--seeds``) the best fact of a
-scenario is trained again, from further seeds, before it is an answer, and its mean counts: what was only lucky falls
-below the floor and the next one is tried. A training from a fresh seed (``coinfer verify``) judges what is left.
+scenario is trained again, from one further seed a round, before it is an answer, and its mean counts: what was only
+lucky falls below the floor and the next one is tried. What is still in doubt when the budget is spent is no answer. A training from a fresh seed (``coinfer verify``) judges what is left.
 
 The whole run is a function of the start records and of the measurements. Measurements are shards on disk, and a
 shard is not trained twice: after a kill the same rounds are gone through again, up to where they stopped, and end
@@ -31,7 +31,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -273,12 +272,16 @@ class Facts:
                 return None
         return None if position is None else self.facts[position]
 
-    def best(self, case: Case, floor: float) -> tuple[Fact | None, float]:
-        """The cheapest fact that keeps to the floor, and its latency; (None, infinity) where there is none."""
+    def best(self, case: Case, floor: float, trainings: int = 1) -> tuple[Fact | None, float]:
+        """The cheapest fact that keeps to the floor, and its latency; (None, infinity) where there is none.
+
+        Facts of fewer than ``trainings`` don't count; the network as it is needs none.
+        """
         latency = np.array(self._costs) @ np.array(case.weights)
         for position, fact in enumerate(self.facts):
             heard = position < self._any_snr or fact.snr_db == case.snr_db
-            if not heard or fact.accuracy is None or fact.accuracy < floor:
+            known = fact.source == "base" or fact.trainings >= trainings
+            if not (heard and known) or fact.accuracy is None or fact.accuracy < floor:
                 latency[position] = np.inf
         cheapest = int(latency.argmin())
         found = self.facts[cheapest] if np.isfinite(latency[cheapest]) else None
@@ -333,23 +336,24 @@ def search_loop(
             state.settled = choice is None and doubt is None
             doubts.append(doubt)
         new = [
-            _Job(choice.levels, state.case.snr_db, 0, 1)
+            _Job(choice.levels, state.case.snr_db, 0)
             for state, choice in zip(states, choices, strict=True)
             if choice is not None
         ]
         wanted = list(dict.fromkeys([*(doubt for doubt in doubts if doubt is not None), *new]))
-        spent = trained + np.cumsum([job.trainings for job in wanted], dtype=np.int64)
-        jobs = wanted[: int(np.searchsorted(spent, budget, side="right"))]
+        jobs = wanted[: budget - trained]
+        for state in states if not jobs else ():
+            _note_best(facts, state, repeats)  # an answer that the budget leaves in doubt is none
         result = LoopResult(states, trained, rounds, "budget" if wanted else "settled", problem)
         if on_round is not None:
             on_round(result)
         if not jobs:
             return result
         rounds += 1
-        for job, measured in zip(jobs, _measure(measure, problem, jobs), strict=True):
-            facts.add(job.levels, job.snr_db, measured)
-            rows += measured
-            trained += len(measured)
+        for job, row in zip(jobs, _measure(measure, problem, jobs), strict=True):
+            facts.add(job.levels, job.snr_db, [row])
+            rows.append(row)
+        trained += len(jobs)
         for state, choice in zip(states, choices, strict=True):
             fact = None if choice is None else facts.of(choice.levels, state.case.snr_db)
             if choice is not None and fact is not None:
@@ -358,19 +362,21 @@ def search_loop(
 
 
 class _Job(NamedTuple):
-    """Trainings that are wanted of one strategy: from repeat ``first`` on, so many."""
+    """A training that is wanted: of a strategy over a channel, from its seed number ``repeat``."""
 
     levels: tuple[int, ...]
     snr_db: float | None
-    first: int
-    trainings: int
+    repeat: int
 
 
 def _doubt(best: Fact | None, repeats: int) -> _Job | None:
-    """What a best fact lacks to be an answer; the network as it is lacks nothing."""
+    """What a best fact lacks to be an answer; the network as it is lacks nothing.
+
+    One training at a time: most that were lucky fall at the next.
+    """
     if best is None or best.source == "base" or best.trainings >= repeats:
         return None
-    return _Job(best.levels, best.snr_db, best.own, repeats - best.trainings)
+    return _Job(best.levels, best.snr_db, best.own)
 
 
 @dataclass(frozen=True)
@@ -452,20 +458,15 @@ def with_rows(start: Records, rows: Sequence[Mapping[str, Any]]) -> Records:
     return replace(start, table=table, failed=start.failed + len(rows) - len(ended_well))
 
 
-def _measure(measure: Measure, problem: Problem, jobs: Sequence[_Job]) -> list[list[Mapping[str, Any]]]:
-    """The rows of each job's trainings, in order, whichever of them ends first."""
-    requests = [
-        Request(problem.space.strategy(np.array(job.levels)), job.snr_db, job.first + further)
-        for job in jobs
-        for further in range(job.trainings)
-    ]
+def _measure(measure: Measure, problem: Problem, jobs: Sequence[_Job]) -> list[Mapping[str, Any]]:
+    """The row of each job, in order, whichever of them ends first."""
+    requests = [Request(problem.space.strategy(np.array(levels)), snr_db, repeat) for levels, snr_db, repeat in jobs]
     found = dict(measure(requests))
-    rows = iter([found[position] for position in range(len(requests))])
-    return [list(islice(rows, job.trainings)) for job in jobs]
+    return [found[position] for position in range(len(requests))]
 
 
-def _note_best(facts: Facts, state: CaseState) -> None:
-    state.best, latency = facts.best(state.case, state.accuracy_floor)
+def _note_best(facts: Facts, state: CaseState, trainings: int = 1) -> None:
+    state.best, latency = facts.best(state.case, state.accuracy_floor, trainings)
     state.best_latency_s = None if state.best is None else latency
 
 

@@ -250,6 +250,17 @@ def test_an_answer_rests_on_several_seeds_and_their_mean(start: Records) -> None
         run(start, trainer, budget=1, repeats=2)
 
 
+@pytest.mark.parametrize("budget", [3, 7, 12])
+def test_a_budget_that_ends_early_leaves_no_answer_in_doubt(start: Records, budget: int) -> None:
+    trainer = FakeTrainer(fit(start), honest(start))
+    seen: list[LoopResult] = []
+    result = run(start, trainer, budget=budget, repeats=3, on_round=seen.append)
+    assert result.stopped == "budget" and len(trainer.trained) == result.trained == budget
+    assert all(state.best is not None for state in result.states)
+    assert all(state.best.source == "base" or state.best.trainings >= 3 for state in result.states if state.best)
+    assert seen[-1] is result  # what is kept last is what is returned
+
+
 def test_a_record_is_confirmed_before_it_is_an_answer(start: Records) -> None:
     """Nothing that is predicted trains well, so the best record is left; its second training refutes it."""
     recorded = {fit(start).space.values(strategy).tobytes() for strategy in start.strategies}
