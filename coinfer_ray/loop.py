@@ -15,12 +15,13 @@ predictor is monotone or coarse, so single points can't be cut out of it. With a
 stricter one of :mod:`coinfer_ray.calibration`, calibrated anew in each round. A scenario is settled when, at the least
 margin that the facts allow, nothing cheaper than its best fact is predicted.
 
-**Facts** are the untouched network at its cuts (the base accuracy), every strategy in the records (the mean over
-its seeds) and every choice that was trained. The best fact of a scenario is the cheapest that keeps to the floor,
-so an answer never rests on a prediction. A fact carries the noise of its training and of its images, and the cheapest
-of many that just keep to a floor was lucky more often than not. With ``repeats`` (``--seeds``) the best fact of a
+**Facts** are the untouched network at its cuts (the base accuracy), every strategy in the records (the mean over its
+seeds) and every choice that was trained. The best fact of a scenario is the cheapest that keeps to the floor, so an
+answer never rests on a prediction. A fact carries the noise of its training and of its images, and the cheapest of
+many that just keep to a floor was lucky more often than not. With ``repeats`` (``--seeds``) the best fact of a
 scenario is trained again, from one further seed a round, before it is an answer, and its mean counts: what was only
-lucky falls below the floor and the next one is tried. What is still in doubt when the budget is spent is no answer. A training from a fresh seed (``coinfer verify``) judges what is left.
+lucky falls below the floor and the next one is tried. What is still in doubt when the budget is spent is no answer. A
+training from a fresh seed (``coinfer verify``) judges what is left.
 
 The whole run is a function of the start records and of the measurements. Measurements are shards on disk, and a
 shard is not trained twice: after a kill the same rounds are gone through again, up to where they stopped, and end
