@@ -114,8 +114,8 @@ def collect(
     trained base weights (``base.safetensors`` of another collection); without it the base network is trained
     first, and kept in ``out``. ``known``: records of the same settings (what ``pack`` made of a folder since lost);
     their candidates are put into ``out`` instead of being trained again. ``near``: not the plan's first candidates but
-    the first that ``known`` lacks and predicts to lose at most so much accuracy
-    (:func:`coinfer_ray.training.near.near_candidates`); they join what ``known`` holds.
+    the next that ``known`` predicts to lose at most so much (:func:`coinfer_ray.training.near.near_candidates`); they
+    join all that ``known`` holds.
 
     Raises:
         InputError: an unknown model, a folder without images or of another run, a base network of other data,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from coinfer_kernels import canonicalize, features
 
@@ -60,10 +61,25 @@ def test_candidates_near_the_base_network_are_the_plans_first_that_are_predicted
     levels = plan_levels(SPACE, found[-1] + 1, 5)
     snr = plan_snr_db(found[-1] + 1, *snr_db, 5) if snr_db else None
     predicted = fit_predictor(known).predict(features(SPACE.tables, levels, snr))
-    near = [number for number in np.flatnonzero(predicted >= BASE_VALIDATION - 0.03) if number >= 60]
-    assert found == near
-    assert min(found) >= 60  # the records are candidates 0 to 59
+    near = [number for number in np.flatnonzero(predicted >= BASE_VALIDATION - 0.03) if number > 60]
+    assert found == near  # the records are candidates 0 to 59, and 60 is left out so that a gap follows
     assert near_candidates(SPACE, known, 0.03, 7, snr_db, 5) == found[:7]
+
+
+def test_the_choice_stays_when_the_chosen_have_joined_the_records(tmp_path: Path) -> None:
+    known = read_records(write_synthetic_records(tmp_path / "known.parquet", count=60))
+    found = near_candidates(SPACE, known, 0.03, 12, None, 5)
+    rows = known.table.take([*range(60), *range(12)])
+    numbers = pa.array([*range(60), *found], rows.schema.field("candidate").type)
+    joined = replace(known, table=rows.set_column(0, "candidate", numbers))
+    assert near_candidates(SPACE, joined, 0.03, 12, None, 5) == found
+
+    without = known.table["candidate"].to_numpy() != 7
+    failed = replace(known, table=known.table.filter(without), failed=1)
+    assert min(near_candidates(SPACE, failed, 0.03, 12, None, 5)) > 60
+    cut_off = replace(known, table=known.table.filter(known.table["candidate"].to_numpy() > 0))
+    with pytest.raises(InputError, match=r"known: .* lacks the plan's first candidates"):
+        near_candidates(SPACE, cut_off, 0.03, 12, None, 5)
 
 
 def test_too_few_candidates_near_the_base_network_are_said(tmp_path: Path) -> None:
