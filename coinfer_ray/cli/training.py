@@ -134,7 +134,7 @@ def collect(
     ] = None,
     near: Annotated[
         float | None,
-        typer.Option("--near", min=0, metavar="LOSS", help="Train only candidates that --known predicts to lose less."),
+        typer.Option("--near", min=0, metavar="LOSS", help="Train candidates that --known predicts to lose no more."),
     ] = None,
     pack: Annotated[Path | None, typer.Option("--pack", help="Join the records into one FILE at the end.")] = None,
     json: options.Json = False,

@@ -22,8 +22,8 @@ def near_candidates(
     """Numbers of the plan's next so many candidates that ``known`` predicts to lose at most ``near``.
 
     An accuracy bound is kept or broken by few points, and of candidates that cover the whole space few are so near the
-    base network: 15 % of RegNetX-400MF's lose at most 5 points. These are drawn as the others are, not optimised, so
-    errors of the prediction move where the candidates lie but do not gather in them.
+    base network. These are drawn as the others are, not optimised, so errors of the prediction move where the
+    candidates lie but do not gather in them.
 
     Predicted from the plan's first candidates alone, as far as ``known`` has them without a gap, whatever it holds
     beyond: so the choice stays the same when those that were chosen have joined the records.
