@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from coinfer_ray.comparison import compare as compare
     from coinfer_ray.errors import InputError as InputError
-    from coinfer_ray.predictor import Predictor as Predictor
-    from coinfer_ray.predictor import fit as fit
-    from coinfer_ray.search import Answer as Answer
-    from coinfer_ray.search import optimize as optimize
-    from coinfer_ray.space import Strategy as Strategy
-    from coinfer_ray.sweeps import sweep as sweep
+    from coinfer_ray.methods.compare import compare as compare
+    from coinfer_ray.optimizer.optimize import Answer as Answer
+    from coinfer_ray.optimizer.optimize import optimize as optimize
+    from coinfer_ray.predictor.fit import fit as fit
+    from coinfer_ray.predictor.predictor import Predictor as Predictor
+    from coinfer_ray.problem.strategy import Strategy as Strategy
+    from coinfer_ray.sweeps.sweep import sweep as sweep
 
 _HOMES = {
-    "Answer": "coinfer_ray.search",
+    "Answer": "coinfer_ray.optimizer.optimize",
     "InputError": "coinfer_ray.errors",
-    "Predictor": "coinfer_ray.predictor",
-    "Strategy": "coinfer_ray.space",
-    "compare": "coinfer_ray.comparison",
-    "fit": "coinfer_ray.predictor",
-    "optimize": "coinfer_ray.search",
-    "sweep": "coinfer_ray.sweeps",
+    "Predictor": "coinfer_ray.predictor.fit",
+    "Strategy": "coinfer_ray.problem.space",
+    "compare": "coinfer_ray.methods.compare",
+    "fit": "coinfer_ray.predictor.fit",
+    "optimize": "coinfer_ray.optimizer.optimize",
+    "sweep": "coinfer_ray.sweeps.sweep",
 }
 
 __all__ = sorted(_HOMES)
@@ -35,21 +35,14 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _version()
+        from coinfer_ray.version import __version__
+
+        return __version__
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("coinfer-ray")
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,8 @@
-"""The one exception that bad input raises."""
+"""The one exception that bad input raises, and the check that most often raises it."""
+
+from __future__ import annotations
+
+import difflib
 
 
 class InputError(ValueError):
@@ -7,3 +11,12 @@ class InputError(ValueError):
     The message is one line: what is wrong, where, and what would be right. The command line prints it on
     stderr and exits with status 2; a library caller catches it as a ``ValueError``.
     """
+
+
+def check_name(what: str, name: str, known: list[str] | tuple[str, ...]) -> None:
+    """Raise InputError unless ``name`` is one of ``known``; the message names the nearest ones."""
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"
+    raise InputError(f"{what}: {name!r} is unknown; {hint}")

@@ -5,14 +5,14 @@
 #   bash scripts/collect_records.sh DATA OUT [WORKERS] [NAME ...]
 #
 # DATA: images as `coinfer collect --data` takes them. OUT gets a folder for each set of records and their packed
-# files, as they lie in coinfer_ray/records; what lies there with its base network is taken as done. NAME: some of
+# files, as they lie in coinfer_ray/records/shipped; what lies there with its base network is taken as done. NAME: some of
 # alexnet-64px, alexnet-64px.awgn, regnet_x_400mf-64px instead of all.
 set -euo pipefail
 data=$1 out=$2 workers=${3:-2}
 shift $(($# < 3 ? $# : 3))
 names=("${@:-}")
 coinfer=${COINFER:-coinfer}
-ships=$(cd "$(dirname "$0")/.." && pwd)/coinfer_ray/records
+ships=$(cd "$(dirname "$0")/.." && pwd)/coinfer_ray/records/shipped
 
 collect() { # NAME MODEL BASE_IMAGES CANDIDATES [OPTION ...]
     local name=$1 model=$2 base_images=$3 candidates=$4

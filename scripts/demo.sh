@@ -6,5 +6,5 @@ cd "$(dirname "$0")/.."
 source scripts/setup.sh
 setup_environment .venv search
 out=${1:-out/demo}
-.venv/bin/coinfer sweep scripts/demo.yaml --out "$out" --solver exact --executor ray
+.venv/bin/coinfer sweep examples/demo.yaml --out "$out" --solver exact --executor ray
 .venv/bin/coinfer report "$out" --out "$out.html"

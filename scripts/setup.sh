@@ -9,7 +9,7 @@ setup_environment() {
     }
     # numba does not see that a kernel's callee in another file has changed: drop compiled code older than any source.
     local newest
-    newest=$(ls -t kernels/coinfer_kernels/*.py | head -n 1)
+    newest=$(find kernels -name "*.py" -printf "%T@ %p\n" | sort -rn | cut -d" " -f2 | head -n 1)
     find kernels -name '*.nb[ic]' ! -newer "$newest" -delete
     wanted="$extra $(cat pyproject.toml scripts/constraints.txt | cksum)"
     if [ "$(cat "$directory/.installed" 2>/dev/null)" != "$wanted" ]; then

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from coinfer_kernels import canonicalize
 
-from coinfer_ray.latency import DelayCalculator
-from coinfer_ray.models.layers import load_graph
-from coinfer_ray.space import SearchSpace
-from coinfer_ray.store import RecordsInfo, write_records
+from coinfer_ray.models.library import load_graph
+from coinfer_ray.problem.costs import DelayCalculator
+from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.records.store import RecordsInfo, write_records
 
 BASE_VALIDATION, BASE_TEST = 0.84, 0.83
 SETTINGS: dict[str, Any] = {"data": "made up", "fine_tune_images": 0, "end_to_end_images": 0, "channel": "noise-free"}

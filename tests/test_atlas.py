@@ -12,13 +12,14 @@ import pytest
 import typer
 from coinfer_kernels import Scenarios, solve_exact
 
-from coinfer_ray import atlas_build, search
-from coinfer_ray.atlas import Ranges, StrategyAtlas, load_atlas, solve_by_atlas
-from coinfer_ray.atlas_build import build, grid_atlases
+from coinfer_ray.atlas import build as atlas_build
+from coinfer_ray.atlas.atlas import Ranges, StrategyAtlas, load_atlas, solve_by_atlas
+from coinfer_ray.atlas.build import build, grid_atlases
 from coinfer_ray.cli import atlas as commands
 from coinfer_ray.errors import InputError
-from coinfer_ray.scenario import Grid
-from coinfer_ray.search import Problem
+from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.optimizer.solve import solve
+from coinfer_ray.scenarios.read import parse_grid
 from tests.synthetic import write_synthetic_records
 
 RANGES = Ranges.of_speeds((2e8, 1e12), (1.06e13, 1.06e13), (1e5, 1e8))
@@ -32,7 +33,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def problem(records: Path) -> Problem:
-    return search.assemble("alexnet", records=records)
+    return assemble("alexnet", records=records)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_it_equals_the_exact_solver_within_its_tolerance(problem, atlas):
     assert atlas.info.ratio == atlas.table.ratio <= 1 + TOLERANCE
     scenarios = random_scenarios(problem, 40)
     found = solve_by_atlas(problem, scenarios, [atlas])
-    exact = search.solve(problem, scenarios, "exact", threads=1)
+    exact = solve(problem, scenarios, "exact", threads=1)
     assert (found.objective <= exact.objective * (1 + TOLERANCE)).all()
     assert (found.objective >= exact.lower_bound * (1 - 1e-12)).all()
     assert (found.lower_bound <= exact.objective * (1 + 1e-12)).all()
@@ -145,7 +146,7 @@ def test_what_is_no_atlas_is_named(tmp_path, records):
 
 def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
     """Count the weights that the exact solver gets; it fails when it is called for the ``fail_at``-th time."""
-    from coinfer_kernels import atlas_build as kernels
+    from coinfer_kernels.atlas import build as kernels
 
     calls: list[int] = []
 
@@ -182,7 +183,7 @@ def test_a_build_that_was_stopped_goes_on(problem, atlas, tmp_path, monkeypatch)
 
 
 def test_a_grid_gets_the_atlases_that_it_needs(problem, tmp_path, monkeypatch):
-    grid = Grid.from_dict(
+    grid = parse_grid(
         {
             "model": ["alexnet"],
             "device": ["rpi3b+", "tk1"],
@@ -196,19 +197,19 @@ def test_a_grid_gets_the_atlases_that_it_needs(problem, tmp_path, monkeypatch):
     columns, weights = grid.columns(0, len(grid)), grid.weights(0, len(grid))
     scenarios = Scenarios(weights, problem.base_accuracy - columns["max_loss"], columns["snr_db"])
     answers = solve_by_atlas(problem, scenarios, found)
-    exact = search.solve(problem, scenarios, "exact", threads=1)
+    exact = solve(problem, scenarios, "exact", threads=1)
     assert (answers.objective <= 1.05 * exact.objective).all()
     monkeypatch.setattr(atlas_build, "build", None)  # nothing is built again
     again = grid_atlases(grid, problem, tolerance=0.05, folder=tmp_path, threads=1, quiet=True)
     assert all(same(one, other) for one, other in zip(found, again, strict=True))
-    wider = Grid.from_dict({**grid.document, "link": ["3g", {"rate_mbps": 500}]})
+    wider = parse_grid({**grid.document, "link": ["3g", {"rate_mbps": 500}]})
     for grid_, tolerance in ((wider, 0.05), (grid, 0.001)):
         with pytest.raises(InputError, match="was built for other scenarios"):
             grid_atlases(grid_, problem, tolerance=tolerance, folder=tmp_path)
 
 
 def test_a_noisy_predictor_has_an_atlas_for_an_interval_of_ratios(tmp_path):
-    noisy = search.assemble("alexnet", records=write_synthetic_records(tmp_path / "noisy.parquet", noisy=True))
+    noisy = assemble("alexnet", records=write_synthetic_records(tmp_path / "noisy.parquet", noisy=True))
     ranges = Ranges.of_speeds((1e9, 1e9), (1.06e13, 1.06e13), (1e6, 2e6))
     with pytest.raises(InputError, match="snr: "):
         build(noisy, ranges)
@@ -220,7 +221,7 @@ def test_a_noisy_predictor_has_an_atlas_for_an_interval_of_ratios(tmp_path):
     floor = np.array([noisy.base_accuracy - 0.1])
     for snr_db in (30.0, min(high, 50.0), np.nextafter(low, np.inf)):
         scenarios = Scenarios(weights, floor, np.array([snr_db]))
-        exact = search.solve(noisy, scenarios, "exact", threads=1)
+        exact = solve(noisy, scenarios, "exact", threads=1)
         assert solve_by_atlas(noisy, scenarios, [atlas]).objective[0] <= 1.05 * exact.objective[0]
     with pytest.raises(InputError, match="none was built"):
         solve_by_atlas(noisy, Scenarios(weights, floor, np.array([low])), [atlas])

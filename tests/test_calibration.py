@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinfer_ray.calibration import Calibration, held_out_coverage
 from coinfer_ray.errors import InputError
+from coinfer_ray.predictor.calibration import Calibration, held_out_coverage
 
 BASE, RESOLUTION = 0.8, 0.01
 

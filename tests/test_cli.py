@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from coinfer_ray.cli import main, scenarios, training
-from coinfer_ray.files import RUN_FILE
-from coinfer_ray.models.layers import load_graph
-from coinfer_ray.predictor import fit_predictor
+from coinfer_ray.cli import main
+from coinfer_ray.cli import models as models_command
+from coinfer_ray.cli import report as report_command
+from coinfer_ray.models.library import load_graph
+from coinfer_ray.predictor.fit import fit_predictor
+from coinfer_ray.runtime.files import RUN_FILE
 from tests.synthetic import BASE_VALIDATION, write_synthetic_records
 
 COMMANDS = ("models", "collect", "fit", "optimize", "compare", "sweep", "report")
@@ -296,7 +298,7 @@ def test_failures_of_ours_are_status_1_with_the_traceback_on_request(run: Run, m
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("no\nreason")
 
-    monkeypatch.setattr("coinfer_ray.models.layers.shipped_graphs", broken)
+    monkeypatch.setattr("coinfer_ray.models.library.shipped_graphs", broken)
     status, out, err = run("models")
     assert (status, out) == (1, "") and "ZeroDivisionError: no reason" in one_line(err) and "COINFER_DEBUG" in err
     monkeypatch.setenv("COINFER_DEBUG", "1")
@@ -304,20 +306,20 @@ def test_failures_of_ours_are_status_1_with_the_traceback_on_request(run: Run, m
     assert status == 1 and "Traceback" in err and "in broken" in err
 
 
-@pytest.mark.parametrize("command", [training.models, scenarios.report])
+@pytest.mark.parametrize("command", [models_command.models, report_command.report])
 def test_interruption_is_status_130(run: Run, command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coinfer_ray.models.layers.shipped_graphs", interrupted)
+    monkeypatch.setattr("coinfer_ray.models.library.shipped_graphs", interrupted)
     monkeypatch.setattr("coinfer_ray.report.read_sweep", interrupted)
-    arguments = ["models"] if command is training.models else ["report", tmp_path]
+    arguments = ["models"] if command is models_command.models else ["report", tmp_path]
     status, out, err = run(*arguments)
     assert (status, out) == (130, "") and "again to go on" in one_line(err)
 
 
 def test_stdout_holds_the_answer_alone(run: Run, predictor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from coinfer_ray import search
+    from coinfer_ray.optimizer import optimize as search
 
     solve = search.solve
 

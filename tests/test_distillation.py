@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinfer_ray import distillation
-from coinfer_ray.distillation import Aggregates
-from coinfer_ray.models.layers import load_graph
-from coinfer_ray.regressors import DISTILLED, MONOTONE, SNR_FEATURE, build_regressor, directions
-from coinfer_ray.space import Codec, SearchSpace, Strategy
-from coinfer_ray.training.plan import plan_levels
+from coinfer_ray.models.library import load_graph
+from coinfer_ray.predictor import distillation
+from coinfer_ray.predictor.distillation import Aggregates
+from coinfer_ray.predictor.regressors import DISTILLED, MONOTONE, SNR_FEATURE, build_regressor, directions
+from coinfer_ray.problem.sampling import plan_levels
+from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.problem.strategy import Codec, Strategy
 
 SPACES = {name: SearchSpace(load_graph(name, 64)) for name in ("alexnet", "regnet_x_400mf")}
 

@@ -12,11 +12,19 @@ from pathlib import Path
 import pytest
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.files import LOCK_FILE, RUN_FILE, claim_folder, read_holder, read_run, single_writer, write_whole
+from coinfer_ray.runtime.files import (
+    LOCK_FILE,
+    RUN_FILE,
+    claim_folder,
+    read_holder,
+    read_run,
+    single_writer,
+    write_whole,
+)
 
 HOLD = """
 import sys, time
-from coinfer_ray.files import single_writer
+from coinfer_ray.runtime.files import single_writer
 with single_writer(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coinfer_ray.baselines.jalad import QuantizedTable, read_quantized, solve, write_quantized
 from coinfer_ray.errors import InputError
-from coinfer_ray.latency import DelayCalculator
-from coinfer_ray.models.layers import load_graph
-from coinfer_ray.space import SearchSpace
+from coinfer_ray.methods.jalad import QuantizedTable, read_quantized, solve, write_quantized
+from coinfer_ray.models.library import load_graph
+from coinfer_ray.problem.costs import DelayCalculator
+from coinfer_ray.problem.space import SearchSpace
 
 GRAPH = load_graph("alexnet", 64)
 DELAY = DelayCalculator(SearchSpace(GRAPH))
@@ -116,10 +116,10 @@ def test_other_networks_and_other_files_are_refused(table: QuantizedTable, tmp_p
 
 
 def test_its_row_in_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from coinfer_ray.comparison import compare
+    from coinfer_ray.methods.compare import compare
 
     path = tmp_path / "table.parquet"
-    monkeypatch.setattr("coinfer_ray.baselines.jalad.quantized_path", lambda model, input_px: path)
+    monkeypatch.setattr("coinfer_ray.methods.jalad.quantized_path", lambda model, input_px: path)
     asked: dict[str, Any] = {"device": "rpi4b", "server": "p100", "link": "4g", "input_px": 64}
     with pytest.raises(InputError, match="measure one with"):
         compare("alexnet", **asked, methods=["jalad"])

@@ -12,13 +12,13 @@ from xml.etree import ElementTree
 import pytest
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.files import RUN_FILE
-from coinfer_ray.predictor import fit_predictor
+from coinfer_ray.predictor.fit import fit_predictor
 from coinfer_ray.report import SweepResults, open_results, read_sweep, summary_table, write_page
 from coinfer_ray.report.figures import MOST_PANELS, figure_captions, latency_figure, second_figure
 from coinfer_ray.report.results import spread
 from coinfer_ray.report.table import MOST_ROWS, milliseconds, summary_cells, summary_header, summary_note, times_faster
-from coinfer_ray.sweeps import sweep
+from coinfer_ray.runtime.files import RUN_FILE
+from coinfer_ray.sweeps.sweep import sweep
 from tests.synthetic import SETTINGS, write_synthetic_records
 
 PAPER_GRID = {

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.scenario import Device, Grid, Link, Scenario, Server, resolve, shannon_rate_bps
+from coinfer_ray.scenarios.read import device_of, link_of, parse_grid, read_grid, resolve, server_of
+from coinfer_ray.scenarios.scenario import Device, Link, Scenario, Server, shannon_rate_bps
 
 PAPER_GRID: dict[str, Any] = {
     "model": ["alexnet"],
@@ -36,22 +37,22 @@ PAPER_GRID: dict[str, Any] = {
     ("name", "gflops"), [("rpi3b+", 0.2), ("rpi4b", 3), ("tk1", 326.4), ("RPI4B", 3)]
 )  # the paper's Table II
 def test_devices(name: str, gflops: float) -> None:
-    assert Device.of(name) == Device(name.lower(), pytest.approx(gflops * 1e9))
+    assert device_of(name) == Device(name.lower(), pytest.approx(gflops * 1e9))
 
 
 @pytest.mark.parametrize(("name", "mbps"), [("3g", 1.19), ("4g", 11.22), ("5g", 52.24), ("wifi", 54.19)])  # Table III
 def test_links(name: str, mbps: float) -> None:
-    assert Link.of(name) == Link(name, pytest.approx(mbps * 1e6), None)
+    assert link_of(name) == Link(name, pytest.approx(mbps * 1e6), None)
 
 
 def test_the_server() -> None:
-    assert Server.of("p100") == Server("p100", pytest.approx(10.6e12))
+    assert server_of("p100") == Server("p100", pytest.approx(10.6e12))
 
 
 @pytest.mark.parametrize("snr_db", [-20, 0, 10, 35.5, 200])
 def test_shannon(snr_db: float) -> None:
     assert shannon_rate_bps(1e7, snr_db) == pytest.approx(1e7 * math.log2(1 + 10 ** (snr_db / 10)), rel=1e-12)
-    found = Link.of(bandwidth_mhz=10, snr_db=snr_db)
+    found = link_of(bandwidth_mhz=10, snr_db=snr_db)
     assert (found.rate_bps, found.snr_db) == (pytest.approx(shannon_rate_bps(1e7, snr_db)), snr_db)
 
 
@@ -64,10 +65,10 @@ def test_latency_weights() -> None:
 def test_energy_weights(tmp_path: Path) -> None:
     file = tmp_path / "phone.yaml"
     file.write_text("{gflops: 5, compute_w: 3, radio_w: 1.5, idle_w: 0.5}")
-    scenario = Scenario(Device.of(str(file)), Server("s", 1e12), Link("l", 1e6))
+    scenario = Scenario(device_of(str(file)), Server("s", 1e12), Link("l", 1e6))
     assert scenario.weights("energy") == pytest.approx((3 / 5e9, 0.5 / 1e12, 1.5 / 1e6), rel=1e-12)
     with pytest.raises(InputError, match="the powers of tk1 are not known"):
-        Scenario(Device.of("tk1"), Server("s", 1e12), Link("l", 1e6)).weights("energy")
+        Scenario(device_of("tk1"), Server("s", 1e12), Link("l", 1e6)).weights("energy")
 
 
 def test_objects_pass_through() -> None:
@@ -106,7 +107,7 @@ def entries(items: list[Any], expand: Any) -> list[tuple[str, ...]]:
 
 def test_the_columns_are_the_product() -> None:
     """Every scenario in order, written down naively."""
-    grid = Grid.from_dict(PAPER_GRID | {"model": ["alexnet", "regnet_x_400mf"]})
+    grid = parse_grid(PAPER_GRID | {"model": ["alexnet", "regnet_x_400mf"]})
     speeds = [("rpi3b+", 0.2e9), ("rpi4b", 3e9)] + [("phone", 1e9 * 0.1 * 10 ** (4 * k / 4)) for k in range(5)]
     links = [("3g", 1.19e6, math.nan)]
     links += [("0.01 to 100 Mb/s", 1e6 * 0.01 * 10 ** (4 * k / 3), math.nan) for k in range(4)]
@@ -140,7 +141,7 @@ def test_the_columns_are_the_product() -> None:
 )
 def test_any_range_is_a_slice_of_the_whole(sizes: tuple[int, ...], data: st.DataObject) -> None:
     devices, servers, links, losses = sizes
-    grid = Grid.from_dict(
+    grid = parse_grid(
         {
             "model": ["alexnet", "other"],
             "device": [{"gflops": [1 + k for k in range(devices)]}],
@@ -160,7 +161,7 @@ def test_any_range_is_a_slice_of_the_whole(sizes: tuple[int, ...], data: st.Data
 
 def test_a_huge_grid_costs_nothing() -> None:
     rates = {"logspace": [0.01, 100, 10_000]}
-    grid = Grid.from_dict(PAPER_GRID | {"device": [{"gflops": rates}], "link": [{"rate_mbps": rates}]})
+    grid = parse_grid(PAPER_GRID | {"device": [{"gflops": rates}], "link": [{"rate_mbps": rates}]})
     assert len(grid) == 3 * 10**8
     last = grid.columns(len(grid) - 2, len(grid))
     assert last["scenario"].tolist() == [3 * 10**8 - 2, 3 * 10**8 - 1]
@@ -171,14 +172,14 @@ def test_a_huge_grid_costs_nothing() -> None:
 def test_a_grid_file(tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump(PAPER_GRID | {"seed": 3, "cuts": "inner"}))
-    grid = Grid.load(file)
-    assert (len(grid), grid.seed, grid.cuts) == (len(Grid.from_dict(PAPER_GRID)), 3, "inner")
+    grid = read_grid(file)
+    assert (len(grid), grid.seed, grid.cuts) == (len(parse_grid(PAPER_GRID)), 3, "inner")
     assert json.loads(json.dumps(grid.document)) == PAPER_GRID | {"seed": 3, "cuts": "inner"}
 
 
 def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
     (tmp_path / "phone.yaml").write_text("name: phone\ngflops: 1e2\n")  # YAML 1.1 reads 1e2 as text
-    grid = Grid.from_dict(
+    grid = parse_grid(
         PAPER_GRID | {"device": [tmp_path / "phone.yaml"], "link": [{"rate_mbps": np.array([1.0, 2.0])}], "max_loss": 0}
     )
     assert grid.columns(0, 2)["device_flops_per_s"].tolist() == [1e11, 1e11]
@@ -229,7 +230,7 @@ def test_a_bad_grid_is_one_line(tmp_path: Path, changes: dict[str, Any], message
     file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump(PAPER_GRID | changes))
     with pytest.raises(InputError) as error:
-        Grid.load(file)
+        read_grid(file)
     assert str(error.value) == f"{file}: {message}"
 
 
@@ -247,19 +248,22 @@ def test_a_bad_file_is_one_line(tmp_path: Path, content: str, message: str) -> N
     file = tmp_path / "grid.yaml"
     file.write_text(content)
     with pytest.raises(InputError, match=message) as error:
-        Grid.load(file)
+        read_grid(file)
     assert str(error.value).startswith(f"{file}: ")
     assert "\n" not in str(error.value)
 
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        Grid.load(tmp_path / "none.yaml")
+        read_grid(tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(InputError, match=r"cannot be read \(not text\)"):
-        Grid.load(tmp_path / "binary.yaml")
+        read_grid(tmp_path / "binary.yaml")
 
 
 def test_the_import_is_light() -> None:
-    code = "import sys, coinfer_ray.scenario; print([m for m in ('yaml', 'pydantic', 'numba') if m in sys.modules])"
+    code = (
+        "import sys, coinfer_ray.scenarios.scenario; "
+        "print([m for m in ('yaml', 'pydantic', 'numba') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

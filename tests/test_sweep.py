@@ -14,14 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from coinfer_kernels import Scenarios
 
-from coinfer_ray import search
-from coinfer_ray.baselines import METHODS
 from coinfer_ray.errors import InputError
-from coinfer_ray.executors import LocalExecutor
-from coinfer_ray.files import single_writer
-from coinfer_ray.predictor import Predictor, obtain_predictor
-from coinfer_ray.scenario import Grid
-from coinfer_ray.sweeps import METADATA_KEY, split_grid, sweep
+from coinfer_ray.methods.registry import METHODS
+from coinfer_ray.optimizer.problem import assemble
+from coinfer_ray.optimizer.solve import solve
+from coinfer_ray.predictor.fit import obtain_predictor
+from coinfer_ray.predictor.predictor import Predictor
+from coinfer_ray.runtime.executors import LocalExecutor
+from coinfer_ray.runtime.files import single_writer
+from coinfer_ray.scenarios.read import parse_grid
+from coinfer_ray.sweeps.chunks import METADATA_KEY, split_grid
+from coinfer_ray.sweeps.sweep import sweep
 from tests.synthetic import write_synthetic_records
 
 GRID: dict[str, Any] = {
@@ -60,14 +63,14 @@ def chunk_files(folder: Path) -> list[Path]:
 
 def test_the_answers_are_the_solvers(predictor: Predictor, expected: pa.Table) -> None:
     """Each row against the search called directly on its scenario, the baselines, and arithmetic by hand."""
-    problem = search.assemble("alexnet", records=predictor)
+    problem = assemble("alexnet", records=predictor)
     rows = expected.to_pylist()
     assert [row["scenario"] for row in rows] == list(range(SCENARIOS))
     for row in rows:
         weights = np.array([[1 / row["device_flops_per_s"], 1 / row["server_flops_per_s"], 1 / row["rate_bps"]]])
         floor = problem.base_accuracy - row["max_loss"]
         one = Scenarios(weights, np.array([floor]), np.array([np.nan]))
-        found = search.solve(problem, one, "paper", 0, first_scenario=row["scenario"], max_evaluations=1000)
+        found = solve(problem, one, "paper", 0, first_scenario=row["scenario"], max_evaluations=1000)
         assert row["feasible"] is bool(found.feasible[0]) is True
         assert row["strategy"] == found.levels[0].tolist()
         assert row["latency_s"] == pytest.approx(found.objective[0], rel=1e-12)
@@ -176,10 +179,10 @@ def test_a_chunk_that_fails_stops_no_other(
     def failing(*arguments: Any, first_scenario: int, **options: Any) -> Any:
         if first_scenario == 4:
             raise MemoryError("none left")
-        return search.solve(*arguments, first_scenario=first_scenario, **options)
+        return solve(*arguments, first_scenario=first_scenario, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("coinfer_ray.sweeps.solve", failing)
+        patch.setattr("coinfer_ray.sweeps.chunks.solve", failing)
         with pytest.raises(RuntimeError, match="1 of 4 chunks failed, chunk 1 so: MemoryError: none left"):
             run(out=tmp_path, chunk=4)
     assert [path.name for path in chunk_files(tmp_path)] == [f"chunk-00000{n}.parquet" for n in (0, 2, 3)]
@@ -195,7 +198,7 @@ def test_two_networks_never_share_a_chunk(run: Callable[..., pa.Table], predicto
     assert table["model"].to_pylist() == ["alexnet"] * 8 + ["regnet_x_400mf"] * 8
     assert table["scenario"].to_pylist() == list(range(16))
     assert {len(levels) for levels in table["strategy"].to_pylist()} == {16, 36}
-    sizes = [(chunk.model, chunk.start, chunk.stop) for chunk in split_grid(Grid.from_dict(grid), 5)]
+    sizes = [(chunk.model, chunk.start, chunk.stop) for chunk in split_grid(parse_grid(grid), 5)]
     assert sizes == [(0, 0, 5), (0, 5, 8), (1, 8, 13), (1, 13, 16)]
 
 
@@ -257,7 +260,7 @@ def test_confidence_is_an_axis_and_can_be_overridden(run: Callable[..., pa.Table
     few = GRID | {"link": ["3g"], "max_loss": [0.1], "confidence": [None, 0.9]}
     table = run(few).to_pylist()
     assert [row["confidence"] for row in table] == [None, 0.9] * 2
-    problem = search.assemble("alexnet", records=predictor)
+    problem = assemble("alexnet", records=predictor)
     for guess, sure in zip(table[::2], table[1::2], strict=True):
         assert guess["accuracy_bound"] is None
         assert sure["accuracy_bound"] >= sure["accuracy_floor"] - 1e-12

@@ -1,4 +1,4 @@
-"""The walls between the parts: who may import what, and that the search side runs without torch and nni."""
+"""The walls between the parts: layers, circles, and who may import torch and ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,30 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "coinfer_ray"
 TORCH_PARTS = ("training", "compression", "deploy", "models/trace.py", "models/zoo.py", "models/split.py")
-RAY_PARTS = ("executors/ray_executor.py", "adapters/ray_tune.py")
+RAY_PARTS = ("runtime/executors/ray_executor.py", "adapters/ray_tune.py")
+
+# From the ground up: a folder or file imports from its own layer's folder and from lower layers only.
+LAYERS = (
+    ("errors", "version"),
+    ("runtime", "adapters"),
+    ("models",),
+    ("problem",),
+    ("scenarios", "records", "compression"),
+    ("predictor",),
+    ("optimizer", "training"),
+    ("atlas", "methods", "refine"),
+    ("sweeps",),
+    ("report",),
+    ("cli",),
+)
+KERNEL_LAYERS = (
+    ("jit", "notation"),
+    ("rng", "checks"),
+    ("space", "costs", "trees"),
+    ("problem",),
+    ("algorithm1", "local_search", "exact", "blackbox"),
+    ("atlas",),
+)
 
 WITHOUT_TORCH = """
 import sys
@@ -29,8 +52,11 @@ sys.exit(main({arguments!r}))
 """
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Names of the modules that a file imports at run time, at its top or inside a function."""
+def imports_of(path: Path, members: bool = False) -> Iterator[str]:
+    """Names of the modules that a file imports at run time, at its top or inside a function.
+
+    With ``members`` every ``from module import name`` as ``module.name``, for that may be a module itself.
+    """
     tree = ast.parse(path.read_text())
     typing_only = {
         id(inner)
@@ -44,7 +70,7 @@ def imports_of(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names) if members else [node.module]
 
 
 def offenders(files: Iterator[Path], packages: set[str], allowed: tuple[str, ...] = ()) -> list[str]:
@@ -55,6 +81,98 @@ def offenders(files: Iterator[Path], packages: set[str], allowed: tuple[str, ...
             continue
         found += [f"{place}: {name}" for name in imports_of(path) if name.split(".")[0] in packages]
     return found
+
+
+def modules_of(root: Path) -> dict[str, Path]:
+    """The dotted names of all modules below a package's folder, the package's own name left out."""
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def arrows(root: Path, package: str) -> dict[str, set[str]]:
+    """Module -> the modules of the same package that it imports, those of ``from package import module`` too."""
+    modules = modules_of(root)
+    found: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        targets = set()
+        for imported in imports_of(path, members=True):
+            inner = imported.removeprefix(package + ".")
+            if inner == imported:
+                continue
+            while inner and inner not in modules:
+                inner = inner.rpartition(".")[0]
+            targets.add(inner)
+        found[name] = targets - {name, ""}
+    return found
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """A circle of imports, or nothing."""
+    done: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for target in sorted(graph.get(node, ())):
+            if found := visit(target, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    for node in graph:
+        if found := visit(node, []):
+            return found
+    return []
+
+
+def climbing(graph: dict[str, set[str]], layers: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Imports that do not lead to the same room or down to a lower layer, and modules that stand on no layer."""
+    height = {room: level for level, rooms in enumerate(layers) for room in rooms}
+    wrong = [f"{name}: on no layer" for name in graph if name and name.split(".")[0] not in height]
+    for name, targets in graph.items():
+        room = name.split(".")[0]
+        if room not in height:
+            continue
+        for target in targets:
+            other = target.split(".")[0]
+            if other != room and height.get(other, -1) >= height[room]:
+                wrong.append(f"{name} -> {target}")
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("root", "package", "layers"),
+    [
+        (PACKAGE, "coinfer_ray", LAYERS),
+        (ROOT / "kernels" / "coinfer_kernels", "coinfer_kernels", KERNEL_LAYERS),
+    ],
+)
+def test_imports_run_down_the_layers_and_in_no_circle(
+    root: Path, package: str, layers: tuple[tuple[str, ...], ...]
+) -> None:
+    graph = arrows(root, package)
+    assert circle_in(graph) == []
+    assert climbing(graph, layers) == []
+    # The checks can fail: turned upside down, most imports climb; an import back closes a circle.
+    assert climbing(graph, layers[::-1]) != []
+    source = next(name for name in graph if graph[name])
+    assert circle_in(graph | {next(iter(graph[source])): {source}}) != []
+
+
+def test_no_file_is_longer_than_500_lines() -> None:
+    parts = ("coinfer_ray", "kernels", "tests", "benchmarks", "studies", "examples")
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for part in parts
+        for path in (ROOT / part).rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > 500
+    }
+    assert long == {}
 
 
 def test_only_training_models_compression_and_deploy_import_torch() -> None:
@@ -81,7 +199,7 @@ def test_the_kernels_import_numpy_and_numba_alone() -> None:
     [
         ["optimize", "--model", "alexnet", "--device", "rpi3b+", "--server", "p100", "--link", "4g", "--json"],
         ["models", "alexnet"],
-        ["fit", str(PACKAGE / "records" / "alexnet-64px.parquet"), "--json"],
+        ["fit", str(PACKAGE / "records" / "shipped" / "alexnet-64px.parquet"), "--json"],
     ],
 )
 def test_the_search_side_needs_neither_torch_nor_nni(arguments: list[str]) -> None:

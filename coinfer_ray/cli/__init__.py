@@ -11,10 +11,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from coinfer_ray.cli.status import DEBUG_VARIABLE, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED
 from coinfer_ray.errors import InputError
-
-EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
-DEBUG_VARIABLE = "COINFER_DEBUG"
 
 _EXTRA_MODULES = {
     "search": ("typer", "rich", "ray", "sklearn", "scipy", "pyarrow", "pydantic", "yaml", "matplotlib"),

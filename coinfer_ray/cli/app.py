@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 import coinfer_ray
-from coinfer_ray.cli import DEBUG_VARIABLE, EXIT_INTERRUPTED, atlas, loop, scenarios, training
+from coinfer_ray.cli import (
+    atlas,
+    collect,
+    compare,
+    fit,
+    models,
+    optimize,
+    refine,
+    report,
+    sweep,
+    verify,
+)
+from coinfer_ray.cli.status import DEBUG_VARIABLE, EXIT_INTERRUPTED
 
 app = typer.Typer(
     name="coinfer",
@@ -19,10 +31,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-training.register(app)
-scenarios.register(app)
-loop.register(app)
-atlas.register(app)
+for command in (models, collect, fit, optimize, compare, sweep, report, verify, refine, atlas):
+    command.register(app)
 
 
 @app.callback(

@@ -12,7 +12,7 @@ from coinfer_ray.cli.output import check_output, note, print_json, print_table, 
 from coinfer_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from coinfer_ray.atlas import Range, StrategyAtlas
+    from coinfer_ray.atlas.atlas import Range, StrategyAtlas
 
 
 def register(app: typer.Typer) -> None:
@@ -71,9 +71,9 @@ def build(
     """Build the atlas of a network for ranges of device speeds and uplink rates."""
     check_output(out)
     with stdout_for_answers():
-        from coinfer_ray.atlas import Ranges, load_atlas
-        from coinfer_ray.atlas_build import build as run
-        from coinfer_ray.search import assemble
+        from coinfer_ray.atlas.atlas import Ranges, load_atlas
+        from coinfer_ray.atlas.build import build as run
+        from coinfer_ray.optimizer.problem import assemble
 
         ranges = Ranges.of_speeds(
             read_range("device gflops", device_gflops, 1e9),
@@ -126,16 +126,16 @@ def show(
     """Show an atlas; with a device its strategies by uplink rate; with a link, too, the best one."""
     check_output(picture)
     with stdout_for_answers():
-        from coinfer_ray.atlas import load_atlas
-        from coinfer_ray.scenario import Device, Link, Server
+        from coinfer_ray.atlas.atlas import load_atlas
+        from coinfer_ray.scenarios.read import device_of, link_of, server_of
 
         found = load_atlas(atlas)
         document: dict[str, Any] = {"atlas": found.info.to_json(), "strategies": found.rows()}
         if device is not None or device_gflops is not None:
-            side = Device.of(device, device_gflops)
-            other = Server.of(None if server_gflops is not None else server, server_gflops)
+            side = device_of(device, device_gflops)
+            other = server_of(None if server_gflops is not None else server, server_gflops)
             if link is not None or rate_mbps is not None:
-                weights = 1 / side.flops_per_s, 1 / other.flops_per_s, 1 / Link.of(link, rate_mbps).rate_bps
+                weights = 1 / side.flops_per_s, 1 / other.flops_per_s, 1 / link_of(link, rate_mbps).rate_bps
                 document["answer"] = _answer(found, weights)
             document["intervals"] = [
                 {"row": row, "rate_low_bps": low, "rate_high_bps": high}

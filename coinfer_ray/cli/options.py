@@ -61,3 +61,11 @@ SnrDb = Annotated[float | None, typer.Option("--snr-db", help="Signal-to-noise r
 Executor = Annotated[ExecutorChoice, typer.Option("--executor", help="Ray's workers, or this process alone.")]
 Address = Annotated[str | None, typer.Option("--address", help="A running Ray cluster; default: start one here.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core.")]
+
+
+Data = Annotated[str, typer.Option("--data", help="Images: those of the records.")]
+
+
+Base = Annotated[
+    Path | None, typer.Option("--base", help="The records' base network; default: the one in their folder.")
+]

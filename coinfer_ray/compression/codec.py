@@ -2,7 +2,7 @@
 
 A stage whose parameters are all 1 would change nothing and is left out. Each stage but the decoder's last is
 followed by a batch norm (folded when deployed, so it costs nothing), and a ReLU stands between two stages. This
-is the structure that ``coinfer_kernels.latency`` prices; ``codec_flops`` counts it on the modules themselves.
+is the structure that ``coinfer_kernels.costs`` prices; ``codec_flops`` counts it on the modules themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from coinfer_ray.space import Codec
+from coinfer_ray.problem.strategy import Codec
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,9 @@ the paper's Table I.
 
 from __future__ import annotations
 
-import difflib
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
 from typing import Any
-
-from coinfer_ray.errors import InputError
 
 GRAPH_FORMAT = 1
 
@@ -167,47 +161,3 @@ class LayerGraph:
             layers=tuple(layers),
             prunable_sets=tuple(sets),
         )
-
-
-def shipped_graphs() -> dict[tuple[str, int], Path]:
-    """(model, input_px) of the graphs that ship with the package, and where they lie."""
-    folder = Path(str(resources.files("coinfer_ray.models") / "graphs"))
-    found = {}
-    for path in sorted(folder.glob("*-*px.json")):
-        model, _, pixels = path.stem.rpartition("-")
-        found[model, int(pixels.removesuffix("px"))] = path
-    return found
-
-
-def load_graph(model: str, input_px: int = 224) -> LayerGraph:
-    """The layer graph of a known network: the shipped one, or a fresh trace where torch is installed.
-
-    Raises:
-        InputError: unknown model, or an input size that neither ships nor can be traced here.
-    """
-    shipped = shipped_graphs()
-    if (model, input_px) in shipped:
-        return LayerGraph.from_json(json.loads(shipped[model, input_px].read_text()))
-    known = sorted({name for name, _ in shipped})
-    try:
-        from coinfer_ray.models import trace, zoo
-    except ModuleNotFoundError as error:
-        if error.name not in ("torch", "torchvision"):
-            raise
-        check_name("model", model, known)
-        sizes = sorted(pixels for name, pixels in shipped if name == model)
-        raise InputError(
-            f"model: {model} ships for inputs of {', '.join(map(str, sizes))} px; {input_px} px needs a trace: "
-            "pip install 'coinfer-ray[train]'"
-        ) from None
-    zoo.check_model(model)
-    return trace.trace_graph(zoo.build(model, classes=10), (3, input_px, input_px), model)
-
-
-def check_name(what: str, name: str, known: list[str] | tuple[str, ...]) -> None:
-    """Raise InputError unless ``name`` is one of ``known``; the message names the nearest ones."""
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"
-    raise InputError(f"{what}: {name!r} is unknown; {hint}")

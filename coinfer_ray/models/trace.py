@@ -8,11 +8,8 @@ pruned.
 
 from __future__ import annotations
 
-import json
 import operator
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +19,6 @@ from torch import nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.files import write_whole
-from coinfer_ray.models import zoo
 from coinfer_ray.models.layers import Layer, LayerGraph, PrunableSet
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -328,18 +323,3 @@ def _mark_cuts(layers: list[Layer]) -> list[Layer]:
     return [
         replace(layer, cut_allowed=sources == [layer.index]) for layer, sources in zip(layers, crossing, strict=True)
     ]
-
-
-def write_graphs(folder: str | Path) -> list[Path]:
-    """Trace the networks that ship, at every size that ships, and write ``MODEL-NNpx.json`` into ``folder``."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for model in zoo.SHIPPED:
-        for pixels in zoo.SHIPPED_PX:
-            graph = trace_graph(zoo.build(model, classes=10), (3, pixels, pixels), model)
-            path = folder / f"{model}-{pixels}px.json"
-            text = json.dumps(graph.to_json(), indent=1) + "\n"
-            write_whole(path, partial(Path.write_text, data=text))
-            written.append(path)
-    return written

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torchvision import models as torchvision_models
 
-from coinfer_ray.models.layers import check_name
+from coinfer_ray.errors import check_name
 
 # Networks whose graphs ship with the package, and at which input sizes.
 SHIPPED = ("alexnet", "regnet_x_400mf")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.files import write_whole
+from coinfer_ray.runtime.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from coinfer_ray.atlas import StrategyAtlas
+    from coinfer_ray.atlas.atlas import StrategyAtlas
 
 POINTS = 600  # on either axis
 LEAST_LABELLED = 0.012  # share of the picture from which an area is large enough for its name

@@ -9,10 +9,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from coinfer_ray.files import write_whole
 from coinfer_ray.report.figures import figure_captions, latency_figure, second_figure
 from coinfer_ray.report.results import PROPOSED, SweepResults, read_sweep
 from coinfer_ray.report.table import summary_cells, summary_header, summary_note, times_faster
+from coinfer_ray.runtime.files import write_whole
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">

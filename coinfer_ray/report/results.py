@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.files import read_run
+from coinfer_ray.runtime.files import read_run
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -88,8 +88,8 @@ class Row:
 class SweepResults:
     """The rows of a sweep in the order of their scenarios, and what they rest on.
 
-    ``problems`` holds each network's provenance (:meth:`coinfer_ray.search.Problem.provenance`); ``scenarios`` is
-    the size of the whole grid, more than there are rows while a sweep is unfinished.
+    ``problems`` holds each network's provenance (:meth:`coinfer_ray.optimizer.problem.Problem.provenance`);
+    ``scenarios`` is the size of the whole grid, more than there are rows while a sweep is unfinished.
     """
 
     rows: tuple[Row, ...]
@@ -121,7 +121,7 @@ def read_sweep(folder: str | Path) -> SweepResults:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    from coinfer_ray.scenario import Grid
+    from coinfer_ray.scenarios.read import parse_grid
 
     folder = Path(folder)
     run = read_run(folder)
@@ -134,7 +134,7 @@ def read_sweep(folder: str | Path) -> SweepResults:
     try:
         dataset = ds.dataset([str(path) for path in files], format="parquet")
         return open_results(
-            dataset, settings["problems"], settings["solver"], scenarios=len(Grid.from_dict(settings["grid"]))
+            dataset, settings["problems"], settings["solver"], scenarios=len(parse_grid(settings["grid"]))
         )
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]

@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.files import write_whole
 from coinfer_ray.models import zoo
+from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.training.data import DataSplits
-from coinfer_ray.training.loop import Phase, Preprocess, accuracy, train
+from coinfer_ray.training.trainer import Phase, Preprocess, accuracy, train
 
 BASE_FILE = "base.safetensors"
 

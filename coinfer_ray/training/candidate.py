@@ -13,16 +13,17 @@ from torch import nn
 
 from coinfer_ray.compression.channel import make_channel
 from coinfer_ray.compression.codec import CodecPair, Feature, build_codec, sent_elements
-from coinfer_ray.compression.components import restore_power, start_from_components
+from coinfer_ray.compression.codec_start import restore_power, start_from_components
 from coinfer_ray.compression.pruning import ChannelRanking, Criterion, shrink
 from coinfer_ray.compression.quantize import Quantizer, huffman_bits
-from coinfer_ray.latency import FEATURE_BITS, INPUT_BITS
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.split import SplitNetwork, split
 from coinfer_ray.models.trace import trace_graph
-from coinfer_ray.space import SearchSpace, Strategy
+from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS
+from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.training.data import ImageSet
-from coinfer_ray.training.loop import Diverged, Phase, Preprocess, ResidentImages, accuracy, train
+from coinfer_ray.training.trainer import Diverged, Phase, Preprocess, ResidentImages, accuracy, train
 
 FINE_TUNE = Phase(images=1_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
 MEASURE_IMAGES = 1_024  # on which a codec's power, a quantizer's range and the length of its code are measured
@@ -33,7 +34,7 @@ END_TO_END = Phase(images=1_500, batch_size=64, learning_rate=5e-5, weight_decay
 class CodecPhase:
     """How a fresh codec learns to reproduce the feature before it is trained end to end.
 
-    It starts from principal components (:mod:`coinfer_ray.compression.components`), then sees ``images`` images
+    It starts from principal components (:mod:`coinfer_ray.compression.codec_start`), then sees ``images`` images
     ``passes`` times, but no more than ``flop`` FLOPs of its own forward and backward passes (a wide codec at an early
     cut costs as much as the network). ``learning_rate`` and ``end_to_end_rate``, that of the training end to end, are
     over an output's number of inputs (:func:`codec_rates`).
@@ -85,7 +86,7 @@ class Assembled:
 
 @dataclass(frozen=True)
 class TrainedCandidate:
-    """The trained network and what was measured on it, by the column names of ``coinfer_ray.store``."""
+    """The trained network and what was measured on it, by the column names of ``coinfer_ray.records.store``."""
 
     network: SplitNetwork
     measured: Mapping[str, Any]

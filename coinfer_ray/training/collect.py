@@ -12,66 +12,45 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.executors.base import Envelope, Executor, WorkerContext
-from coinfer_ray.files import claim_folder, single_writer
 from coinfer_ray.models import zoo
-from coinfer_ray.models.layers import LayerGraph, load_graph
-from coinfer_ray.progress import Progress
-from coinfer_ray.space import SearchSpace, Strategy
-from coinfer_ray.store import Records, RecordsInfo, finished_candidates, read_records, shard_path, write_records
+from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.problem.sampling import plan_levels, plan_snr_db
+from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.records.store import Records, RecordsInfo, finished_candidates, read_records, shard_path, write_records
+from coinfer_ray.runtime.executors.base import Envelope, Executor
+from coinfer_ray.runtime.files import claim_folder, single_writer
+from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import (
     BASE_FILE,
-    BASE_PHASE,
     BaseNetwork,
-    build_base,
     load_base,
     save_base,
     train_base,
 )
-from coinfer_ray.training.candidate import CandidateData, CandidateSettings, CandidateTrainer
-from coinfer_ray.training.data import DataSplits, ImageSet, load_data
-from coinfer_ray.training.loop import (
-    Diverged,
-    Phase,
-    Preprocess,
-    keep_freed_memory,
-    pick_precision,
-    release_freed_memory,
-)
+from coinfer_ray.training.data import DataSplits, load_data
+from coinfer_ray.training.memory import keep_freed_memory, pick_precision
 from coinfer_ray.training.near import near_candidates
-from coinfer_ray.training.plan import plan_levels, plan_snr_db
-from coinfer_ray.training.recipes import recipe_for
+from coinfer_ray.training.worker import (
+    CollectSettings,
+    Task,
+    candidate_seed,
+    default_settings,
+    graph_for,
+    shared_values,
+    start_worker,
+)
 
 T = TypeVar("T")
 
-SPLITS = ("train", "validation", "test")
 BASE_CHECKPOINT = ".base.checkpoint"
-
-
-@dataclass(frozen=True)
-class CollectSettings:
-    """How a collection trains. ``validation_images`` and ``test_images`` cap what a candidate is measured on
-    (None: all): an accuracy of 0.8 on 2,000 images has a standard error of 0.9 points, on 5,000 of 0.57."""
-
-    base: Phase = BASE_PHASE
-    candidate: CandidateSettings = field(default_factory=CandidateSettings)
-    validation_images: int | None = None
-    test_images: int | None = None
-
-
-def default_settings(model: str) -> CollectSettings:
-    """How a network's base and candidates are trained where nothing else is asked."""
-    recipe = recipe_for(model)
-    return CollectSettings(base=recipe.base, candidate=recipe.candidate)
 
 
 @dataclass(frozen=True)
@@ -164,76 +143,6 @@ def collect(
     return CollectSummary(folder, candidates, trained, failed, network.validation_accuracy, network.test_accuracy)
 
 
-@dataclass(frozen=True)
-class Task:
-    """One training: what a worker needs to know of a candidate. ``feature_bits``: of a quantised feature."""
-
-    candidate: int
-    strategy: Strategy
-    snr_db: float | None
-    seed: int
-    feature_bits: int | None = None
-
-
-def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Task], dict[str, Any]]:
-    """Build one worker's trainer from the shared arrays; the returned function trains one candidate."""
-    keep_freed_memory()
-    torch.set_num_threads(context.threads)
-    device = torch.device("cpu") if context.gpu is None else torch.device("cuda", context.gpu)
-    graph: LayerGraph = shared["graph"]
-    settings: CollectSettings = shared["settings"]
-    sets = {
-        name: ImageSet(shared[f"{name}_images"], shared[f"{name}_labels"]) for name in ("train", "validation", "test")
-    }
-    network = build_base(BaseNetwork(shared["weights"], 0.0, 0.0, {"model": graph.model}), graph.classes)
-    trainer = CandidateTrainer(
-        network,
-        SearchSpace(graph),
-        CandidateData(
-            train=sets["train"],
-            validation=sets["validation"].take(slice(0, settings.validation_images)),
-            test=sets["test"].take(slice(0, settings.test_images)),
-            preprocess=shared["preprocess"],
-        ),
-        settings.candidate,
-        device=device,
-        precision=pick_precision(device),
-    )
-
-    def work(task: Task) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "candidate": task.candidate,
-            "sparsity": list(task.strategy.sparsity.values()),
-            "partition_point": task.strategy.partition_point,
-            "codec": list(task.strategy.codec.values()),
-            "snr_db": task.snr_db,
-            "seed": task.seed,
-        }
-        try:
-            trained = trainer.train(task.strategy, snr_db=task.snr_db, seed=task.seed, feature_bits=task.feature_bits)
-            return row | {"status": "ok"} | dict(trained.measured)
-        except Diverged as error:
-            return row | {"status": "diverged", "error": str(error)}
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            return row | {"status": "out_of_memory", "error": str(error).splitlines()[0]}
-        finally:
-            release_freed_memory()
-
-    return work
-
-
-def gpu_share() -> float:
-    """GPUs that a worker takes where nothing is said: a quarter, for one small network leaves most of a GPU idle;
-    0 where this machine has none."""
-    return 0.25 if torch.cuda.is_available() else 0.0
-
-
-def candidate_seed(seed: int, candidate: int, repeat: int = 0) -> int:
-    """The seed of a candidate's training: the plan's seed, the candidate's number and the repeat's, mixed."""
-    mixed = [seed, candidate, repeat] if repeat else [seed, candidate]
-    return int(np.random.SeedSequence(mixed).generate_state(1)[0])
-
-
 def planned_tasks(
     space: SearchSpace, pending: list[tuple[int, int]], candidates: int, snr_db: tuple[float, float] | None, seed: int
 ) -> Iterator[tuple[tuple[int, int], Task]]:
@@ -272,21 +181,6 @@ def _row(candidate: int, envelope: Envelope[dict[str, Any]], base: BaseNetwork) 
     if row is None:
         row = {"candidate": candidate, "status": "error", "error": envelope.reason}
     return row | {"base_validation_accuracy": base.validation_accuracy, "base_test_accuracy": base.test_accuracy}
-
-
-def shared_values(graph: LayerGraph, data: DataSplits, base: BaseNetwork, settings: CollectSettings) -> dict[str, Any]:
-    """What :func:`start_worker` takes: images, labels and weights as arrays, and how to train with them."""
-    arrays = {}
-    for name in SPLITS:
-        part: ImageSet = getattr(data, name)
-        arrays[f"{name}_images"] = part.images
-        arrays[f"{name}_labels"] = part.labels
-    return arrays | {
-        "graph": graph,
-        "settings": settings,
-        "weights": base.weights,
-        "preprocess": Preprocess.of(data, graph.input_px),
-    }
 
 
 def _obtain_base(
@@ -369,17 +263,3 @@ def _records_info(
             name: importlib.metadata.version(name) for name in ("torch", "torchvision", "nni", "numpy", "scikit-learn")
         },
     )
-
-
-def graph_for(model: str, input_px: int, data: DataSplits) -> LayerGraph:
-    """The network's layer graph with as many outputs as ``data`` has classes.
-
-    Raises:
-        InputError: an unknown network, or an input too small for it.
-    """
-    graph = load_graph(model, input_px)
-    if len(data.classes) == graph.classes:
-        return graph
-    from coinfer_ray.models.trace import trace_graph
-
-    return trace_graph(zoo.build(model, len(data.classes)), (3, input_px, input_px), model)

@@ -8,10 +8,10 @@ import numpy as np
 from coinfer_kernels import features
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.predictor import fit_predictor
-from coinfer_ray.space import SearchSpace
-from coinfer_ray.store import Records
-from coinfer_ray.training.plan import plan_levels, plan_snr_db
+from coinfer_ray.predictor.fit import fit_predictor
+from coinfer_ray.problem.sampling import plan_levels, plan_snr_db
+from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.records.store import Records
 
 MOST_LOOKED_AT = 1 << 16  # candidates of the plan
 

@@ -17,7 +17,7 @@ from coinfer_ray.compression.quantize import Quantizer, huffman_bits
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.split import split
 from coinfer_ray.training.data import ImageSet
-from coinfer_ray.training.loop import Preprocess, ResidentImages
+from coinfer_ray.training.trainer import Preprocess, ResidentImages
 
 CALIBRATION_IMAGES = 1_000
 BATCH = 250

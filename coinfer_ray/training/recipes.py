@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from coinfer_ray.training.base import BASE_PHASE
 from coinfer_ray.training.candidate import CODEC, END_TO_END, FINE_TUNE, CandidateSettings
-from coinfer_ray.training.loop import Phase
+from coinfer_ray.training.trainer import Phase
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 Needs numpy and numba only. ``notation`` states symbols, shapes and units.
 """
 
-from coinfer_kernels.atlas import Atlas, make_region
-from coinfer_kernels.atlas_build import build_atlas
-from coinfer_kernels.exact import Certificates, solve_exact
-from coinfer_kernels.latency import cheapest_feasible, latencies, strategy_costs
+from coinfer_kernels.algorithm1 import solve_paper
+from coinfer_kernels.atlas.build import build_atlas
+from coinfer_kernels.atlas.lookup import Atlas, make_region
+from coinfer_kernels.blackbox.optimizer import OptimizeResult, QuantumOptimizer, minimize
+from coinfer_kernels.costs import cheapest_feasible, latencies, strategy_costs
+from coinfer_kernels.exact.solve import Certificates, solve_exact
+from coinfer_kernels.local_search.solve import solve_quantum
 from coinfer_kernels.notation import CostTables, EnsembleTables, Scenarios, Solutions, SpaceTables
-from coinfer_kernels.optimizer import OptimizeResult, QuantumOptimizer, minimize
-from coinfer_kernels.quantum import solve_paper
-from coinfer_kernels.quantum_levels import solve_quantum
 from coinfer_kernels.space import canonicalize, decode, features
-from coinfer_kernels.trees import LevelEnsemble, TreeEnsemble
+from coinfer_kernels.trees.ensemble import LevelEnsemble, TreeEnsemble
 
 __all__ = [
     "Atlas",

@@ -83,7 +83,8 @@ class EnsembleTables(NamedTuple):
 
     Node j of a tree sends x to ``left[j]`` where ``x[feature[j]] <= threshold[j]``, else to ``right[j]``; a leaf has
     ``feature[j] == -1`` and its own index on both sides. The comparison is in float64: that scikit-learn rounds the
-    features of most of its trees to float32 first is part of the thresholds (:func:`coinfer_kernels.forest.widen`).
+    features of most of its trees to float32 first is part of the thresholds
+    (:func:`coinfer_kernels.trees.packed.widen`).
     """
 
     feature: IntArray  # (nodes,)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {"optuna_sampler": "optuna", "pymoo_algorithm": "pymoo", "ray_tune_search": "ray"}
 WORST = {"minimize": 0.8, "ask_tell": 1e-6, "optuna_sampler": 0.05, "pymoo_algorithm": -14.9, "ray_tune_search": 2.0}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coinfer_ray import store
+from coinfer_ray.records import store
 from tests.cluster.conftest import TwoNodes
 
 DRIVER = Path(__file__).resolve().parents[1] / "training" / "collect_driver.py"

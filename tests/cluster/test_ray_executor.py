@@ -18,8 +18,8 @@ import ray
 from ray import cloudpickle
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.executors import WorkerContext
-from coinfer_ray.executors.ray_executor import RayExecutor
+from coinfer_ray.runtime.executors import WorkerContext
+from coinfer_ray.runtime.executors.ray_executor import RayExecutor
 from tests.cluster.conftest import alive, descendants, wait_until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -158,7 +158,7 @@ def test_as_many_workers_as_there_is_room() -> None:
 # A shell that starts this suite in the background has its processes ignore SIGINT.
 DRIVER = """
 import signal, time
-from coinfer_ray.executors import make_executor
+from coinfer_ray.runtime.executors import make_executor
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def start(shared, context):
     return time.sleep
@@ -194,7 +194,7 @@ def test_nothing_outlives_its_driver(how: signal.Signals, tmp_path: Path) -> Non
 
 def test_only_inside_the_with_block() -> None:
     code = (
-        "from coinfer_ray.executors.ray_executor import RayExecutor\n"
+        "from coinfer_ray.runtime.executors.ray_executor import RayExecutor\n"
         "try: list(RayExecutor(workers=1).run(None, {}, []))\n"
         "except RuntimeError as error: print(error)"
     )

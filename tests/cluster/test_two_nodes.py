@@ -12,14 +12,14 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from coinfer_ray.sweeps import sweep
+from coinfer_ray.sweeps.sweep import sweep
 from tests.cluster.conftest import TwoNodes, alive, descendants, wait_until
 from tests.synthetic import write_synthetic_records
 
 REPORT = """
 import json, os, sys, time
 import ray
-from coinfer_ray.executors import make_executor
+from coinfer_ray.runtime.executors import make_executor
 
 def start(shared, context):
     def work(task):
@@ -37,7 +37,7 @@ print(json.dumps([executor.workers, [(envelope.value, envelope.attempts) for env
 REFUSED = """
 import sys
 from coinfer_ray.errors import InputError
-from coinfer_ray.executors import make_executor
+from coinfer_ray.runtime.executors import make_executor
 try:
     make_executor("ray", address=sys.argv[1]).__enter__()
 except InputError as error:
@@ -49,7 +49,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 import only_here
 from coinfer_ray.errors import InputError
-from coinfer_ray.executors import make_executor
+from coinfer_ray.runtime.executors import make_executor
 with make_executor("ray", address=sys.argv[1]) as executor:
     try:
         list(executor.run(only_here.start, {}, [(0, 0)]))
@@ -60,7 +60,7 @@ with make_executor("ray", address=sys.argv[1]) as executor:
 SLOW = """
 import sys, time
 from pathlib import Path
-from coinfer_ray.executors import make_executor
+from coinfer_ray.runtime.executors import make_executor
 
 def start(shared, context):
     folder = Path(shared["folder"])
@@ -82,7 +82,7 @@ CLI = "import sys; from coinfer_ray.cli import main; sys.exit(main(sys.argv[1:])
 # after the last one.
 KILLED = f"""
 import os, signal
-from coinfer_ray.progress import Progress
+from coinfer_ray.runtime.progress import Progress
 
 def advance(self, count=1):
     self.done += count

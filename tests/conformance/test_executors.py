@@ -13,8 +13,8 @@ import pytest
 from ray import cloudpickle
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.executors import EXECUTORS, Executor, WorkerContext, make_executor
-from coinfer_ray.executors.local import LocalExecutor
+from coinfer_ray.runtime.executors import EXECUTORS, Executor, WorkerContext, make_executor
+from coinfer_ray.runtime.executors.local import LocalExecutor
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # this file is importable here, not on a worker
 

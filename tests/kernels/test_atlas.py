@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from coinfer_kernels.atlas import Atlas, make_region
-from coinfer_kernels.atlas_build import Draft, SolvedWeights, build_atlas, cells, proven_share
-from coinfer_kernels.latency import strategy_costs
+from coinfer_kernels.atlas.build import Draft, SolvedWeights, build_atlas
+from coinfer_kernels.atlas.cells import cells
+from coinfer_kernels.atlas.lookup import Atlas, make_region
+from coinfer_kernels.atlas.packing import proven_share
+from coinfer_kernels.costs import strategy_costs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog

@@ -12,7 +12,7 @@ from coinfer_kernels import (
     solve_quantum,
     strategy_costs,
 )
-from coinfer_kernels.exact import solve_exact
+from coinfer_kernels.exact.solve import solve_exact
 from coinfer_kernels.notation import CUT_NONE
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -35,7 +35,7 @@ def test_importing_pulls_in_nothing_but_numpy_numba_and_the_standard_library():
 
 def test_importing_compiles_nothing_and_starts_no_threads():
     code = (
-        "import threading, coinfer_kernels.quantum as q\n"
+        "import threading, coinfer_kernels.algorithm1 as q\n"
         "print(threading.active_count(), len(q._solve_paper_rows.signatures))"
     )
     assert run(code) == ["1", "0"]

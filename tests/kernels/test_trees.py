@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 from coinfer_kernels import TreeEnsemble
-from coinfer_kernels.forest import widen
+from coinfer_kernels.trees.packed import widen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coinfer_ray.compression.codec import Feature, build_codec
-from coinfer_ray.compression.components import restore_power, start_from_components
+from coinfer_ray.compression.codec_start import restore_power, start_from_components
 from coinfer_ray.models.split import SplitNetwork
-from coinfer_ray.space import Codec
+from coinfer_ray.problem.strategy import Codec
 from coinfer_ray.training.candidate import SINGLE, codec_rates
 
 RATIOS = st.sampled_from([0.0625, 0.25, 0.5625, 0.9375, 1.0])

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coinfer_ray.compression.pruning import ChannelRanking, shrink
 from coinfer_ray.models import trace, zoo
 from coinfer_ray.models.layers import LayerGraph
-from coinfer_ray.space import SearchSpace
+from coinfer_ray.problem.space import SearchSpace
 from tests.models.test_trace import table_one_without_biases
 
 PRUNINGS = 20

@@ -12,7 +12,7 @@ from coinfer_ray.compression.channel import AWGNChannel
 from coinfer_ray.compression.codec import Feature, build_codec, sent_elements
 from coinfer_ray.models import trace, zoo
 from coinfer_ray.models.split import split
-from coinfer_ray.space import Codec
+from coinfer_ray.problem.strategy import Codec
 from tests.models.test_trace import TRACED
 
 

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.models import trace, zoo
-from coinfer_ray.models.layers import LayerGraph, load_graph, shipped_graphs
+from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.library import load_graph, shipped_graphs
 
 TRACED = (*zoo.SHIPPED, "vgg11_bn", "resnet18", "mobilenet_v2")
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from coinfer_ray.executors import make_executor
+from coinfer_ray.runtime.executors import make_executor
 from coinfer_ray.training.candidate import CandidateSettings
-from coinfer_ray.training.collect import CollectSettings, collect
-from coinfer_ray.training.loop import Phase
+from coinfer_ray.training.collect import collect
+from coinfer_ray.training.trainer import Phase
+from coinfer_ray.training.worker import CollectSettings
 
 
 def quick(settings: CandidateSettings, images: int) -> CandidateSettings:

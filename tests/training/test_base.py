@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from coinfer_ray import store
 from coinfer_ray.errors import InputError
-from coinfer_ray.executors import LocalExecutor
 from coinfer_ray.models import zoo
+from coinfer_ray.records import store
+from coinfer_ray.runtime.executors import LocalExecutor
 from coinfer_ray.training.base import (
     BaseNetwork,
     base_beside,
@@ -24,8 +24,8 @@ from coinfer_ray.training.base import (
 )
 from coinfer_ray.training.collect import collect
 from coinfer_ray.training.data import DataSplits, load_data
-from coinfer_ray.training.loop import Phase, Preprocess, accuracy
-from coinfer_ray.training.verify import obtain_base
+from coinfer_ray.training.trainer import Phase, Preprocess, accuracy
+from coinfer_ray.training.verifier import obtain_base
 from tests.training.collect_driver import SETTINGS
 
 MODEL = "regnet_x_400mf"

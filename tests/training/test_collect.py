@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from coinfer_ray import store
 from coinfer_ray.errors import InputError
-from coinfer_ray.executors import LocalExecutor, make_executor
+from coinfer_ray.records import store
+from coinfer_ray.runtime.executors import LocalExecutor, make_executor
 from coinfer_ray.training.candidate import CandidateTrainer, TrainedCandidate
-from coinfer_ray.training.collect import CollectSettings, CollectSummary, collect
-from coinfer_ray.training.loop import Diverged
+from coinfer_ray.training.collect import CollectSummary, collect
+from coinfer_ray.training.trainer import Diverged
+from coinfer_ray.training.worker import CollectSettings
 from tests.training.collect_driver import SETTINGS
 
 DRIVER = Path(__file__).with_name("collect_driver.py")
@@ -83,9 +84,9 @@ def test_killed_actor_and_killed_driver_lose_and_double_nothing(killed_twice: Pa
 
 
 def test_costs_counted_on_the_trained_modules_equal_the_kernels(killed_twice: Path) -> None:
-    from coinfer_ray.latency import DelayCalculator
-    from coinfer_ray.models.layers import load_graph
-    from coinfer_ray.space import SearchSpace
+    from coinfer_ray.models.library import load_graph
+    from coinfer_ray.problem.costs import DelayCalculator
+    from coinfer_ray.problem.space import SearchSpace
 
     records = store.read_records(killed_twice)
     space = SearchSpace(load_graph("alexnet", 64))

@@ -13,17 +13,10 @@ from PIL import Image
 from torch import nn
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.training import loop
+from coinfer_ray.training import trainer as loop
 from coinfer_ray.training.data import DataSplits, ImageSet, load_data
-from coinfer_ray.training.loop import (
-    Diverged,
-    Phase,
-    Preprocess,
-    ResidentImages,
-    accuracy,
-    pick_precision,
-    train,
-)
+from coinfer_ray.training.memory import pick_precision
+from coinfer_ray.training.trainer import Diverged, Phase, Preprocess, ResidentImages, accuracy, train
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,12 @@ import pytest
 from coinfer_kernels import canonicalize, features
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.models.layers import load_graph
-from coinfer_ray.predictor import fit_predictor
-from coinfer_ray.space import SearchSpace
-from coinfer_ray.store import read_records
+from coinfer_ray.models.library import load_graph
+from coinfer_ray.predictor.fit import fit_predictor
+from coinfer_ray.problem.sampling import plan_levels, plan_snr_db
+from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.records.store import read_records
 from coinfer_ray.training.near import MOST_LOOKED_AT, near_candidates
-from coinfer_ray.training.plan import plan_levels, plan_snr_db
 from tests.synthetic import BASE_VALIDATION, write_synthetic_records
 
 SPACE = SearchSpace(load_graph("alexnet", 64))

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from coinfer_ray.models import zoo
-from coinfer_ray.models.layers import load_graph
+from coinfer_ray.models.library import load_graph
 from coinfer_ray.training.data import load_data
-from coinfer_ray.training.loop import Preprocess, accuracy
 from coinfer_ray.training.quantized import measure_cut
+from coinfer_ray.training.trainer import Preprocess, accuracy
 
 
 def untrained_but_telling(seed: int = 0) -> nn.Module:

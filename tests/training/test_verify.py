@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from coinfer_ray import store
 from coinfer_ray.cli import main
 from coinfer_ray.errors import InputError
-from coinfer_ray.executors import LocalExecutor
-from coinfer_ray.loop import Case
-from coinfer_ray.models.layers import load_graph
-from coinfer_ray.scenario import resolve
-from coinfer_ray.space import Codec, SearchSpace, Strategy
-from coinfer_ray.training.closed_loop import RESULT_FILE, search
+from coinfer_ray.models.library import load_graph
+from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.problem.strategy import Codec, Strategy
+from coinfer_ray.records import store
+from coinfer_ray.refine.cases import Case
+from coinfer_ray.refine.run import RESULT_FILE, search
+from coinfer_ray.runtime.executors import LocalExecutor
+from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.training.collect import collect
-from coinfer_ray.training.verify import Claim, Verification, realised, strategy_number, verify
+from coinfer_ray.training.verifier import realised, strategy_number
+from coinfer_ray.training.verify import Claim, Verification, verify
 from tests.training.collect_driver import SETTINGS
 
 CANDIDATES = 3
@@ -59,9 +61,9 @@ def checked(claim: Claim, data: Path, records: Path, **options: Any) -> Verifica
 
 def test_a_record_trained_again_from_its_seed_is_the_same_record(collection: Path, few_images: Path) -> None:
     """The verifier trains as the collection did: same base, settings and images, so the same seed must agree."""
-    from coinfer_ray.training.collect import Task, graph_for, shared_values, start_worker
     from coinfer_ray.training.data import load_data
-    from coinfer_ray.training.verify import collect_settings, obtain_base
+    from coinfer_ray.training.verifier import collect_settings, obtain_base
+    from coinfer_ray.training.worker import Task, graph_for, shared_values, start_worker
 
     records = store.read_records(collection)
     row = records.table.to_pylist()[1]
@@ -110,7 +112,7 @@ def test_what_is_measured_is_not_trained_again(
 
 
 def test_a_claim_without_a_prediction_gets_the_records_own(few_images: Path, collection: Path) -> None:
-    from coinfer_ray.predictor import fit_predictor
+    from coinfer_ray.predictor.fit import fit_predictor
 
     records = store.read_records(collection)
     predictor = fit_predictor(records, regressor="linear_regression")
@@ -298,7 +300,7 @@ def test_a_trained_quantizer_spans_the_features_and_no_more(collection: Path, fe
     from coinfer_ray.training.base import build_base, load_base
     from coinfer_ray.training.candidate import CandidateData, CandidateTrainer
     from coinfer_ray.training.data import load_data
-    from coinfer_ray.training.loop import Preprocess
+    from coinfer_ray.training.trainer import Preprocess
 
     data = load_data(few_images)
     base = load_base(collection / "base.safetensors", model="alexnet", input_px=64, data=data)

@@ -1,0 +1,138 @@
+"""``coinfer collect``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coinfer_ray.cli import options
+from coinfer_ray.cli.output import check_output, print_json, stdout_for_answers
+from coinfer_ray.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="""Examples:
+
+\b
+  coinfer collect --model alexnet --data cifar10:images --out records/ --candidates 300 --input-px 64
+  coinfer collect --model alexnet --data photos/ --out noisy/ --candidates 150 --snr-db 0:50 --executor local
+  coinfer collect --model alexnet --data photos/ --out records/ --candidates 100 --known records.parquet --near 0.05
+""",
+    )(collect)
+
+
+def collect(
+    model: options.Model,
+    data: Annotated[str, typer.Option("--data", help="Folder of images, or cifar10:DIR to download into DIR.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the records; give it again to resume.")],
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Strategies to train, in all.")],
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="Times that each is trained, from different seeds.")
+    ] = 1,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0, help="Begin no candidate later than this; run again to go on.")
+    ] = None,
+    input_px: Annotated[int, typer.Option("--input-px", min=1, help="Side of the network's input, in pixels.")] = 64,
+    snr_db: Annotated[
+        str | None,
+        typer.Option("--snr-db", metavar="LO:HI", help="Train through a noisy channel, SNR drawn from LO to HI dB."),
+    ] = None,
+    executor: options.Executor = "ray",
+    address: options.Address = None,
+    workers: options.Workers = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option("--gpus-per-worker", min=0, help="GPUs of a worker; default: 0.25 where this machine has any."),
+    ] = None,
+    seed: options.Seed = 0,
+    base_images: Annotated[
+        int | None, typer.Option("--base-images", min=1, help="Images to train the base network on, with repeats.")
+    ] = None,
+    fine_tune_images: Annotated[
+        int | None, typer.Option("--fine-tune-images", min=0, help="Images to fine-tune a pruned network on.")
+    ] = None,
+    end_to_end_images: Annotated[
+        int | None, typer.Option("--end-to-end-images", min=0, help="Images to train network and codec on together.")
+    ] = None,
+    validation_images: Annotated[
+        int | None, typer.Option("--validation-images", min=1, help="Validation images to measure a candidate on.")
+    ] = None,
+    test_images: Annotated[
+        int | None, typer.Option("--test-images", min=1, help="Test images to measure a candidate on.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option("--base", help="Trained base network; default: train one first.")] = None,
+    known: Annotated[
+        Path | None, typer.Option("--known", help="Records packed earlier; what they hold is not trained again.")
+    ] = None,
+    near: Annotated[
+        float | None,
+        typer.Option("--near", min=0, metavar="LOSS", help="Train candidates that --known predicts to lose no more."),
+    ] = None,
+    pack: Annotated[Path | None, typer.Option("--pack", help="Join the records into one FILE at the end.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Train candidates for real, one record each; run again to resume."""
+    check_output(pack)
+    snr_range = None if snr_db is None else _decibel_range(snr_db)
+    with stdout_for_answers():
+        from coinfer_ray.runtime.executors import make_executor
+        from coinfer_ray.training.collect import collect as run
+        from coinfer_ray.training.worker import default_settings, gpu_share
+
+        settings = replace(default_settings(model), validation_images=validation_images, test_images=test_images)
+        candidate = settings.candidate
+        if base_images is not None:
+            settings = replace(settings, base=replace(settings.base, images=base_images))
+        if fine_tune_images is not None:
+            candidate = replace(candidate, fine_tune=replace(candidate.fine_tune, images=fine_tune_images))
+        if end_to_end_images is not None:
+            candidate = replace(candidate, end_to_end=replace(candidate.end_to_end, images=end_to_end_images))
+        gpus = gpu_share() if gpus_per_worker is None else gpus_per_worker
+        with make_executor(executor, address=address, workers=workers, gpus_per_worker=gpus) as running:
+            summary = run(
+                model,
+                data,
+                out,
+                candidates,
+                repeats=repeats,
+                minutes=minutes,
+                executor=running,
+                input_px=input_px,
+                snr_db=snr_range,
+                seed=seed,
+                settings=replace(settings, candidate=candidate),
+                base=base,
+                known=known,
+                near=near,
+            )
+        if pack is not None:
+            from coinfer_ray.records import store
+
+            store.pack(out, pack)
+    if json:
+        print_json(asdict(summary) | {"folder": str(summary.folder), "packed": None if pack is None else str(pack)})
+    else:
+        typer.echo(
+            f"{summary.candidates} candidates in {summary.folder} ({summary.trained_now} trained now, "
+            f"{summary.failed_now} of them failed); base accuracy {summary.base_validation_accuracy:.4f} "
+            f"(validation), {summary.base_test_accuracy:.4f} (test)"
+        )
+
+
+def _decibel_range(text: str) -> tuple[float, float]:
+    low, colon, high = text.partition(":")
+    try:
+        bounds = float(low), float(high if colon else low)
+    except ValueError:
+        bounds = (1.0, 0.0)
+    if not bounds[0] <= bounds[1]:
+        raise InputError(f"--snr-db: {text!r} is no range of decibels; write LO:HI, for example 0:50")
+    return bounds

@@ -1,0 +1,108 @@
+"""``coinfer compare``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from coinfer_ray.cli import options
+from coinfer_ray.cli.output import print_json, print_table, stdout_for_answers
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="""Examples:
+
+\b
+  coinfer compare --model alexnet --device rpi3b+ --server p100 --link 4g
+  coinfer compare --model regnet_x_400mf --input-px 224 --device tk1 --server p100 --link wifi \\
+      --methods all_local,all_server,neurosurgeon --cuts inner
+""",
+    )(compare)
+
+
+def compare(
+    model: options.Model,
+    device: options.Device = None,
+    device_gflops: options.DeviceGflops = None,
+    server: options.Server = None,
+    server_gflops: options.ServerGflops = None,
+    link: options.Link = None,
+    rate_mbps: options.RateMbps = None,
+    bandwidth_mhz: options.BandwidthMhz = None,
+    snr_db: options.SnrDb = None,
+    max_loss: options.MaxLoss = 0.02,
+    confidence: options.Confidence = None,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", help="Comma-separated; default: all_local,all_server,neurosurgeon,coinfer."),
+    ] = None,
+    records: options.Records = None,
+    accuracy: options.Accuracy = "validation",
+    input_px: options.InputPx = None,
+    cuts: options.Cuts = "all",
+    codec_flops: options.CodecFlops = "count",
+    input_bits: options.InputBits = 32,
+    optimizer: options.Optimizer = "quantum",
+    objective: options.Objective = "latency",
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Put the compared methods side by side on one scenario."""
+    with stdout_for_answers():
+        from coinfer_ray.methods.compare import ALL_METHODS
+        from coinfer_ray.methods.compare import compare as run
+
+        rows = run(
+            model,
+            device,
+            server,
+            link,
+            device_gflops=device_gflops,
+            server_gflops=server_gflops,
+            rate_mbps=rate_mbps,
+            bandwidth_mhz=bandwidth_mhz,
+            snr_db=snr_db,
+            max_loss=max_loss,
+            confidence=confidence,
+            methods=ALL_METHODS if methods is None else [name.strip() for name in methods.split(",")],
+            records=records,
+            input_px=input_px,
+            cuts=cuts,
+            codec_flops=codec_flops == "count",
+            input_bits=input_bits,
+            accuracy=accuracy,
+            optimizer=optimizer,
+            objective=objective,
+            seed=seed,
+        )
+    if json:
+        print_json(rows)
+    else:
+        _print_comparison(rows)
+
+
+def _print_comparison(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    energy = rows[0]["energy_j"] is not None
+    measure = "energy_j" if energy else "latency_s"
+    names = ["latency ms", "device ms", "uplink ms", "server ms", *(["energy J"] if energy else [])]
+    bounded = any(row["accuracy_bound"] is not None for row in rows)
+    table = Table("method")
+    for name in (*names, "to the best", "accuracy", *(["at least"] if bounded else [])):
+        table.add_column(name, justify="right")
+    table.add_column("cut after")
+    best = min(row[measure] for row in rows)
+    for row in rows:
+        cells = [f"{row[name] * 1e3:,.3f}" for name in ("latency_s", "device_s", "uplink_s", "server_s")]
+        if energy:
+            cells.append(f"{row[measure]:,.4g}")
+        cells.append(f"{row[measure] / best:,.2f}x" if best else "-")
+        for name in ("accuracy", *(["accuracy_bound"] if bounded else [])):
+            cells.append("-" if row[name] is None else f"{row[name]:.4f}")
+        style = "bold" if row[measure] == best else None
+        table.add_row(row["method"], *cells, row["cut_after"], style=style)
+    print_table(table)

@@ -1,0 +1,112 @@
+"""``coinfer optimize``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from coinfer_ray.cli import options
+from coinfer_ray.cli.output import print_json, print_table, stdout_for_answers
+
+if TYPE_CHECKING:
+    from coinfer_ray.optimizer.optimize import Answer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="""Examples:
+
+\b
+  coinfer optimize --model alexnet --device rpi3b+ --server p100 --link 4g
+  coinfer optimize --model alexnet --device-gflops 12 --server p100 --rate-mbps 7.5 --max-loss 0.01 --json
+  coinfer optimize --model alexnet --device rpi4b --server p100 --link 3g --max-loss 0.05 --confidence 0.95
+  coinfer optimize --model alexnet --device tk1 --server p100 --link wifi --optimizer paper --cuts inner
+""",
+    )(optimize)
+
+
+def optimize(
+    model: options.Model,
+    device: options.Device = None,
+    device_gflops: options.DeviceGflops = None,
+    server: options.Server = None,
+    server_gflops: options.ServerGflops = None,
+    link: options.Link = None,
+    rate_mbps: options.RateMbps = None,
+    bandwidth_mhz: options.BandwidthMhz = None,
+    snr_db: options.SnrDb = None,
+    max_loss: options.MaxLoss = 0.02,
+    confidence: options.Confidence = None,
+    records: options.Records = None,
+    accuracy: options.Accuracy = "validation",
+    input_px: options.InputPx = None,
+    cuts: options.Cuts = "all",
+    codec_flops: options.CodecFlops = "count",
+    input_bits: options.InputBits = 32,
+    optimizer: options.Optimizer = "quantum",
+    certify: options.Certify = False,
+    objective: options.Objective = "latency",
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Find the fastest strategy for one scenario."""
+    with stdout_for_answers():
+        from coinfer_ray.optimizer.optimize import optimize as run
+
+        answer = run(
+            model,
+            device,
+            server,
+            link,
+            device_gflops=device_gflops,
+            server_gflops=server_gflops,
+            rate_mbps=rate_mbps,
+            bandwidth_mhz=bandwidth_mhz,
+            snr_db=snr_db,
+            max_loss=max_loss,
+            confidence=confidence,
+            records=records,
+            input_px=input_px,
+            cuts=cuts,
+            codec_flops=codec_flops == "count",
+            input_bits=input_bits,
+            accuracy=accuracy,
+            optimizer=optimizer,
+            objective=objective,
+            seed=seed,
+            certify=certify,
+        )
+    if json:
+        print_json(answer.to_json())
+    else:
+        _print_answer(answer)
+
+
+def _print_answer(answer: Answer) -> None:
+    from rich.table import Table
+
+    strategy = answer.strategy
+    pruned = {name: ratio for name, ratio in strategy.sparsity.items() if ratio}
+    codec = {name: value for name, value in vars(strategy.codec).items() if value != 1}
+    table = Table(show_header=False, title=f"{answer.model}, {answer.input_px} px", title_justify="left")
+    table.add_row("latency", f"{answer.latency_s * 1e3:,.3f} ms")
+    for name, seconds in (("device", answer.device_s), ("uplink", answer.uplink_s), ("server", answer.server_s)):
+        table.add_row(f"  {name}", f"{seconds * 1e3:,.3f} ms")
+    if answer.energy_j is not None:
+        table.add_row("energy", f"{answer.energy_j:,.4g} J")
+    table.add_row("sent", f"{answer.uplink_bit / 1e3:,.1f} kbit")
+    known = answer.accuracy_source == "base"
+    measured = "measured: the network as it is" if known else f"predicted, typical error {answer.typical_error:.4f}"
+    table.add_row("accuracy", f"{answer.predicted_accuracy:.4f} ({measured})")
+    if answer.accuracy_bound is not None and not known:
+        table.add_row("  at least", f"{answer.accuracy_bound:.4f} with a confidence of {answer.confidence:g}")
+    table.add_row("  least allowed", f"{answer.accuracy_floor:.4f} (base {answer.base_accuracy:.4f})")
+    table.add_row("cut after", f"{answer.cut_after} (partition point {strategy.partition_point})")
+    table.add_row("pruned", ", ".join(f"{name} {ratio:.0%}" for name, ratio in pruned.items()) or "nothing")
+    table.add_row("codec", ", ".join(f"{name} {value:g}" for name, value in codec.items()) or "none")
+    if answer.gap is not None:
+        table.add_row("proven", f"at most {max(answer.gap, 0):.2%} above the best that the predictor allows")
+    table.add_row("found by", f"{answer.optimizer}, {answer.evaluations:,} evaluations, {answer.seconds:.2f} s")
+    print_table(table)

@@ -1,0 +1,44 @@
+"""``coinfer report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coinfer_ray.cli import options
+from coinfer_ray.cli.output import check_output, note, print_json, print_table, stdout_for_answers
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="""Examples:
+
+\b
+  coinfer report answers/
+  coinfer report answers/ --out page.html
+""",
+    )(report)
+
+
+def report(
+    answers: Annotated[Path, typer.Argument(help="Folder that `coinfer sweep` wrote.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write a page with figures here (HTML, one file).")] = None,
+    json: options.Json = False,
+) -> None:
+    """Show a sweep's answers as a table, and as a page with figures."""
+    check_output(out)
+    with stdout_for_answers():
+        from coinfer_ray.report import read_sweep, summary_table, write_page
+
+        results = read_sweep(answers)
+        if out is not None:
+            write_page(results, out)
+    if json:
+        print_json({"page": None if out is None else str(out), "rows": [row.to_json() for row in results.rows]})
+    else:
+        print_table(summary_table(results))
+        if out is not None:
+            note(f"page written to {out}")

@@ -1,0 +1,129 @@
+"""A fitted Accuracy Predictor: what it predicts, what that is worth, and its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from coinfer_kernels import TreeEnsemble
+from numpy.typing import ArrayLike, NDArray
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.predictor.calibration import Calibration
+from coinfer_ray.predictor.regressors import SNR_FEATURE
+from coinfer_ray.records.store import Split
+from coinfer_ray.runtime.files import write_whole
+
+PREDICTOR_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A fitted regressor and what it was fitted on.
+
+    ``feature_names`` are the columns that :meth:`predict` takes: the search space's, and ``snr_db`` behind them
+    where the records were collected through a noisy channel. ``settings`` are the records' (data, pixels,
+    training), ``records_hash`` is a fingerprint of their strategies and accuracies.
+
+    Errors, all in accuracy: ``typical_error`` is the root mean square out of fold, what to expect of a strategy that
+    was not trained; ``noise_floor`` the standard deviation between trainings of one strategy with several seeds,
+    pooled over the ``repeated`` strategies of which the records hold some (None where there are none);
+    ``binomial_error`` what the number of images alone leaves open (None where it is not recorded).
+    """
+
+    ensemble: TreeEnsemble
+    calibration: Calibration
+    regressor: str
+    model: str
+    input_px: int
+    feature_names: tuple[str, ...]
+    accuracy: Split
+    base_accuracy: float
+    typical_error: float
+    noise_floor: float | None
+    repeated: int
+    binomial_error: float | None
+    records: int
+    records_hash: str
+    settings_hash: str
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the prediction depends on the link's signal-to-noise ratio."""
+        return self.feature_names[-1] == SNR_FEATURE
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Predicted accuracies (n,) in 0..1 for features ``x`` (n, F); ValueError for other shapes."""
+        return self.ensemble.predict(x)
+
+    def lower_bound(self, predicted: ArrayLike, confidence: float) -> NDArray[np.float64]:
+        """The accuracy that strategies of those predicted ones reach with that confidence, each.
+
+        Raises:
+            InputError: a confidence that is no probability, or higher than these records can promise.
+        """
+        return self.calibration.bound(predicted, confidence)
+
+    def required_accuracy(self, floor: ArrayLike, confidence: float | None) -> NDArray[np.float64]:
+        """The least predicted accuracy whose :meth:`lower_bound` is ``floor``; without a confidence ``floor`` itself.
+
+        Raises:
+            InputError: as :meth:`lower_bound`.
+        """
+        if confidence is None:
+            return np.asarray(floor, dtype=np.float64)
+        return self.calibration.required(floor, confidence)
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything but the ensemble and the calibration's scores, as JSON can say it."""
+        fields = {name: value for name, value in vars(self).items() if name not in ("ensemble", "calibration")}
+        whole = {
+            "feature_names": list(self.feature_names),
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+        }
+        return fields | whole
+
+    def save(self, path: str | Path) -> None:
+        """Write to ``path`` in NumPy's npz format, without pickle."""
+        document = json.dumps({"format": PREDICTOR_FORMAT, **self.provenance()})
+        arrays: dict[str, Any] = self.ensemble.to_arrays() | self.calibration.to_arrays()
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:  # savez would append .npz to a path
+                np.savez_compressed(file, metadata=np.array(document), **arrays)
+
+        write_whole(Path(path), write)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Predictor:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: no such file, or one that isn't a predictor of this format.
+        """
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            document = json.loads(str(arrays.pop("metadata")))
+            written = document.pop("format")
+            if written == PREDICTOR_FORMAT:
+                document["feature_names"] = tuple(document["feature_names"])
+                ensemble, calibration = TreeEnsemble.from_arrays(arrays), Calibration.from_arrays(arrays)
+                return cls(ensemble=ensemble, calibration=calibration, **document)
+        except FileNotFoundError:
+            raise InputError(f"predictor: {path} does not exist; write one with `coinfer fit --out`") from None
+        except Exception as error:  # a foreign file breaks NumPy, zipfile, zlib and json each in its own way
+            reason = " ".join(str(error).split())
+            raise InputError(f"predictor: {path} is none ({reason}); write it with `coinfer fit --out`") from None
+        raise InputError(
+            f"predictor: {path} is of format {written}, this version reads {PREDICTOR_FORMAT}; "
+            "fit its records again with `coinfer fit --out`"
+        )

@@ -1,0 +1,1 @@
+"""What is chosen and what it costs: the paper's Parameters Generator and Delay Calculator."""

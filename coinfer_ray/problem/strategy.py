@@ -1,0 +1,83 @@
+"""A strategy: sparsity ratios, a partition point and the parameters of a codec."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from coinfer_ray.errors import InputError
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Parameters of the encoder; the decoder mirrors it.
+
+    At a spatial cut two convolutions with (output channels / input channels, kernel size, stride); at a vector
+    cut two linear layers with (outputs / inputs). A stage whose parameters are all 1 is left out, so the default
+    codec sends the feature as it is.
+    """
+
+    ratio_1: float = 1.0
+    kernel_1: int = 1
+    stride_1: int = 1
+    ratio_2: float = 1.0
+    kernel_2: int = 1
+    stride_2: int = 1
+    width_1: float = 1.0
+    width_2: float = 1.0
+
+    def values(self) -> tuple[float, ...]:
+        return tuple(float(getattr(self, field.name)) for field in fields(self))
+
+    @classmethod
+    def from_values(cls, values: Sequence[float]) -> Codec:
+        ratio_1, kernel_1, stride_1, ratio_2, kernel_2, stride_2, width_1, width_2 = map(float, values)
+        return cls(ratio_1, int(kernel_1), int(stride_1), ratio_2, int(kernel_2), int(stride_2), width_1, width_2)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How to share a network: ``sparsity`` of each prunable set (the realised share of channels removed),
+    ``partition_point`` (layers 1..c run on the device) and the codec."""
+
+    sparsity: Mapping[str, float]
+    partition_point: int
+    codec: Codec = Codec()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sparsity": dict(self.sparsity),
+            "partition_point": self.partition_point,
+            "codec": asdict(self.codec),
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> Strategy:
+        """Rebuild from :meth:`to_json`, or from the answer of ``coinfer optimize --json`` that contains it.
+
+        Raises:
+            InputError: a key is missing or is no number.
+        """
+        if isinstance(document, Mapping) and "strategy" in document:
+            document = document["strategy"]
+        try:
+            return cls(
+                sparsity={str(name): float(ratio) for name, ratio in document["sparsity"].items()},
+                partition_point=int(document["partition_point"]),
+                codec=Codec.from_values([document["codec"][field.name] for field in fields(Codec)]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"strategy: {error!r} while reading it; expected the keys sparsity, partition_point and codec "
+                "as `coinfer optimize --json` prints them"
+            ) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Strategy:
+        try:
+            return cls.from_json(json.loads(Path(path).read_text()))
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(f"strategy: {path} cannot be read as JSON ({error})") from None

@@ -1,0 +1,1 @@
+"""Records of really trained strategies: their files, and those that ship."""

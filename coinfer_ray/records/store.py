@@ -1,0 +1,328 @@
+"""Accuracy records in Parquet: one row for each candidate that was really trained.
+
+While a collection runs, each finished candidate is a shard of one row; ``pack`` joins the shards into the one
+file that ships. The file's metadata says what all rows share: the network, the input size, the data, how
+candidates were trained and by which versions. Records of different settings are never mixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.problem.strategy import Codec, Strategy
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RECORDS_FORMAT = 1
+SHARD_PATTERN = "candidate-*.parquet"
+Split = Literal["validation", "test"]
+_METADATA_KEY = b"coinfer_ray.records"
+_COLUMNS = {
+    "candidate": "int64",  # index in the sampling plan
+    "status": "string",  # "ok", or why there is no accuracy: "diverged", "out_of_memory", "error"
+    "error": "string",
+    "sparsity": "list<double>",  # realised, in the order of the metadata's prunable_sets
+    "partition_point": "int64",
+    "codec": "list<double>",  # the eight parameters, in the order of coinfer_ray.problem.strategy.Codec
+    "snr_db": "double",  # null: noise-free
+    "base_validation_accuracy": "double",
+    "base_test_accuracy": "double",
+    "validation_accuracy": "double",
+    "test_accuracy": "double",
+    "device_flop": "double",  # counted on the pruned modules, the encoder's included
+    "server_flop": "double",  # the decoder's included
+    "uplink_bit": "double",  # of the encoder's real output
+    "fine_tune_images": "int64",
+    "end_to_end_images": "int64",
+    "seed": "int64",
+    "wall_s": "double",
+    "settings_hash": "string",
+}
+
+
+# What makes a row a training of its own; where no strategy was recorded (a lost worker), its number stands for it.
+_TRAINING = ("candidate", "sparsity", "partition_point", "codec", "snr_db", "seed")
+
+
+@dataclass(frozen=True)
+class RecordsInfo:
+    """What all rows of a file share. ``settings`` holds everything that decides an accuracy but the strategy."""
+
+    model: str
+    input_px: int
+    prunable_sets: tuple[str, ...]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @property
+    def settings_hash(self) -> str:
+        document = json.dumps(
+            [self.model, self.input_px, list(self.prunable_sets), dict(self.settings)], sort_keys=True
+        )
+        return hashlib.sha256(document.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": RECORDS_FORMAT,
+            "model": self.model,
+            "input_px": self.input_px,
+            "prunable_sets": list(self.prunable_sets),
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+        }
+
+    def check_same(self, other: RecordsInfo, mine: str, others: str, remedy: str) -> None:
+        """Refuse to mix accuracies measured under different settings.
+
+        Raises:
+            InputError: names the first setting that differs, and what to do.
+        """
+        if self.settings_hash != other.settings_hash:
+            raise InputError(f"{mine} differs from {others} in {_first_difference(other, self)}; {remedy}")
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> RecordsInfo:
+        return cls(
+            model=document["model"],
+            input_px=document["input_px"],
+            prunable_sets=tuple(document["prunable_sets"]),
+            settings=document["settings"],
+            versions=document["versions"],
+        )
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows that ended well, and what they share. ``failed`` counts the others."""
+
+    info: RecordsInfo
+    table: pa.Table
+    failed: int
+    source: str
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def model(self) -> str:
+        return self.info.model
+
+    @property
+    def input_px(self) -> int:
+        return self.info.input_px
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self.info.settings
+
+    @property
+    def strategies(self) -> list[Strategy]:
+        names = self.info.prunable_sets
+        rows = zip(*(self.table[name].to_pylist() for name in ("sparsity", "partition_point", "codec")), strict=True)
+        return [
+            Strategy(dict(zip(names, sparsity, strict=True)), point, Codec.from_values(codec))
+            for sparsity, point, codec in rows
+        ]
+
+    @property
+    def snr_db(self) -> np.ndarray | None:
+        """(n,) float64, or None for records of a noise-free channel."""
+        if self.table["snr_db"].null_count == len(self):
+            return None
+        return self._column("snr_db")
+
+    def accuracy(self, which: Split = "validation") -> np.ndarray:
+        """(n,) measured accuracies, 0..1."""
+        return self._column(f"{which}_accuracy")
+
+    def base_accuracy(self, which: Split = "validation") -> float:
+        """Accuracy of the network before pruning and partition."""
+        return float(self._column(f"base_{which}_accuracy")[0])
+
+    def costs(self) -> np.ndarray:
+        """(n, 3) device FLOPs, server FLOPs and uplink bits, counted on the trained modules."""
+        return np.column_stack([self._column(name) for name in ("device_flop", "server_flop", "uplink_bit")])
+
+    def _column(self, name: str) -> np.ndarray:
+        return np.asarray(self.table[name].to_numpy(), dtype=np.float64)
+
+
+def schema(info: RecordsInfo) -> pa.Schema:
+    import pyarrow as pa
+
+    types = {
+        "int64": pa.int64(),
+        "string": pa.string(),
+        "double": pa.float64(),
+        "list<double>": pa.list_(pa.float64()),
+    }
+    fields = [pa.field(name, types[kind]) for name, kind in _COLUMNS.items()]
+    return pa.schema(fields, metadata={_METADATA_KEY: json.dumps(info.to_json(), sort_keys=True)})
+
+
+def write_records(path: Path, rows: list[Mapping[str, Any]], info: RecordsInfo) -> None:
+    """Write rows (missing values are null) as one whole file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from coinfer_ray.runtime.files import write_whole
+
+    full = [{name: row.get(name) for name in _COLUMNS} | {"settings_hash": info.settings_hash} for row in rows]
+    table = pa.Table.from_pylist(full, schema=schema(info))
+    write_whole(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def shard_path(folder: Path, candidate: int, repeat: int = 0) -> Path:
+    """The file of a candidate's record. Repeats: the same strategy trained again with another seed."""
+    return folder / f"candidate-{candidate:06d}{f'-{repeat}' if repeat else ''}.parquet"
+
+
+def finished_candidates(folder: Path) -> set[tuple[int, int]]:
+    """Candidates and repeats whose shard is on disk."""
+    names = (path.stem.split("-") for path in folder.glob(SHARD_PATTERN))
+    return {(int(number), int(repeat[0]) if repeat else 0) for _, number, *repeat in names}
+
+
+def read_records(source: str | Path | Sequence[str | Path], *, model: str | None = None) -> Records:
+    """Read a records file, all shards of a collection's folder, or several of either.
+
+    The bare name of a file that ships, ``alexnet-64px.awgn.parquet`` say, is found wherever the package lies. A
+    training that several of them hold, as a packed file and its folder do, counts once.
+
+    Raises:
+        InputError: nothing there, a truncated or foreign Parquet file, missing columns, rows of different
+            settings, records of a network other than ``model``, or no candidate that ended well.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    paths = [Path(source)] if isinstance(source, str | Path) else [Path(each) for each in source]
+    named = ", ".join(map(str, paths))
+    files = [file for path in paths for file in _record_files(path)]
+    if not files:
+        raise InputError("records: none given; give a records file or the folder of `coinfer collect`")
+    tables = [_read_file(file) for file in files]
+    infos = [RecordsInfo.from_json(json.loads(table.schema.metadata[_METADATA_KEY])) for table in tables]
+    for file, info in zip(files, infos, strict=True):
+        there = files[0].name if file.parent == files[0].parent else files[0]
+        info.check_same(infos[0], f"records: {file}", str(there), "fit them apart")
+    if model is not None and infos[0].model != model:
+        raise InputError(f"records: {named} are of {infos[0].model}, not of {model}; give records of {model}")
+    table = _each_once(pa.concat_tables([part.select(list(_COLUMNS)) for part in tables])).sort_by(
+        [("candidate", "ascending"), ("seed", "ascending")]
+    )
+    ok = table.filter(pc.equal(table["status"], "ok"))
+    if not ok.num_rows:
+        raise InputError(f"records: {named} has {table.num_rows} rows, none with status ok; collect candidates first")
+    return Records(infos[0], ok, table.num_rows - ok.num_rows, named)
+
+
+def _record_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        ships = _shipped_folder() / path
+        return [ships if not path.exists() and path.name == str(path) and ships.is_file() else path]
+    shards = sorted(path.glob(SHARD_PATTERN))
+    if not shards:
+        raise InputError(
+            f"records: {path} holds no {SHARD_PATTERN}; give a records file or the folder of `coinfer collect`"
+        )
+    return shards
+
+
+def _each_once(table: pa.Table) -> pa.Table:
+    """The table without rows that repeat a training: same strategy, channel and seed."""
+    columns = [table[name].to_pylist() for name in _TRAINING]
+    first: dict[str, int] = {}
+    for row, training in enumerate(zip(*columns, strict=True)):
+        first.setdefault(repr(training), row)
+    return table if len(first) == len(table) else table.take(list(first.values()))
+
+
+def pack(folder: str | Path, path: str | Path) -> Records:
+    """Join the shards of a collection, failed candidates included, into one file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from coinfer_ray.runtime.files import write_whole
+
+    folder, path = Path(folder), Path(path)
+    records = read_records(folder)
+    tables = [pq.read_table(file) for file in sorted(folder.glob(SHARD_PATTERN))]
+    table = pa.concat_tables(tables).sort_by("candidate").replace_schema_metadata(tables[0].schema.metadata)
+    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    return records
+
+
+def shipped_records(model: str, input_px: int | None = None) -> Path:
+    """The records that ship for a network: of the given input size, else of the largest.
+
+    Raises:
+        InputError: none ship for it; the message says which do.
+    """
+    found = {}
+    for path in sorted(_shipped_folder().glob("*-*px.parquet")):
+        name, _, pixels = path.stem.rpartition("-")
+        found[name, int(pixels.removesuffix("px"))] = path
+    sizes = sorted(pixels for name, pixels in found if name == model)
+    if not sizes or (input_px is not None and input_px not in sizes):
+        have = ", ".join(f"{name} at {pixels} px" for name, pixels in sorted(found)) or "none"
+        wanted = model if input_px is None else f"{model} at {input_px} px"
+        raise InputError(f"records: none ship for {wanted} (shipped: {have}); collect some and pass --records PATH")
+    return found[model, input_px or sizes[-1]]
+
+
+def _shipped_folder() -> Path:
+    return Path(str(resources.files("coinfer_ray.records") / "shipped"))
+
+
+def _read_file(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise InputError(f"records: {path} does not exist; give a records file or the folder of `coinfer collect`")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"records: {path} is not a whole Parquet file ({reason}); collect or copy it again") from None
+    missing = [name for name in _COLUMNS if name not in table.column_names]
+    if missing:
+        raise InputError(f"records: {path} lacks the columns {', '.join(missing)}; write it with `coinfer collect`")
+    metadata = table.schema.metadata or {}
+    if _METADATA_KEY not in metadata or json.loads(metadata[_METADATA_KEY]).get("format") != RECORDS_FORMAT:
+        raise InputError(
+            f"records: {path} has no metadata of coinfer's records format {RECORDS_FORMAT}; collect it again"
+        )
+    return table
+
+
+def _first_difference(a: RecordsInfo, b: RecordsInfo) -> str:
+    flat_a, flat_b = _flat(a), _flat(b)
+    for name in sorted(flat_a.keys() | flat_b.keys()):
+        if flat_a.get(name) != flat_b.get(name):
+            return f"{name} ({flat_b.get(name)} against {flat_a.get(name)})"
+    return "nothing that is recorded"
+
+
+def _flat(info: RecordsInfo) -> dict[str, Any]:
+    """Everything that the settings' hash covers, under key paths."""
+    flat: dict[str, Any] = {"model": info.model, "input_px": info.input_px, "prunable_sets": info.prunable_sets}
+    pending = list(info.settings.items())
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, Mapping):
+            pending += [(f"{name}.{key}", each) for key, each in value.items()]
+        else:
+            flat[name] = value
+    return flat

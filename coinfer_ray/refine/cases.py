@@ -1,0 +1,70 @@
+"""The scenarios that a refinement answers, in words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.scenarios.grid import Grid
+from coinfer_ray.scenarios.scenario import Scenario
+
+MOST_CASES = 1_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scenario: ``weights`` are the seconds of a device FLOP, a server FLOP and an uplink bit."""
+
+    name: str
+    weights: tuple[float, float, float]
+    max_loss: float
+    confidence: float | None = None
+    snr_db: float | None = None
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> Case:
+        """The case of one scenario, named by its parts."""
+        parts = scenario.device.name, scenario.server.name, scenario.link.name
+        return cls(
+            name=_name(parts, scenario.max_loss, scenario.confidence),
+            weights=scenario.weights(),
+            max_loss=scenario.max_loss,
+            confidence=scenario.confidence,
+            snr_db=scenario.link.snr_db,
+        )
+
+
+def cases_of(grid: Grid, model: str) -> list[Case]:
+    """All scenarios of a grid, in its order.
+
+    Raises:
+        InputError: the grid is of other networks than ``model``, or has more than :data:`MOST_CASES` scenarios.
+    """
+    if grid.models != (model,):
+        raise InputError(f"grid: is of {', '.join(grid.models)}, the search of {model}; give a grid of {model} alone")
+    if len(grid) > MOST_CASES:
+        raise InputError(f"grid: has {len(grid)} scenarios; each is verified by training, give at most {MOST_CASES}")
+    columns = grid.columns(0, len(grid))
+    weights = grid.weights(0, len(grid))
+    axes = {name: getattr(grid, name).labels for name in ("device", "server", "link")}
+    cases = []
+    for row in range(len(grid)):
+        parts = [labels[columns[name][row]] for name, labels in axes.items()]
+        loss = float(columns["max_loss"][row])
+        confidence, snr_db = _given(columns["confidence"][row]), _given(columns["snr_db"][row])
+        device, server, link = weights[row].tolist()
+        cases.append(Case(_name(parts, loss, confidence), (device, server, link), loss, confidence, snr_db))
+    return cases
+
+
+def _name(parts: Sequence[str], max_loss: float, confidence: float | None) -> str:
+    sure = "" if confidence is None else f", confidence {confidence:g}"
+    return f"{' '.join(parts)}, loss {max_loss:g}{sure}"
+
+
+def _given(value: float) -> float | None:
+    """A grid's number, NaN where it says none."""
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,136 @@
+"""What has been measured of the strategies of one network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.problem.strategy import Strategy
+from coinfer_ray.records.store import Records, Split
+from coinfer_ray.refine.cases import Case
+
+Source = Literal["base", "records", "verified"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A strategy whose accuracy is measured. ``accuracy`` and ``test_accuracy`` are None where training failed.
+
+    ``trainings`` are all that are known of, ``own`` those that the loop asked for.
+    """
+
+    levels: tuple[int, ...]
+    snr_db: float | None
+    accuracy: float | None
+    test_accuracy: float | None
+    trainings: int
+    own: int
+    source: Source
+
+
+class Facts:
+    """Strategies whose accuracy is measured, with their costs, for the search space of ``problem``."""
+
+    def __init__(self, problem: Problem, start: Records, split: Split) -> None:
+        self.problem = problem
+        self.facts: list[Fact] = []
+        self._position: dict[tuple[tuple[int, ...], float | None], int] = {}
+        self._costs: list[np.ndarray] = []
+        self._rows: dict[tuple[tuple[int, ...], float | None], dict[int, Mapping[str, Any]]] = {}
+        self._split: Split = split
+        for levels in problem.known_levels:
+            base = start.base_accuracy(split), start.base_accuracy("test")
+            self._put(Fact(_key(levels), None, *base, trainings=0, own=0, source="base"))
+        known = len(self.facts)
+        self._any_snr = known  # the first so many hold on every channel
+        rows: dict[tuple[tuple[int, ...], float | None], list[Mapping[str, Any]]] = {}
+        for row, strategy in zip(start.table.to_pylist(), start.strategies, strict=True):
+            levels = _levels_in(problem, strategy)
+            if levels is not None:
+                rows.setdefault((levels, row["snr_db"]), []).append(row)
+        for (levels, snr_db), measured in rows.items():
+            self._measured(levels, snr_db, measured, own=0, source="records")
+
+    def add(self, levels: tuple[int, ...], snr_db: float | None, rows: Sequence[Mapping[str, Any]]) -> Fact:
+        """Take in trainings that the loop asked for, of a new strategy or of one that is known."""
+        known = self._position.get((levels, snr_db))
+        before = None if known is None else self.facts[known]
+        source: Source = "verified" if before is None else before.source
+        own = len(rows) + (0 if before is None else before.own)
+        return self._measured(levels, snr_db, rows, own=own, source=source)
+
+    def _measured(
+        self,
+        levels: tuple[int, ...],
+        snr_db: float | None,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        own: int,
+        source: Source,
+    ) -> Fact:
+        trainings = self._rows.setdefault((levels, snr_db), {})
+        trainings |= {row["seed"]: row for row in rows}  # records may hold what the loop asks for: no second training
+        ended_well = [row for row in trainings.values() if row["status"] == "ok"]
+        fact = Fact(
+            levels,
+            snr_db,
+            accuracy=_mean(ended_well, f"{self._split}_accuracy"),
+            test_accuracy=_mean(ended_well, "test_accuracy"),
+            trainings=len(trainings),
+            own=own,
+            source=source,
+        )
+        self._put(fact)
+        return fact
+
+    def of(self, levels: tuple[int, ...], snr_db: float | None) -> Fact | None:
+        """What is known of a strategy over that channel."""
+        position = self._position.get((levels, snr_db))
+        if position is None:
+            position = self._position.get((levels, None))
+            if position is not None and position >= self._any_snr:
+                return None
+        return None if position is None else self.facts[position]
+
+    def best(self, case: Case, floor: float, trainings: int = 1) -> tuple[Fact | None, float]:
+        """The cheapest fact that keeps to the floor, and its latency; (None, infinity) where there is none.
+
+        Facts of fewer than ``trainings`` don't count; the network as it is needs none.
+        """
+        latency = np.array(self._costs) @ np.array(case.weights)
+        for position, fact in enumerate(self.facts):
+            heard = position < self._any_snr or fact.snr_db == case.snr_db
+            known = fact.source == "base" or fact.trainings >= trainings
+            if not (heard and known) or fact.accuracy is None or fact.accuracy < floor:
+                latency[position] = np.inf
+        cheapest = int(latency.argmin())
+        found = self.facts[cheapest] if np.isfinite(latency[cheapest]) else None
+        return found, float(latency[cheapest])
+
+    def _put(self, fact: Fact) -> None:
+        known = self._position.setdefault((fact.levels, fact.snr_db), len(self.facts))
+        if known < len(self.facts):
+            self.facts[known] = fact
+            return
+        self.facts.append(fact)
+        self._costs.append(self.problem.delay.costs(np.array(fact.levels))[0])
+
+
+def _levels_in(problem: Problem, strategy: Strategy) -> tuple[int, ...] | None:
+    """A strategy's levels; None where it does not lie on the levels of the problem's space."""
+    space = problem.space
+    levels = space.levels(strategy)
+    same = np.allclose(space.values(space.strategy(levels)), space.values(strategy), rtol=0, atol=1e-9)
+    return _key(levels) if same else None
+
+
+def _key(levels: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(level) for level in levels)
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    return float(np.mean([row[column] for row in rows])) if rows else None

@@ -1,0 +1,113 @@
+"""``coinfer search``: the loop of :mod:`coinfer_ray.refine.rounds` with real trainings, kept in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.problem.costs import INPUT_BITS
+from coinfer_ray.problem.space import Cuts
+from coinfer_ray.records.store import Records, Split, read_records, shipped_records
+from coinfer_ray.refine.cases import Case
+from coinfer_ray.refine.rounds import LoopResult, search_loop
+from coinfer_ray.runtime.executors.base import Executor
+from coinfer_ray.runtime.files import claim_folder, single_writer, write_whole
+from coinfer_ray.training.data import load_data
+from coinfer_ray.training.verifier import Verifier, obtain_base
+
+RESULT_FILE = "_search.json"  # pyarrow's data sets pass over names that begin with _
+
+
+def search(
+    model: str,
+    cases: Sequence[Case],
+    data: str | Path,
+    out: str | Path,
+    *,
+    budget: int,
+    executor: Executor,
+    records: Records | str | Path | None = None,
+    base: str | Path | None = None,
+    input_px: int | None = None,
+    repeats: int = 1,
+    cuts: Cuts = "all",
+    codec_flops: bool = True,
+    input_bits: float = INPUT_BITS,
+    accuracy: Split = "validation",
+    optimizer: str = "exact",
+    seed: int = 0,
+    quiet: bool = False,
+) -> LoopResult:
+    """Optimise and train in turn until each case's best trained strategy keeps to its bound and none is predicted
+    to be faster, or until ``budget`` trainings are spent.
+
+    ``records`` are those to start from (default: the shipped ones) and ``base`` is their base network, by default
+    the one in their folder. Each training is a shard in ``out``, where the result so far is ``_search.json``. Run
+    again with the same arguments, and a larger ``budget`` if more is wanted, to go on.
+
+    Raises:
+        InputError: records, images, base network or folder that do not belong together; see also
+            :func:`coinfer_ray.refine.rounds.search_loop`.
+    """
+    start = records if isinstance(records, Records) else _start_records(records, model, input_px)
+    if input_px not in (None, start.input_px):
+        raise InputError(f"records: hold inputs of {start.input_px} px, not of {input_px}; give --input-px or others")
+
+    def fit(found: Records) -> Problem:
+        return assemble(
+            model, None, found, cuts=cuts, codec_flops=codec_flops, input_bits=input_bits, accuracy=accuracy
+        )
+
+    splits = load_data(data)
+    network = obtain_base(base, records, start.info, splits)
+    with single_writer(out) as folder:
+        options = {
+            "model": model,
+            "start_records": _fingerprint(start),
+            "scenarios": [asdict(case) for case in cases],
+            "repeats": repeats,
+            "cuts": cuts,
+            "codec_flops": codec_flops,
+            "input_bits": input_bits,
+            "accuracy": accuracy,
+            "optimizer": optimizer,
+            "seed": seed,
+        }
+        claim_folder(folder, "search", options)
+        verifier = Verifier(start.info, splits, network, executor, folder=folder, quiet=quiet)
+
+        def keep(result: LoopResult) -> None:
+            text = json.dumps(result.to_json(), indent=2) + "\n"
+            write_whole(folder / RESULT_FILE, lambda temporary: temporary.write_text(text))
+
+        return search_loop(
+            cases,
+            start,
+            verifier.measure,
+            fit,
+            budget=budget,
+            repeats=repeats,
+            split=accuracy,
+            optimizer=optimizer,
+            seed=seed,
+            on_round=keep,
+        )
+
+
+def _start_records(path: str | Path | None, model: str, input_px: int | None) -> Records:
+    path = shipped_records(model, input_px) if path is None else Path(path)
+    if path.suffix == ".npz":
+        raise InputError(f"records: {path} is a predictor; the loop fits again as it learns, give the records")
+    return read_records(path, model=model)
+
+
+def _fingerprint(records: Records) -> str:
+    """Of what the loop starts from, without what differs from run to run of the same candidates."""
+    rows = records.table.drop_columns(["wall_s"]).to_pylist()
+    document = json.dumps([records.info.settings_hash, rows], sort_keys=True)
+    return hashlib.sha256(document.encode()).hexdigest()[:16]

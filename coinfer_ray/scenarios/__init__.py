@@ -1,0 +1,1 @@
+"""Devices, servers, links, scenarios and grids of them."""

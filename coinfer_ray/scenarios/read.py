@@ -1,0 +1,260 @@
+"""From names, numbers and YAML files to devices, servers, links, scenarios and grids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.scenarios.grid import Axis, Grid
+from coinfer_ray.scenarios.scenario import Device, Given, Link, Scenario, Server, check_confidence
+from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys
+
+MOST_SCENARIOS = 2**62
+YAML_SUFFIXES = (".yaml", ".yml")
+T = TypeVar("T")
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The document in a YAML file.
+
+    Raises:
+        InputError: it cannot be read, or is no YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise InputError(f"{path}: cannot be read ({reason}); give a YAML file") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}: no valid YAML{line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+
+
+def device_of(given: Device | Given | None = None, gflops: float | None = None) -> Device:
+    """A device from a preset's name, a YAML file, a mapping with the file's keys, or its speed alone.
+
+    Raises:
+        InputError: an unknown name (the nearest are named), an unusable file, a speed that is not above 0,
+            or not exactly one of the two arguments.
+    """
+    chosen = _one_of("device", given, {"gflops": gflops})
+    return chosen if isinstance(chosen, Device) else one_device(chosen)
+
+
+def server_of(given: Server | Given | None = None, gflops: float | None = None) -> Server:
+    """A server, as :func:`device_of` finds a device."""
+    chosen = _one_of("server", given, {"gflops": gflops})
+    return chosen if isinstance(chosen, Server) else one_server(chosen)
+
+
+def link_of(
+    given: Link | Given | None = None,
+    rate_mbps: float | None = None,
+    bandwidth_mhz: float | None = None,
+    snr_db: float | None = None,
+) -> Link:
+    """A link, as :func:`device_of` finds a device; its numbers are a rate, or bandwidth and SNR together."""
+    numbers = {"rate_mbps": rate_mbps, "bandwidth_mhz": bandwidth_mhz, "snr_db": snr_db}
+    chosen = _one_of("link", given, numbers)
+    return chosen if isinstance(chosen, Link) else one_link(chosen)
+
+
+def resolve(
+    *,
+    device: Device | Given | None = None,
+    device_gflops: float | None = None,
+    server: Server | Given | None = None,
+    server_gflops: float | None = None,
+    link: Link | Given | None = None,
+    rate_mbps: float | None = None,
+    bandwidth_mhz: float | None = None,
+    snr_db: float | None = None,
+    max_loss: float = 0.02,
+    confidence: float | None = None,
+) -> Scenario:
+    """One scenario from names, files, objects or numbers (see :func:`device_of`, :func:`link_of`).
+
+    Raises:
+        InputError: the first of them that cannot be used.
+    """
+    if not -1 < max_loss < 1:  # a negative loss asks for a strategy that is better than the base network
+        raise InputError(f"max loss: {max_loss} must be in (-1, 1); it is a share of all images, 0.02 for 2 points")
+    if confidence is not None:
+        check_confidence(confidence)
+    return Scenario(
+        device=device_of(device, device_gflops),
+        server=server_of(server, server_gflops),
+        link=link_of(link, rate_mbps, bandwidth_mhz, snr_db),
+        max_loss=max_loss,
+        confidence=confidence,
+    )
+
+
+def _one_of(what: str, given: T | None, numbers: Mapping[str, float | None]) -> T | dict[str, float]:
+    """The named thing or the numbers that describe one, whichever was given."""
+    known = {name: value for name, value in numbers.items() if value is not None}
+    if given is None and not known:
+        raise InputError(f"{what}: missing; give a name, a YAML file, or numbers ({', '.join(numbers)})")
+    if given is not None and known:
+        raise InputError(f"{what}: {given} and {', '.join(known)} were both given; give one of them")
+    return known if given is None else given
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Read a grid file (the project's interface shows one).
+
+    Raises:
+        InputError: the file cannot be read, or the first thing wrong in it with its key path.
+    """
+    return parse_grid(read_yaml(path), str(path))
+
+
+def parse_grid(document: Any, where: str = "grid") -> Grid:
+    """Validate a grid file's document; ``where`` names it in errors.
+
+    Raises:
+        InputError: the first thing wrong, with its key path.
+    """
+    document = _plain(document)
+    if isinstance(document, dict):
+        for axis in ("device", "server", "link"):
+            if isinstance(document.get(axis), list):
+                document[axis] = [_opened(item) for item in document[axis]]
+    file = _validated(GridFile, document, where)
+    twice = next((name for position, name in enumerate(file.model) if name in file.model[:position]), None)
+    if twice is not None:
+        raise InputError(f"{where}: model: {twice} stands there twice; name every network once")
+    grid = Grid(
+        models=tuple(file.model),
+        device=_joined([item.axis() for item in file.device]),
+        server=_joined([item.axis() for item in file.server]),
+        link=_joined([item.axis() for item in file.link]),
+        max_loss=np.array(file.max_loss),
+        confidence=np.array(file.confidence),
+        seed=file.seed,
+        cuts=file.cuts,
+        document=document,
+    )
+    if len(grid.models) * grid.per_model > MOST_SCENARIOS:
+        raise InputError(f"{where}: {len(grid.models) * grid.per_model:,} scenarios; at most {MOST_SCENARIOS:,}")
+    return grid
+
+
+def one_device(given: Any) -> Device:
+    """A single device from a name, a YAML file or a mapping."""
+    item = _one("device", DeviceItem, given)
+    axis = item.axis()
+    return Device(
+        axis.labels[0], float(axis.columns["device_flops_per_s"][0]), item.compute_w, item.radio_w, item.idle_w
+    )
+
+
+def one_server(given: Any) -> Server:
+    """A single server from a name, a YAML file or a mapping."""
+    axis = _one("server", ServerItem, given).axis()
+    return Server(axis.labels[0], float(axis.columns["server_flops_per_s"][0]))
+
+
+def one_link(given: Any) -> Link:
+    """A single link from a name, a YAML file or a mapping."""
+    item = _one("link", LinkItem, given)
+    axis = item.axis()
+    return Link(axis.labels[0], float(axis.columns["rate_bps"][0]), None if item.snr_db is None else item.snr_db[0])
+
+
+Item = TypeVar("Item", bound=_Item)
+
+
+def _one(what: str, schema: type[Item], given: Any) -> Item:
+    where = str(given) if _is_file(given) else what
+    item = _validated(schema, _opened(_plain(given)), where)
+    for key, values in item:
+        if isinstance(values, tuple) and len(values) != 1:
+            raise InputError(f"{where}: {key} has {len(values)} values; one scenario takes one (a grid takes many)")
+    return item
+
+
+def _plain(given: Any) -> Any:
+    """A document of dictionaries, lists, texts and numbers, whatever the caller built it from."""
+    if isinstance(given, Mapping):
+        return {str(key): _plain(value) for key, value in given.items()}
+    if isinstance(given, np.ndarray | np.generic):
+        return given.tolist()
+    if isinstance(given, list | tuple):
+        return [_plain(value) for value in given]
+    return str(given) if isinstance(given, Path) else given
+
+
+def _is_file(given: Any) -> bool:
+    return isinstance(given, Path) or (isinstance(given, str) and given.lower().endswith(YAML_SUFFIXES))
+
+
+def _opened(item: Any) -> Any:
+    """What a YAML file holds where the item names one, else the item."""
+    if not _is_file(item):
+        return item
+    document = read_yaml(item)
+    if not isinstance(document, Mapping):
+        raise InputError(f"{item}: must be a mapping, for example `gflops: 3`, and not {document!r}")
+    return _plain(document)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _validated(schema: type[M], document: Any, where: str) -> M:
+    try:
+        return schema.model_validate(document)
+    except ValidationError as error:
+        raise InputError(_one_line(error, schema, where)) from None
+
+
+def _one_line(error: ValidationError, schema: type[BaseModel], where: str) -> str:
+    """``where: key[2].path: what is wrong``: the first of pydantic's complaints."""
+    errors = error.errors(include_url=False)
+    # A mistyped key is also a missing one; the key itself is the better news.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    path = ""
+    for part in first["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    complaint = first["msg"][:1].lower() + first["msg"][1:]
+    match first["type"]:
+        case "value_error":
+            complaint = str(first["ctx"]["error"])
+            for what in ("device: ", "server: ", "link: "):  # the path says so already
+                complaint = complaint.removeprefix(what)
+        case "missing":
+            complaint = "is missing"
+        case "extra_forbidden":
+            complaint = f"unknown key; known: {_keys(_schema_at(schema, first['loc'][:-1]))}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            complaint = f"must be a mapping with the keys {_keys(_schema_at(schema, first['loc']))}"
+        case "list_type" | "too_short":
+            complaint = "must be a list with at least one entry"
+        case "greater_than_equal" | "int_type" | "literal_error":
+            complaint = f"{first['input']!r}: {complaint}"
+    return ": ".join(part for part in (where, path, complaint) if part)
+
+
+def _schema_at(schema: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
+    items: dict[int | str, type[BaseModel]] = {"device": DeviceItem, "server": ServerItem, "link": LinkItem}
+    return items.get(location[0], schema) if location else schema
+
+
+def _joined(parts: list[Axis]) -> Axis:
+    """One axis from its items; items of the same name share a label."""
+    labels = tuple(dict.fromkeys(part.labels[0] for part in parts))
+    return Axis(
+        labels,
+        np.concatenate([np.full(len(part), labels.index(part.labels[0]), dtype=np.int32) for part in parts]),
+        {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
+    )

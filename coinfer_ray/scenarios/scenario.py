@@ -1,0 +1,100 @@
+"""Scenarios: a device, a server, a link and an allowed loss of accuracy; grids of many of them.
+
+The presets are the paper's Tables II (computing speeds) and III (uplink rates). A link is given by its rate, or by
+bandwidth and signal-to-noise ratio through Shannon's R = B log2(1 + SNR) (the paper's equation for the uplink).
+A grid is the product of its axes and is never materialised: any range of its scenarios is computed from their
+numbers (mixed radix, the model slowest, then device, server, link and allowed loss; the confidence fastest).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from coinfer_ray.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+Objective = Literal["latency", "energy"]
+Given: TypeAlias = "str | Path | Mapping[str, Any]"  # a preset's name, a YAML file, or what such a file holds
+
+# Table II, FLOP/s. Table III, bit/s.
+DEVICE_FLOPS_PER_S = {"rpi3b+": 0.2e9, "rpi4b": 3e9, "tk1": 326.4e9}
+SERVER_FLOPS_PER_S = {"p100": 10_600e9}
+LINK_RATE_BPS = {"3g": 1.19e6, "4g": 11.22e6, "5g": 52.24e6, "wifi": 54.19e6}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the first half runs. Powers are drawn while it computes, sends, and waits for the server."""
+
+    name: str
+    flops_per_s: float
+    compute_w: float | None = None
+    radio_w: float | None = None
+    idle_w: float | None = None
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the second half runs."""
+
+    name: str
+    flops_per_s: float
+
+
+@dataclass(frozen=True)
+class Link:
+    """The uplink. ``snr_db`` is None where the rate is given and no noise is known of."""
+
+    name: str
+    rate_bps: float
+    snr_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One question: the best strategy for these, losing at most ``max_loss`` of the base accuracy (a share).
+
+    With a ``confidence`` the predictor must be that sure of it; None takes its predictions as they are.
+    """
+
+    device: Device
+    server: Server
+    link: Link
+    max_loss: float = 0.02
+    confidence: float | None = None
+
+    def weights(self, objective: Objective = "latency") -> tuple[float, float, float]:
+        """Cost of a device FLOP, a server FLOP and an uplink bit, in seconds or in joules of the device's battery.
+
+        Raises:
+            InputError: energy is asked of a device whose powers are not known.
+        """
+        seconds = 1 / self.device.flops_per_s, 1 / self.server.flops_per_s, 1 / self.link.rate_bps
+        if objective == "latency":
+            return seconds
+        compute_w, radio_w = self.device.compute_w, self.device.radio_w
+        if compute_w is None or radio_w is None:
+            raise InputError(
+                f"device: the powers of {self.device.name} are not known; "
+                "for energy give a YAML file with gflops, compute_w and radio_w"
+            )
+        return seconds[0] * compute_w, seconds[1] * (self.device.idle_w or 0.0), seconds[2] * radio_w
+
+
+def shannon_rate_bps(bandwidth_hz: float, snr_db: float) -> float:
+    """R = B log2(1 + SNR), where SNR = 10^(snr_db / 10) is a ratio of powers; no SNR in dB overflows."""
+    return bandwidth_hz * float(np.logaddexp2(0.0, snr_db / 10 * math.log2(10)))
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise InputError unless the confidence is a probability."""
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: {confidence} must be in (0, 1); it is a probability, 0.95 for 95 %")

@@ -1,0 +1,212 @@
+"""The schema of grid files and of the YAML files that describe one device, server or link.
+
+Imported only when such input is read: pydantic and PyYAML cost more time than a command's whole start. Whatever is
+wrong becomes one line with the file, the key path and what would be right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from coinfer_ray.errors import check_name
+from coinfer_ray.problem.space import Cuts
+from coinfer_ray.scenarios.grid import Axis
+from coinfer_ray.scenarios.scenario import (
+    DEVICE_FLOPS_PER_S,
+    LINK_RATE_BPS,
+    SERVER_FLOPS_PER_S,
+    shannon_rate_bps,
+)
+
+MOST_NUMBERS = 10_000_000  # of one axis
+_SPACINGS: dict[str, Callable[[float, float, int], np.ndarray]] = {"logspace": np.geomspace, "linspace": np.linspace}
+
+
+def _numbers(given: Any) -> tuple[float, ...]:
+    """A number, a list of them, ``{logspace: [first, last, count]}`` or ``{linspace: [first, last, count]}``."""
+    if isinstance(given, Mapping):
+        if len(given) != 1 or next(iter(given)) not in _SPACINGS:
+            raise ValueError(f"{dict(given)} must be a number, a list, or {{logspace: [first, last, count]}}")
+        spacing, ends = next(iter(given.items()))
+        return _spaced(spacing, ends)
+    values = tuple(_number(value) for value in given) if isinstance(given, list | tuple) else (_number(given),)
+    if not values:
+        raise ValueError("an empty list; give at least one number")
+    return values
+
+
+def _spaced(spacing: str, ends: Any) -> tuple[float, ...]:
+    if not isinstance(ends, list | tuple) or len(ends) != 3:
+        raise ValueError(f"{spacing}: {ends} must be [first, last, count]")
+    first, last, count = _number(ends[0]), _number(ends[1]), ends[2]
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_NUMBERS:
+        raise ValueError(f"{spacing}: the count {count} must be a whole number from 1 to {MOST_NUMBERS:,}")
+    if spacing == "logspace" and min(first, last) <= 0:
+        raise ValueError(f"{spacing}: {min(first, last):g} must be > 0")
+    return tuple(_SPACINGS[spacing](first, last, count).tolist())
+
+
+def _number(value: Any) -> float:
+    number = None
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            number = float(value)  # YAML reads 1e6, without a dot and a sign, as text
+    if number is None or not np.isfinite(number):
+        raise ValueError(f"{value!r} must be a finite number")
+    return number
+
+
+def _positive(values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if not value > 0:
+            raise ValueError(f"{value:g} must be > 0")
+    return values
+
+
+def _share(values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if not -1 < value < 1:
+            raise ValueError(f"{value:g} must be in (-1, 1); it is a share, 0.02 for 2 points")
+    return values
+
+
+def _confidences(given: Any) -> tuple[float, ...]:
+    """A probability, or a list in which ``null`` stands for none: the predictions as they are."""
+    values = tuple(np.nan if value is None else _number(value) for value in given) if isinstance(given, list) else None
+    if values is None:
+        values = (np.nan,) if given is None else _numbers(given)
+    if not values:
+        raise ValueError("an empty list; give at least one probability, or null for none")
+    for value in values:
+        if not np.isnan(value) and not 0 < value < 1:
+            raise ValueError(f"{value:g} must be in (0, 1); it is a probability, 0.95 for 95 %")
+    return values
+
+
+def _power(value: Any) -> float:
+    number = _number(value)
+    if number < 0:
+        raise ValueError(f"{number:g} must be >= 0")
+    return number
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{value!r} must be a name")
+    return value
+
+
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
+PositiveNumbers = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_positive)]
+Shares = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_share)]
+Confidences = Annotated[tuple[float, ...], BeforeValidator(_confidences)]
+Power = Annotated[float, BeforeValidator(_power)]
+Name = Annotated[str, BeforeValidator(_text)]
+
+
+class _Item(BaseModel):
+    """An entry of an axis: a preset's name, a YAML file, or a mapping with the fields of the class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    what: ClassVar[str]
+    presets: ClassVar[Mapping[str, Mapping[str, float]]]
+
+    name: Name | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            name = given.lower()
+            check_name(cls.what, name, list(cls.presets))
+            return {"name": name, **cls.presets[name]}
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{given!r} must be a name or a mapping with the keys {_keys(cls)}")
+        return dict(given)
+
+
+class DeviceItem(_Item):
+    what = "device"
+    presets = {name: {"gflops": speed / 1e9} for name, speed in DEVICE_FLOPS_PER_S.items()}
+
+    gflops: PositiveNumbers
+    compute_w: Power | None = None
+    radio_w: Power | None = None
+    idle_w: Power | None = None
+
+    def axis(self) -> Axis:
+        return _axis(self.name or f"{_range(self.gflops)} GFLOPS", {"device_flops_per_s": np.array(self.gflops) * 1e9})
+
+
+class ServerItem(_Item):
+    what = "server"
+    presets = {name: {"gflops": speed / 1e9} for name, speed in SERVER_FLOPS_PER_S.items()}
+
+    gflops: PositiveNumbers
+
+    def axis(self) -> Axis:
+        return _axis(self.name or f"{_range(self.gflops)} GFLOPS", {"server_flops_per_s": np.array(self.gflops) * 1e9})
+
+
+class LinkItem(_Item):
+    what = "link"
+    presets = {name: {"rate_mbps": rate / 1e6} for name, rate in LINK_RATE_BPS.items()}
+
+    rate_mbps: PositiveNumbers | None = None
+    bandwidth_mhz: PositiveNumbers | None = None
+    snr_db: Numbers | None = None
+
+    @model_validator(mode="after")
+    def _rate_or_bandwidth(self) -> LinkItem:
+        given = [getattr(self, key) is not None for key in ("rate_mbps", "bandwidth_mhz", "snr_db")]
+        if given not in ([True, False, False], [False, True, True]):
+            raise ValueError("needs either rate_mbps, or bandwidth_mhz and snr_db")
+        rate = self.axis().columns["rate_bps"]
+        if not ((rate > 0) & np.isfinite(rate)).all():
+            raise ValueError("its rate in bit/s must be > 0 and finite")
+        return self
+
+    def axis(self) -> Axis:
+        if self.bandwidth_mhz is None or self.snr_db is None:
+            assert self.rate_mbps is not None
+            rate = np.array(self.rate_mbps) * 1e6
+            snr = np.full(len(rate), np.nan)
+            label = f"{_range(self.rate_mbps)} Mb/s"
+        else:
+            pairs = [(bandwidth * 1e6, decibels) for bandwidth in self.bandwidth_mhz for decibels in self.snr_db]
+            rate = np.array([shannon_rate_bps(*pair) for pair in pairs])
+            snr = np.array([decibels for _, decibels in pairs])
+            label = f"{_range(self.bandwidth_mhz)} MHz, {_range(self.snr_db)} dB"
+        return _axis(self.name or label, {"rate_bps": rate, "snr_db": snr})
+
+
+class GridFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Annotated[list[Name], Field(min_length=1)]
+    device: Annotated[list[DeviceItem], Field(min_length=1)]
+    server: Annotated[list[ServerItem], Field(min_length=1)]
+    link: Annotated[list[LinkItem], Field(min_length=1)]
+    max_loss: Shares
+    confidence: Confidences = (np.nan,)
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    cuts: Cuts = "all"
+
+
+def _keys(schema: type[BaseModel]) -> str:
+    return ", ".join(schema.model_fields)
+
+
+def _range(values: tuple[float, ...]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _axis(label: str, columns: dict[str, np.ndarray]) -> Axis:
+    length = len(next(iter(columns.values())))
+    return Axis((label,), np.zeros(length, dtype=np.int32), columns)

@@ -1,0 +1,1 @@
+"""Sweeps: grids of scenarios in chunks, on this machine or on a Ray cluster."""

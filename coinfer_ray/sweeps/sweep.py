@@ -1,0 +1,200 @@
+"""Many scenarios: a grid solved in chunks by an executor's workers, one Parquet file each.
+
+A chunk is a range of scenario numbers of one network, and its file's name is its number, so what is done is what
+is there: a killed run goes on where it stopped. The answer of a scenario depends on its number and the seed alone,
+not on the chunks, the executor or the threads. A worker that sees the output folder writes its chunk itself; one
+that doesn't (a node without the file system) sends it back for the driver to write.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coinfer_ray.atlas.build import grid_atlases
+from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.optimizer.solve import OPTIMIZERS
+from coinfer_ray.problem.costs import INPUT_BITS
+from coinfer_ray.runtime.executors import Executor, make_executor
+from coinfer_ray.runtime.files import claim_folder, read_holder, single_writer
+from coinfer_ray.runtime.progress import Progress
+from coinfer_ray.scenarios.grid import Grid
+from coinfer_ray.scenarios.read import parse_grid, read_grid
+from coinfer_ray.sweeps.chunks import Chunk, How, _write, split_grid, start_worker
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
+
+    from coinfer_ray.problem.space import Cuts
+    from coinfer_ray.records.store import Split
+
+SOLVERS = (*OPTIMIZERS, "atlas")
+LARGEST_CHUNK = 64  # scenarios; some seconds of the population optimizer
+LARGEST_LOOK_UP = 100_000  # scenarios of an atlas
+SMALL_GRID_CHUNKS = 64  # a small grid still spreads over many workers
+MOST_CHUNKS = 20_000  # files of one run
+
+
+def sweep(
+    grid: Grid | Mapping[str, Any] | str | Path,
+    out: str | Path | None = None,
+    *,
+    solver: str = "quantum",
+    executor: Executor | str = "ray",
+    address: str | None = None,
+    workers: int | None = None,
+    seed: int | None = None,
+    cuts: Cuts | None = None,
+    confidence: float | None = None,
+    certify: bool = False,
+    records: Any = None,
+    input_px: int | None = None,
+    codec_flops: bool = True,
+    input_bits: float = INPUT_BITS,
+    accuracy: Split = "validation",
+    chunk: int | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Dataset:
+    """Solve every scenario of ``grid`` and return the answers as a data set, in the order of their numbers.
+
+    Args:
+        grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path.
+        out: folder of the chunks; run again with the same to resume. None: nothing is kept, the data set is in
+            memory.
+        solver: the optimizer of :func:`coinfer_ray.optimizer.solve.solve`; ``options`` go to it. Or ``atlas``: the
+            grid's atlases are built first, in ``out``, and every scenario is then a look-up.
+        executor: ``ray``, ``local``, or an executor that the caller has entered. ``address`` and ``workers`` are
+            for the first (:class:`RayExecutor`).
+        seed, cuts, confidence: instead of the grid's own.
+        certify: prove a lower bound beside the answers of any optimizer.
+        records: records or a predictor (see :func:`coinfer_ray.optimizer.problem.assemble`), or a mapping of them by
+            model.
+        chunk: scenarios to a chunk; None suits the grid's size.
+        quiet: no progress on stderr.
+
+    A scenario whose accuracy bound no strategy meets is a row with ``feasible`` false and no answer. Latencies of
+    All_Local, All_Server and Neurosurgeon stand beside it.
+
+    Raises:
+        InputError: an unusable grid, unknown names, records that don't fit, or a folder of another run.
+        RuntimeError: chunks failed; what is done stays, and running again tries them again.
+    """
+    grid = grid if isinstance(grid, Grid) else read_grid(grid) if isinstance(grid, str | Path) else parse_grid(grid)
+    check_name("solver", solver, SOLVERS)
+    if chunk is not None and chunk < 1:
+        raise InputError(f"chunk: {chunk} scenarios; at least 1 is needed")
+    seed = grid.seed if seed is None else seed
+    cuts = grid.cuts if cuts is None else cuts
+    grid = grid if confidence is None else grid.asking(confidence)
+    problems = {
+        model: assemble(
+            model,
+            input_px,
+            records.get(model) if isinstance(records, Mapping) else records,
+            cuts=cuts,
+            codec_flops=codec_flops,
+            input_bits=input_bits,
+            accuracy=accuracy,
+        )
+        for model in grid.models
+    }
+    _check_snr(grid, problems)
+    for problem in problems.values():  # a confidence that records cannot promise ends here, not in every chunk
+        problem.required_accuracy(np.zeros(len(grid.confidence)), grid.confidence)
+    chunk = chunk or _chunk_size(len(grid), LARGEST_LOOK_UP if solver == "atlas" else LARGEST_CHUNK)
+    settings = {
+        "solver": solver,
+        "certify": certify,
+        "options": options,
+        "seed": seed,
+        "grid": grid.document,
+        "chunk": chunk,
+        "problems": {model: problem.provenance() for model, problem in problems.items()},
+    }
+    how = How(solver, seed, certify, options)
+    running = (
+        make_executor(executor, address=address, workers=workers, in_flight=2)
+        if isinstance(executor, str)
+        else nullcontext(executor)
+    )
+    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as place, single_writer(place) as folder:
+        claim_folder(folder, "sweep", settings)
+        chunks = list(split_grid(grid, chunk))
+        pending = [each for each in chunks if not _finished(folder / each.file_name, each)]
+        if pending:
+            if solver == "atlas":
+                atlases = {
+                    model: grid_atlases(grid, problem, folder=folder, quiet=quiet, **options)
+                    for model, problem in problems.items()
+                }
+                how = replace(how, atlases=atlases)
+            with running as started:
+                _run(started, {"grid": grid, "problems": problems, "how": how}, folder, pending, len(grid), quiet)
+        return _open(folder, chunks, in_memory=out is None)
+
+
+def _run(
+    executor: Executor, shared: Mapping[str, Any], folder: Path, pending: list[Chunk], total: int, quiet: bool
+) -> None:
+    """Solve the ``pending`` chunks; those that fail are named when the others are done."""
+    names: dict[Any, str] = {chunk.number: chunk.file_name for chunk in pending}
+    done = total - sum(chunk.stop - chunk.start for chunk in pending)
+    failed: list[tuple[Any, str | None]] = []
+    shared = {**shared, "folder": str(folder.resolve()), "holder": read_holder(folder)}
+    tasks = ((chunk.number, chunk) for chunk in pending)
+    with (
+        Progress("scenarios", total, done=done, quiet=quiet) as progress,
+        closing(executor.run(start_worker, shared, tasks)) as envelopes,
+    ):
+        for envelope in envelopes:
+            if envelope.value is None:
+                failed.append((envelope.task_id, envelope.error))
+                continue
+            rows, table = envelope.value
+            if table is not None:
+                _write(table, folder / names[envelope.task_id])
+            progress.advance(rows)
+    if failed:
+        number, error = min(failed)
+        raise RuntimeError(f"{len(failed)} of {len(pending)} chunks failed, chunk {number} so: {error}")
+
+
+def _chunk_size(scenarios: int, largest: int) -> int:
+    """Small enough for many workers to share a small grid, large enough for a large one to have few files."""
+    return max(1, min(largest, scenarios // SMALL_GRID_CHUNKS), -(-scenarios // MOST_CHUNKS))
+
+
+def _check_snr(grid: Grid, problems: Mapping[str, Problem]) -> None:
+    for model, problem in problems.items():
+        unknown = np.flatnonzero(np.isnan(grid.link.columns["snr_db"]))
+        if problem.predictor.noisy and len(unknown):
+            raise InputError(
+                f"link: {grid.link.labels[grid.link.label[unknown[0]]]} has no signal-to-noise ratio, and the records "
+                f"of {model} come from a noisy channel; give bandwidth_mhz and snr_db instead of a rate"
+            )
+
+
+def _finished(path: Path, chunk: Chunk) -> bool:
+    """Whether a chunk's file is there and whole, by its footer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return bool(pq.read_metadata(path).num_rows == chunk.stop - chunk.start)
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _open(folder: Path, chunks: list[Chunk], *, in_memory: bool) -> Dataset:
+    import pyarrow.dataset as ds
+
+    dataset = ds.dataset([str(folder / chunk.file_name) for chunk in chunks], format="parquet")
+    return ds.dataset(dataset.to_table()) if in_memory else dataset

@@ -1,0 +1,218 @@
+"""Trains chosen strategies by the settings of their records, for `verify` and `search`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.problem.strategy import Codec, Strategy
+from coinfer_ray.records.request import Request
+from coinfer_ray.records.store import RecordsInfo, shard_path, shipped_records, write_records
+from coinfer_ray.runtime.executors.base import Executor
+from coinfer_ray.runtime.progress import Progress
+from coinfer_ray.training.base import BASE_FILE, BaseNetwork, base_beside, load_base
+from coinfer_ray.training.candidate import CandidateSettings, CodecPhase
+from coinfer_ray.training.data import DataSplits
+from coinfer_ray.training.trainer import Phase
+from coinfer_ray.training.worker import CollectSettings, Task, candidate_seed, graph_for, shared_values, start_worker
+
+# Shards of strategies that no sampling plan has numbered are numbered by what they are, from here on.
+FIRST_VERIFIED = 1 << 40
+
+
+TRAINED_WITH = ("torch", "torchvision", "nni", "numpy", "scikit-learn")
+
+
+class Verifier:
+    """Trains strategies as the candidates of ``info`` were trained, on the workers of ``executor``.
+
+    ``base`` is their base network and ``data`` their images (:func:`obtain_base` checks both). With a ``folder``
+    every measurement is kept there as a shard the moment it ends, under a number that follows from the strategy
+    and the channel alone; what is there is not trained again. The caller holds the folder
+    (:func:`coinfer_ray.runtime.files.single_writer`). ``feature_bits`` sends quantised features, which the records
+    don't: such measurements are of another kind and have no place in a folder.
+
+    Raises:
+        InputError: records whose training settings this version does not know.
+    """
+
+    def __init__(
+        self,
+        info: RecordsInfo,
+        data: DataSplits,
+        base: BaseNetwork,
+        executor: Executor,
+        *,
+        folder: Path | None = None,
+        feature_bits: int | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.info = replace(info, versions={name: importlib.metadata.version(name) for name in TRAINED_WITH})
+        self.base = base
+        self.executor = executor
+        self.folder = folder
+        self.feature_bits = feature_bits
+        self.quiet = quiet
+        graph = graph_for(info.model, info.input_px, data)
+        self.space = SearchSpace(graph)
+        self._shared = shared_values(graph, data, base, collect_settings(info))
+
+    def measure(self, requests: Sequence[Request]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yield (position in ``requests``, row) for each of them, which must all differ; those at hand come first.
+
+        A row has the columns of ``coinfer_ray.records.store``; a training that fails is a row whose ``status`` says so.
+
+        Raises:
+            InputError: a strategy that this network does not have, or a shard of other settings in the folder.
+        """
+        tasks: dict[int, Task] = {}
+        for position, request in enumerate(requests):
+            strategy = realised(self.space, request.strategy)
+            number = strategy_number(self.space, strategy, request.snr_db)
+            kept = self._kept(number, request.repeat)
+            if kept is None:
+                seed = candidate_seed(0, number, request.repeat)
+                tasks[position] = Task(number, strategy, request.snr_db, seed, self.feature_bits)
+            else:
+                yield position, kept
+        if not tasks:
+            return
+        with Progress("strategies trained", len(tasks), quiet=self.quiet) as progress:
+            for envelope in self.executor.run(start_worker, self._shared, tasks.items()):
+                position = cast(int, envelope.task_id)
+                row = self._row(tasks[position], envelope.value, envelope.reason)
+                if self.folder is not None:
+                    path = shard_path(self.folder, tasks[position].candidate, requests[position].repeat)
+                    write_records(path, [row], self.info)
+                progress.advance()
+                yield position, row
+
+    def _row(self, task: Task, value: Mapping[str, Any] | None, reason: str) -> dict[str, Any]:
+        row = {
+            "candidate": task.candidate,
+            "sparsity": list(task.strategy.sparsity.values()),
+            "partition_point": task.strategy.partition_point,
+            "codec": list(task.strategy.codec.values()),
+            "snr_db": task.snr_db,
+            "seed": task.seed,
+            "base_validation_accuracy": self.base.validation_accuracy,
+            "base_test_accuracy": self.base.test_accuracy,
+        }
+        return row | ({"status": "error", "error": reason} if value is None else dict(value))
+
+    def _kept(self, number: int, repeat: int) -> dict[str, Any] | None:
+        if self.folder is None:
+            return None
+        path = shard_path(self.folder, number, repeat)
+        if not path.exists():
+            return None
+        row = _read_shard(path)
+        if row.get("settings_hash") != self.info.settings_hash:
+            raise InputError(f"records: {path} was trained with other settings; give another folder")
+        return row
+
+
+def collect_settings(info: RecordsInfo) -> CollectSettings:
+    """How the records' candidates were trained and measured.
+
+    Raises:
+        InputError: settings that this version does not know, or lacks.
+    """
+    phases = {"fine_tune": Phase, "end_to_end": Phase, "codec": CodecPhase}
+    try:
+        training = dict(info.settings["candidate_training"])
+        training |= {name: phase(**training[name]) for name, phase in phases.items()}
+        return CollectSettings(
+            base=Phase(**info.settings["base_training"]),
+            candidate=CandidateSettings(**training),
+            validation_images=info.settings["validation_images"],
+            test_images=info.settings["test_images"],
+        )
+    except KeyError as error:
+        wrong = f"do not say how their candidates were trained ({error})"
+    except (TypeError, ValueError):
+        wrong = "were trained by the recipe of another version"
+    raise InputError(f"records: {wrong}, so no other can be trained like them; collect them with this version")
+
+
+def obtain_base(given: str | Path | None, records: object, info: RecordsInfo, data: DataSplits) -> BaseNetwork:
+    """The base network of the records: the file ``given``, or the one that lies beside ``records``.
+
+    ``records`` is the folder or the file that they came from; None: those that ship.
+
+    Raises:
+        InputError: there is none, or images or weights are not those behind the records.
+    """
+    wanted = info.settings.get("data_fingerprint")
+    if data.fingerprint != wanted:
+        raise InputError(
+            f"data: {data.name} has the fingerprint {data.fingerprint}, the records' images "
+            f"({info.settings.get('data')}) have {wanted}; give --data with the same images"
+        )
+    if given is None:
+        source = shipped_records(info.model, info.input_px) if records is None else records
+        beside = base_beside(Path(source)) if isinstance(source, str | Path) else None
+        if beside is None or not beside.is_file():
+            raise InputError(
+                f"base: the records' base network (fingerprint {info.settings.get('base_fingerprint')}) is needed; "
+                f"give --base FILE, the {BASE_FILE} of their collection"
+            )
+        given = beside
+    base = load_base(Path(given), model=info.model, input_px=info.input_px, data=data)
+    wanted = info.settings.get("base_fingerprint")
+    if base.fingerprint != wanted:
+        raise InputError(
+            f"base: {given} has the fingerprint {base.fingerprint}, the records started from {wanted}; "
+            f"give the {BASE_FILE} of their collection"
+        )
+    return base
+
+
+def realised(space: SearchSpace, strategy: Strategy) -> Strategy:
+    """The strategy as training realises it: whole channels removed, meaningless codec parameters at 1.
+
+    Raises:
+        InputError: prunable sets, a cut or a codec that this network cannot have.
+    """
+    space.values(strategy)
+    kept = space.kept_channels(strategy)
+    sparsity = {
+        # Counted in whole units, as the space's own levels are, so that equal strategies have equal numbers.
+        prunable.name: (prunable.channels - kept[prunable.name]) // prunable.unit * prunable.unit / prunable.channels
+        for prunable in space.graph.prunable_sets
+    }
+    codec = space.canonical_codec(strategy)
+    for name, value in vars(codec).items():
+        kind = name.partition("_")[0]
+        fits = 0 < value <= 1 if kind in ("ratio", "width") else value >= 1 and (kind != "kernel" or value % 2 == 1)
+        if not fits:
+            allowed = {"kernel": "an odd number from 1", "stride": "1 or more"}.get(kind, "above 0 and at most 1")
+            raise InputError(f"strategy: codec.{name} is {value:g}; it must be {allowed}")
+    return Strategy(sparsity, strategy.partition_point, Codec.from_values(codec.values()))
+
+
+def strategy_number(space: SearchSpace, strategy: Strategy, snr_db: float | None) -> int:
+    """A number for a realised strategy's record that follows from the strategy and the channel alone."""
+    digest = hashlib.sha256(space.values(strategy).tobytes())
+    if snr_db is not None:
+        digest.update(np.float64(snr_db).tobytes())
+    return FIRST_VERIFIED + int.from_bytes(digest.digest()[:5], "big")
+
+
+def _read_shard(path: Path) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        row: dict[str, Any] = pq.read_table(path).to_pylist()[0]
+    except (pa.ArrowException, OSError, IndexError):
+        raise InputError(f"records: {path} is no whole record; remove it and run again") from None
+    return row

@@ -1,0 +1,1 @@
+"""The population optimizer for any function: ask and tell, or :func:`minimize`."""

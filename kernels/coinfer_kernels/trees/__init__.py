@@ -1,0 +1,1 @@
+"""Tree ensembles: from scikit-learn, and their batched predictions."""
