@@ -18,7 +18,7 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.methods.registry import METHODS
 from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.optimizer.solve import solve
-from coinfer_ray.predictor.fit import obtain_predictor
+from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.runtime.executors import LocalExecutor
 from coinfer_ray.runtime.files import single_writer

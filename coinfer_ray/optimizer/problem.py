@@ -13,7 +13,8 @@ from coinfer_kernels.notation import CUT_NONE, CUT_RAW
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
-from coinfer_ray.predictor.fit import DEFAULT_REGRESSOR, obtain_predictor
+from coinfer_ray.predictor.fit import DEFAULT_REGRESSOR
+from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS, DelayCalculator
 from coinfer_ray.problem.space import Cuts, SearchSpace
@@ -122,7 +123,7 @@ def assemble(
     """Read the network's graph, fit or load the predictor, and build the tables.
 
     ``records`` are records, a predictor, or the path of either; None takes the shipped records. The other
-    arguments: :class:`SearchSpace`, :class:`DelayCalculator`, :func:`coinfer_ray.predictor.fit.obtain_predictor`.
+    arguments: :class:`SearchSpace`, :class:`DelayCalculator`, :func:`coinfer_ray.predictor.obtain.obtain_predictor`.
 
     Raises:
         InputError: unknown names, or records that cannot be used for this network.

@@ -229,8 +229,7 @@ def read_records(source: str | Path | Sequence[str | Path], *, model: str | None
 
 def _record_files(path: Path) -> list[Path]:
     if not path.is_dir():
-        ships = _shipped_folder() / path
-        return [ships if not path.exists() and path.name == str(path) and ships.is_file() else path]
+        return [path if path.exists() else shipped_file(path) or path]
     shards = sorted(path.glob(SHARD_PATTERN))
     if not shards:
         raise InputError(
@@ -279,6 +278,15 @@ def shipped_records(model: str, input_px: int | None = None) -> Path:
         wanted = model if input_px is None else f"{model} at {input_px} px"
         raise InputError(f"records: none ship for {wanted} (shipped: {have}); collect some and pass --records PATH")
     return found[model, input_px or sizes[-1]]
+
+
+def shipped_file(path: str | Path) -> Path | None:
+    """The shipped records file that ``path`` names, by its whole path or, where nothing of that name lies in the
+    current folder, by its bare name; None where it names none."""
+    path = Path(path)
+    ships = _shipped_folder() / path.name
+    bare = path.name == str(path) and not path.exists()
+    return ships if ships.is_file() and (bare or path.resolve() == ships.resolve()) else None
 
 
 def _shipped_folder() -> Path:
