@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.synthetic import write_synthetic_records
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "coinfer_ray"
 TORCH_PARTS = ("training", "compression", "deploy", "models/trace.py", "models/zoo.py", "models/split.py")
@@ -219,10 +221,13 @@ def test_the_kernels_import_numpy_and_numba_alone() -> None:
     [
         ["optimize", "--model", "alexnet", "--device", "rpi3b+", "--server", "p100", "--link", "4g", "--json"],
         ["models", "alexnet"],
-        ["fit", str(PACKAGE / "records" / "shipped" / "alexnet-64px.parquet"), "--json"],
+        ["fit", "RECORDS", "--json"],
     ],
 )
-def test_the_search_side_needs_neither_torch_nor_nni(arguments: list[str]) -> None:
+def test_the_search_side_needs_neither_torch_nor_nni(arguments: list[str], tmp_path: Path) -> None:
+    if "RECORDS" in arguments:
+        few = write_synthetic_records(tmp_path / "records.parquet", count=30)
+        arguments = [str(few) if argument == "RECORDS" else argument for argument in arguments]
     code = WITHOUT_TORCH.format(arguments=arguments)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr

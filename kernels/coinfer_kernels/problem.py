@@ -46,6 +46,7 @@ def empty_solutions(scenarios: int, variables: int) -> Solutions:
         accuracy=np.full(scenarios, -np.inf),
         evaluations=np.zeros(scenarios, dtype=np.int64),
         feasible=feasible,
+        lower_bound=np.full(scenarios, np.nan),
     )
 
 
