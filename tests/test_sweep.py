@@ -153,7 +153,7 @@ def test_damaged_and_orphaned_files_are_redone(
     files[0].write_bytes(files[0].read_bytes()[:-100])
     pq.write_table(pq.read_table(files[1]).slice(1), files[1])
     files[2].unlink()
-    orphan = tmp_path / ".chunk-000002.parquet.1.ff.tmp"
+    orphan = tmp_path / ".coinfer-chunk-000002.parquet.1.0123456789ab.tmp"
     orphan.write_bytes(b"PAR1")
     again = Interrupting()
     assert run(out=tmp_path, chunk=4, executor=again).equals(expected)
@@ -254,6 +254,16 @@ def test_a_folder_of_another_run(run: Callable[..., pa.Table], tmp_path: Path) -
     with single_writer(tmp_path), pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
         run(out=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_refused_sweep_touches_nothing(run: Callable[..., pa.Table], tmp_path: Path) -> None:
+    for name in (".notes.tmp", ".lock", "mine"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match=r"holds files but no _run\.json"):
+        run(out=tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        (".notes.tmp", ".lock", "mine"), "x"
+    )
 
 
 def test_confidence_is_an_axis_and_can_be_overridden(run: Callable[..., pa.Table], predictor: Predictor) -> None:

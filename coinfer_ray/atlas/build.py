@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 import time
 from dataclasses import replace
@@ -22,7 +21,8 @@ from coinfer_kernels.atlas.lookup import Atlas
 from coinfer_ray.atlas.atlas import AtlasInfo, Range, Ranges, StrategyAtlas, load_atlas
 from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem
-from coinfer_ray.runtime.files import claim_folder, single_writer, write_whole
+from coinfer_ray.runtime.files import remove_run, run_folder, write_whole
+from coinfer_ray.runtime.outputs import check_replaceable
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.version import __version__
 
@@ -31,6 +31,7 @@ MAX_NODES = 200_000  # boxes that one call of the exact solver may look at
 BATCH = 4  # weights that are solved, and kept, at a time
 NO_EDGE_DB = 1e6  # where an interval of SNRs is open: JSON has no infinity
 _PART = "solved-{:06d}.npz"
+_PART_NAME = r"solved-\d{6,}\.npz"
 _LINE_EVERY_S = 5.0
 
 
@@ -83,13 +84,13 @@ def build(
     if out is None:
         return _solve(problem, info, [], None, max_nodes, threads, quiet)
     out = Path(out)
+    check_replaceable(out, "atlas")
     outcome = ("format", "ratio", "solves", "nodes", "seconds")
     settings = {name: value for name, value in info.to_json().items() if name not in outcome}
-    with single_writer(out.with_name(out.name + ".parts")) as folder:
-        claim_folder(folder, "atlas", {**settings, "max_nodes": max_nodes})
+    with run_folder(out.with_name(out.name + ".parts"), "atlas", {**settings, "max_nodes": max_nodes}) as folder:
         atlas = _solve(problem, info, _read_parts(folder), folder, max_nodes, threads, quiet)
         atlas.save(out)
-        shutil.rmtree(folder)
+        remove_run(folder, _PART_NAME)
     return atlas
 
 

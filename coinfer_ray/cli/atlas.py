@@ -69,9 +69,9 @@ def build(
     json: options.Json = False,
 ) -> None:
     """Build the atlas of a network for ranges of device speeds and uplink rates."""
-    check_output(out)
+    check_output(out, "atlas")
     with stdout_for_answers():
-        from coinfer_ray.atlas.atlas import Ranges, load_atlas
+        from coinfer_ray.atlas.atlas import Ranges
         from coinfer_ray.atlas.build import build as run
         from coinfer_ray.optimizer.problem import assemble
 
@@ -80,8 +80,6 @@ def build(
             read_range("server gflops", server_gflops, 1e9),
             read_range("rate mbps", rate_mbps, 1e6),
         )
-        if out.exists():
-            load_atlas(out)  # another kind of file is not written over
         problem = assemble(
             model,
             input_px,
@@ -124,7 +122,7 @@ def show(
     json: options.Json = False,
 ) -> None:
     """Show an atlas; with a device its strategies by uplink rate; with a link, too, the best one."""
-    check_output(picture)
+    check_output(picture, "picture")
     with stdout_for_answers():
         from coinfer_ray.atlas.atlas import load_atlas
         from coinfer_ray.scenarios.read import device_of, link_of, server_of

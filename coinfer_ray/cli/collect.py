@@ -80,7 +80,7 @@ def collect(
     json: options.Json = False,
 ) -> None:
     """Train candidates for real, one record each; run again to resume."""
-    check_output(pack)
+    check_output(pack, "records")
     snr_range = None if snr_db is None else _decibel_range(snr_db)
     with stdout_for_answers():
         from coinfer_ray.runtime.executors import make_executor

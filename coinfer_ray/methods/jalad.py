@@ -24,6 +24,7 @@ from coinfer_ray.problem.costs import DelayCalculator
 from coinfer_ray.problem.space import Cuts
 from coinfer_ray.records.store import Split, shipped_records
 from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.outputs import check_replaceable
 
 QUANTIZED_FORMAT = 1
 _METADATA_KEY = b"coinfer_ray.quantized"
@@ -108,7 +109,12 @@ def quantized_path(model: str, input_px: int | None = None) -> Path:
 
 
 def write_quantized(path: str | Path, rows: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> None:
-    """Write measured pairs (the columns of :class:`QuantizedTable`) as one whole file."""
+    """Write measured pairs (the columns of :class:`QuantizedTable`) as one whole file.
+
+    Raises:
+        InputError: ``path`` is there and no such table.
+    """
+    check_replaceable(path, "quantized")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

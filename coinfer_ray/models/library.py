@@ -12,6 +12,7 @@ from coinfer_ray.models import zoo
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.trace import trace_graph
 from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.outputs import check_replaceable
 
 
 def shipped_graphs() -> dict[tuple[str, int], Path]:
@@ -50,15 +51,18 @@ def load_graph(model: str, input_px: int = 224) -> LayerGraph:
 
 
 def write_graphs(folder: str | Path) -> list[Path]:
-    """Trace the networks that ship, at every size that ships, and write ``MODEL-NNpx.json`` into ``folder``."""
+    """Trace the networks that ship, at every size that ships, and write ``MODEL-NNpx.json`` into ``folder``.
+
+    Raises:
+        InputError: a file of one of these names is there and no layer graph; nothing is written then.
+    """
     folder = Path(folder)
+    paths = {(model, pixels): folder / f"{model}-{pixels}px.json" for model in zoo.SHIPPED for pixels in zoo.SHIPPED_PX}
+    for path in paths.values():
+        check_replaceable(path, "graph")
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for model in zoo.SHIPPED:
-        for pixels in zoo.SHIPPED_PX:
-            graph = trace_graph(zoo.build(model, classes=10), (3, pixels, pixels), model)
-            path = folder / f"{model}-{pixels}px.json"
-            text = json.dumps(graph.to_json(), indent=1) + "\n"
-            write_whole(path, partial(Path.write_text, data=text))
-            written.append(path)
-    return written
+    for (model, pixels), path in paths.items():
+        graph = trace_graph(zoo.build(model, classes=10), (3, pixels, pixels), model)
+        text = json.dumps(graph.to_json(), indent=1) + "\n"
+        write_whole(path, partial(Path.write_text, data=text))
+    return list(paths.values())

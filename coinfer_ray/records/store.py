@@ -249,13 +249,19 @@ def _each_once(table: pa.Table) -> pa.Table:
 
 
 def pack(folder: str | Path, path: str | Path) -> Records:
-    """Join the shards of a collection, failed candidates included, into one file."""
+    """Join the shards of a collection, failed candidates included, into one file.
+
+    Raises:
+        InputError: a folder without records (:func:`read_records`), or ``path`` is there and no file of records.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from coinfer_ray.runtime.files import write_whole
+    from coinfer_ray.runtime.outputs import check_replaceable
 
     folder, path = Path(folder), Path(path)
+    check_replaceable(path, "records")
     records = read_records(folder)
     tables = [pq.read_table(file) for file in sorted(folder.glob(SHARD_PATTERN))]
     table = pa.concat_tables(tables).sort_by("candidate").replace_schema_metadata(tables[0].schema.metadata)

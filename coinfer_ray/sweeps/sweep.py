@@ -23,7 +23,7 @@ from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import OPTIMIZERS
 from coinfer_ray.problem.costs import INPUT_BITS
 from coinfer_ray.runtime.executors import Executor, make_executor
-from coinfer_ray.runtime.files import claim_folder, read_holder, single_writer
+from coinfer_ray.runtime.files import read_holder, run_folder
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.scenarios.read import parse_grid, read_grid
@@ -125,8 +125,10 @@ def sweep(
         if isinstance(executor, str)
         else nullcontext(executor)
     )
-    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as place, single_writer(place) as folder:
-        claim_folder(folder, "sweep", settings)
+    with (
+        tempfile.TemporaryDirectory() if out is None else nullcontext(out) as place,
+        run_folder(place, "sweep", settings) as folder,
+    ):
         chunks = list(split_grid(grid, chunk))
         pending = [each for each in chunks if not _finished(folder / each.file_name, each)]
         if pending:

@@ -26,7 +26,7 @@ from coinfer_ray.problem.sampling import plan_levels, plan_snr_db
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.records.store import Records, RecordsInfo, finished_candidates, read_records, shard_path, write_records
 from coinfer_ray.runtime.executors.base import Envelope, Executor
-from coinfer_ray.runtime.files import claim_folder, single_writer
+from coinfer_ray.runtime.files import run_folder
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import (
     BASE_FILE,
@@ -50,7 +50,7 @@ from coinfer_ray.training.worker import (
 
 T = TypeVar("T")
 
-BASE_CHECKPOINT = ".base.checkpoint"
+BASE_CHECKPOINT = ".coinfer-base.checkpoint"
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ def collect(
     splits = load_data(data)
     graph = graph_for(model, input_px, splits)
     space = SearchSpace(graph)
-    with single_writer(out) as folder:
-        claim_folder(folder, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings))
+    with run_folder(out, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings)) as folder:
         network = _obtain_base(folder, base, model, input_px, splits, settings, seed, quiet)
         info = _records_info(graph, splits, network, snr_db, settings)
         numbers: Sequence[int] = range(candidates)

@@ -37,7 +37,7 @@ class Verifier:
     ``base`` is their base network and ``data`` their images (:func:`obtain_base` checks both). With a ``folder``
     every measurement is kept there as a shard the moment it ends, under a number that follows from the strategy
     and the channel alone; what is there is not trained again. The caller holds the folder
-    (:func:`coinfer_ray.runtime.files.single_writer`). ``feature_bits`` sends quantised features, which the records
+    (:func:`coinfer_ray.runtime.files.run_folder`). ``feature_bits`` sends quantised features, which the records
     don't: such measurements are of another kind and have no place in a folder.
 
     Raises:
