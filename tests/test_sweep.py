@@ -299,7 +299,7 @@ def test_an_atlas_answers_what_the_exact_solver_does(monotone: Predictor, tmp_pa
         assert found["latency_s"] == pytest.approx(proven["latency_s"], rel=2e-3)
         assert found["lower_bound_s"] <= proven["latency_s"] * (1 + 1e-9)
         assert found["lower_bound_s"] >= found["latency_s"] * (1 - 2e-3)
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("atlas-*.parquet")}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("_atlas-*.atlas")}
     assert len(kept) == 4
     chunk_files(tmp_path / "out")[0].unlink()
     again = sweep(grid, tmp_path / "out", solver="atlas", **common).to_table().to_pylist()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coinfer_ray.atlas.build import grid_atlases
+from coinfer_ray.atlas.build import grid_atlases, rename_old_atlases
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import OPTIMIZERS
@@ -67,8 +67,9 @@ def sweep(
 
     Args:
         grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path.
-        out: folder of the chunks; run again with the same to resume. None: nothing is kept, the data set is in
-            memory.
+        out: folder of the chunks; run again with the same to resume. It holds answers alone besides files whose
+            names begin with ``_`` or a dot: any reader of Parquet takes the folder, or ``FOLDER/*.parquet``. None:
+            nothing is kept, the data set is in memory.
         solver: the optimizer of :func:`coinfer_ray.optimizer.solve.solve`; ``options`` go to it. Or ``atlas``: the
             grid's atlases are built first, in ``out``, and every scenario is then a look-up.
         executor: ``ray``, ``local``, or an executor that the caller has entered. ``address`` and ``workers`` are
@@ -129,6 +130,7 @@ def sweep(
         tempfile.TemporaryDirectory() if out is None else nullcontext(out) as place,
         run_folder(place, "sweep", settings) as folder,
     ):
+        rename_old_atlases(folder)
         chunks = list(split_grid(grid, chunk))
         pending = [each for each in chunks if not _finished(folder / each.file_name, each)]
         if pending:

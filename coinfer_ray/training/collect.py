@@ -29,8 +29,8 @@ from coinfer_ray.runtime.executors.base import Envelope, Executor
 from coinfer_ray.runtime.files import run_folder
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import (
-    BASE_FILE,
     BaseNetwork,
+    base_beside,
     load_base,
     save_base,
     train_base,
@@ -90,7 +90,7 @@ def collect(
     ``minutes``: begin no candidate later than that, for machines that are lent in slices; run again to go on.
 
     ``snr_db`` draws each candidate's channel from that range of dB; None is a noise-free channel. ``base`` names
-    trained base weights (``base.safetensors`` of another collection); without it the base network is trained
+    trained base weights (``_base.safetensors`` of another collection); without it the base network is trained
     first, and kept in ``out``. ``known``: records of the same settings (what ``pack`` made of a folder since lost);
     their candidates are put into ``out`` instead of being trained again. ``near``: not the plan's first candidates but
     the next that ``known`` predicts to lose at most so much (:func:`coinfer_ray.training.near.near_candidates`); they
@@ -192,7 +192,7 @@ def _obtain_base(
     seed: int,
     quiet: bool,
 ) -> BaseNetwork:
-    kept = folder / BASE_FILE
+    kept = base_beside(folder)
     if kept.exists():
         return load_base(kept, model=model, input_px=input_px, data=data)
     if given is not None:

@@ -38,7 +38,7 @@ def collection(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def base(collection: Path) -> Path:
-    return collection / "base.safetensors"
+    return collection / "_base.safetensors"
 
 
 def space() -> SearchSpace:
@@ -123,7 +123,7 @@ def test_a_claim_without_a_prediction_gets_the_records_own(few_images: Path, col
             few_images,
             executor=executor,
             records=predictor,
-            base=collection / "base.safetensors",
+            base=collection / "_base.safetensors",
             max_loss=0.5,
             quiet=True,
         )
@@ -235,7 +235,7 @@ def test_the_loop_closes_on_real_trainings_and_goes_on_after_a_kill(
 ) -> None:
     cases = [Case.of(resolve(device=device, server="p100", link="3g", max_loss=0.3)) for device in ("rpi3b+", "rpi4b")]
     enough = replace(store.read_records(collection))
-    options: dict[str, Any] = {"budget": 3, "records": enough, "base": collection / "base.safetensors", "quiet": True}
+    options: dict[str, Any] = {"budget": 3, "records": enough, "base": collection / "_base.safetensors", "quiet": True}
 
     def run(out: Path) -> dict[str, Any]:
         with LocalExecutor(threads=1) as executor:
@@ -303,7 +303,7 @@ def test_a_trained_quantizer_spans_the_features_and_no_more(collection: Path, fe
     from coinfer_ray.training.trainer import Preprocess
 
     data = load_data(few_images)
-    base = load_base(collection / "base.safetensors", model="alexnet", input_px=64, data=data)
+    base = load_base(collection / "_base.safetensors", model="alexnet", input_px=64, data=data)
     preprocess = Preprocess.of(data, 64)
     trainer = CandidateTrainer(
         build_base(base, 10),
