@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from coinfer_ray.runtime.executors import LocalExecutor
 from coinfer_ray.runtime.files import single_writer
 from coinfer_ray.scenarios.read import parse_grid
 from coinfer_ray.sweeps.chunks import METADATA_KEY, split_grid
-from coinfer_ray.sweeps.sweep import sweep
+from coinfer_ray.sweeps.sweep import FAILED_FILE, sweep
 from tests.synthetic import write_synthetic_records
 
 GRID: dict[str, Any] = {
@@ -186,7 +187,10 @@ def test_a_chunk_that_fails_stops_no_other(
         with pytest.raises(RuntimeError, match="1 of 4 chunks failed, chunk 1 so: MemoryError: none left"):
             run(out=tmp_path, chunk=4)
     assert [path.name for path in chunk_files(tmp_path)] == [f"chunk-00000{n}.parquet" for n in (0, 2, 3)]
+    (kept,) = json.loads((tmp_path / FAILED_FILE).read_text())
+    assert kept["chunk"] == 1 and kept["scenarios"] == [4, 8] and "Traceback" in kept["error"]
     assert run(out=tmp_path, chunk=4).equals(expected)
+    assert not (tmp_path / FAILED_FILE).exists()
 
 
 def test_two_networks_never_share_a_chunk(run: Callable[..., pa.Table], predictor: Predictor, tmp_path: Path) -> None:

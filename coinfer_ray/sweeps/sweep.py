@@ -8,6 +8,7 @@ that doesn't (a node without the file system) sends it back for the driver to wr
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
@@ -22,14 +23,15 @@ from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import OPTIMIZERS
 from coinfer_ray.problem.costs import INPUT_BITS
-from coinfer_ray.runtime.executors import Executor, make_executor
-from coinfer_ray.runtime.files import read_holder, run_folder
+from coinfer_ray.runtime.executors import Envelope, Executor, make_executor
+from coinfer_ray.runtime.files import read_holder, run_folder, write_whole
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.scenarios.read import parse_grid, read_grid
 from coinfer_ray.sweeps.chunks import Chunk, How, _write, split_grid, start_worker
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyarrow.dataset import Dataset
 
     from coinfer_ray.problem.space import Cuts
@@ -40,6 +42,7 @@ LARGEST_CHUNK = 64  # scenarios; some seconds of the population optimizer
 LARGEST_LOOK_UP = 100_000  # scenarios of an atlas
 SMALL_GRID_CHUNKS = 64  # a small grid still spreads over many workers
 MOST_CHUNKS = 20_000  # files of one run
+FAILED_FILE = "_failed.json"  # the chunks that the last run could not solve, and why
 
 
 def sweep(
@@ -86,7 +89,8 @@ def sweep(
 
     Raises:
         InputError: an unusable grid, unknown names, records that don't fit, or a folder of another run.
-        RuntimeError: chunks failed; what is done stays, and running again tries them again.
+        RuntimeError: chunks failed: their worker died or raised. They have no file, ``_failed.json`` says why; what
+            is done stays, and running again tries them again.
     """
     grid = grid if isinstance(grid, Grid) else read_grid(grid) if isinstance(grid, str | Path) else parse_grid(grid)
     check_name("solver", solver, SOLVERS)
@@ -149,9 +153,9 @@ def _run(
     executor: Executor, shared: Mapping[str, Any], folder: Path, pending: list[Chunk], total: int, quiet: bool
 ) -> None:
     """Solve the ``pending`` chunks; those that fail are named when the others are done."""
-    names: dict[Any, str] = {chunk.number: chunk.file_name for chunk in pending}
+    chunks: dict[Any, Chunk] = {chunk.number: chunk for chunk in pending}
     done = total - sum(chunk.stop - chunk.start for chunk in pending)
-    failed: list[tuple[Any, str | None]] = []
+    failed: list[Envelope[tuple[int, pa.Table | None]]] = []
     shared = {**shared, "folder": str(folder.resolve()), "holder": read_holder(folder)}
     tasks = ((chunk.number, chunk) for chunk in pending)
     with (
@@ -160,15 +164,32 @@ def _run(
     ):
         for envelope in envelopes:
             if envelope.value is None:
-                failed.append((envelope.task_id, envelope.error))
+                failed.append(envelope)
                 continue
             rows, table = envelope.value
             if table is not None:
-                _write(table, folder / names[envelope.task_id])
+                _write(table, folder / chunks[envelope.task_id].file_name)
             progress.advance(rows)
-    if failed:
-        number, error = min(failed)
-        raise RuntimeError(f"{len(failed)} of {len(pending)} chunks failed, chunk {number} so: {error}")
+    if not failed:
+        (folder / FAILED_FILE).unlink(missing_ok=True)
+        return
+    failed.sort(key=lambda envelope: chunks[envelope.task_id].number)
+    document = [
+        {
+            "chunk": chunk.number,
+            "scenarios": [chunk.start, chunk.stop],
+            "attempts": envelope.attempts,
+            "error": envelope.error,
+        }
+        for envelope in failed
+        for chunk in [chunks[envelope.task_id]]
+    ]
+    text = json.dumps(document, indent=2) + "\n"
+    write_whole(folder / FAILED_FILE, lambda temporary: temporary.write_text(text))
+    raise RuntimeError(
+        f"{len(failed)} of {len(pending)} chunks failed, chunk {failed[0].task_id} so: {failed[0].reason}; "
+        "run again to try them again"
+    )
 
 
 def _chunk_size(scenarios: int, largest: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from coinfer_ray.training.worker import CollectSettings, Task, candidate_seed, g
 
 # Shards of strategies that no sampling plan has numbered are numbered by what they are, from here on.
 FIRST_VERIFIED = 1 << 40
+LOST = "error"  # the status of a training whose worker died or raised
 
 
 TRAINED_WITH = ("torch", "torchvision", "nni", "numpy", "scikit-learn")
@@ -69,6 +71,8 @@ class Verifier:
         """Yield (position in ``requests``, row) for each of them, which must all differ; those at hand come first.
 
         A row has the columns of ``coinfer_ray.records.store``; a training that fails is a row whose ``status`` says so.
+        Where it failed with ``error`` (its worker died or raised) that is no result of training: the row is kept, is
+        said on stderr, and the next call trains the strategy again.
 
         Raises:
             InputError: a strategy that this network does not have, or a shard of other settings in the folder.
@@ -85,6 +89,7 @@ class Verifier:
                 yield position, kept
         if not tasks:
             return
+        lost: list[str] = []
         with Progress("strategies trained", len(tasks), quiet=self.quiet) as progress:
             for envelope in self.executor.run(start_worker, self._shared, tasks.items()):
                 position = cast(int, envelope.task_id)
@@ -92,8 +97,12 @@ class Verifier:
                 if self.folder is not None:
                     path = shard_path(self.folder, tasks[position].candidate, requests[position].repeat)
                     write_records(path, [row], self.info)
+                if row["status"] == LOST:
+                    lost.append(row["error"])
                 progress.advance()
                 yield position, row
+        if lost and not self.quiet:
+            print(f"{len(lost)} of {len(tasks)} trainings failed, one so: {lost[0]}", file=sys.stderr)
 
     def _row(self, task: Task, value: Mapping[str, Any] | None, reason: str) -> dict[str, Any]:
         row = {
@@ -106,7 +115,7 @@ class Verifier:
             "base_validation_accuracy": self.base.validation_accuracy,
             "base_test_accuracy": self.base.test_accuracy,
         }
-        return row | ({"status": "error", "error": reason} if value is None else dict(value))
+        return row | ({"status": LOST, "error": reason} if value is None else dict(value))
 
     def _kept(self, number: int, repeat: int) -> dict[str, Any] | None:
         if self.folder is None:
@@ -117,7 +126,7 @@ class Verifier:
         row = _read_shard(path)
         if row.get("settings_hash") != self.info.settings_hash:
             raise InputError(f"records: {path} was trained with other settings; give another folder")
-        return row
+        return None if row["status"] == LOST else row
 
 
 def collect_settings(info: RecordsInfo) -> CollectSettings:
