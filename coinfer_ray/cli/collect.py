@@ -31,7 +31,10 @@ def register(app: typer.Typer) -> None:
 
 def collect(
     model: options.Model,
-    data: Annotated[str, typer.Option("--data", help="Folder of images, or cifar10:DIR to download into DIR.")],
+    data: Annotated[
+        str,
+        typer.Option("--data", help="Folder of images, cifar10:DIR to download into DIR, or digits, which needs none."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the records; give it again to resume.")],
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="Strategies to train, in all.")],
     repeats: Annotated[
@@ -40,7 +43,7 @@ def collect(
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, help="Begin no candidate later than this; run again to go on.")
     ] = None,
-    input_px: Annotated[int, typer.Option("--input-px", min=1, help="Side of the network's input, in pixels.")] = 64,
+    input_px: options.InputPx = None,
     snr_db: Annotated[
         str | None,
         typer.Option("--snr-db", metavar="LO:HI", help="Train through a noisy channel, SNR drawn from LO to HI dB."),
@@ -89,8 +92,6 @@ def collect(
 
         settings = replace(default_settings(model), validation_images=validation_images, test_images=test_images)
         candidate = settings.candidate
-        if base_images is not None:
-            settings = replace(settings, base=replace(settings.base, images=base_images))
         if fine_tune_images is not None:
             candidate = replace(candidate, fine_tune=replace(candidate.fine_tune, images=fine_tune_images))
         if end_to_end_images is not None:
@@ -109,6 +110,7 @@ def collect(
                 snr_db=snr_range,
                 seed=seed,
                 settings=replace(settings, candidate=candidate),
+                base_images=base_images,
                 base=base,
                 known=known,
                 near=near,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RECORDS_FORMAT = 1
+PAPER_INPUT_PX = 224
 SHARD_PATTERN = "candidate-*.parquet"
 Split = Literal["validation", "test"]
 _METADATA_KEY = b"coinfer_ray.records"
@@ -267,6 +268,15 @@ def pack(folder: str | Path, path: str | Path) -> Records:
     table = pa.concat_tables(tables).sort_by("candidate").replace_schema_metadata(tables[0].schema.metadata)
     write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
     return records
+
+
+def usual_input_px(model: str) -> int:
+    """The side of a network's input in pixels where none is asked for and no records are given: that of the records
+    that ship for it, the largest; for other networks the paper's 224."""
+    try:
+        return int(shipped_records(model).name.rpartition("-")[2].partition("px")[0])
+    except InputError:
+        return PAPER_INPUT_PX
 
 
 def shipped_records(model: str, input_px: int | None = None) -> Path:

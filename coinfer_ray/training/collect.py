@@ -13,7 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,7 +24,15 @@ from coinfer_ray.models import zoo
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.problem.sampling import plan_levels, plan_snr_db
 from coinfer_ray.problem.space import SearchSpace
-from coinfer_ray.records.store import Records, RecordsInfo, finished_candidates, read_records, shard_path, write_records
+from coinfer_ray.records.store import (
+    Records,
+    RecordsInfo,
+    finished_candidates,
+    read_records,
+    shard_path,
+    usual_input_px,
+    write_records,
+)
 from coinfer_ray.runtime.executors.base import Envelope, Executor
 from coinfer_ray.runtime.files import run_folder
 from coinfer_ray.runtime.progress import Progress
@@ -38,6 +46,7 @@ from coinfer_ray.training.base import (
 from coinfer_ray.training.data import DataSplits, load_data
 from coinfer_ray.training.memory import keep_freed_memory, pick_precision
 from coinfer_ray.training.near import near_candidates
+from coinfer_ray.training.recipes import for_images
 from coinfer_ray.training.worker import (
     CollectSettings,
     Task,
@@ -74,10 +83,11 @@ def collect(
     repeats: int = 1,
     minutes: float | None = None,
     executor: Executor,
-    input_px: int = 64,
+    input_px: int | None = None,
     snr_db: tuple[float, float] | None = None,
     seed: int = 0,
     settings: CollectSettings | None = None,
+    base_images: int | None = None,
     base: str | Path | None = None,
     known: str | Path | None = None,
     near: float | None = None,
@@ -88,6 +98,12 @@ def collect(
     ``repeats`` above 1 train each of them so many times from different seeds: their spread is the noise that no
     predictor can see through. A folder may hold more repeats of its first candidates than of the others.
     ``minutes``: begin no candidate later than that, for machines that are lent in slices; run again to go on.
+
+    ``base_images``: what the base network is trained on, with repeats; None: as ``settings`` say, but no more passes
+    over the training images than :func:`coinfer_ray.training.recipes.for_images` allows.
+
+    ``input_px``: side of the network's input in pixels, by default
+    :func:`coinfer_ray.records.store.usual_input_px`.
 
     ``snr_db`` draws each candidate's channel from that range of dB; None is a noise-free channel. ``base`` names
     trained base weights (``_base.safetensors`` of another collection); without it the base network is trained
@@ -110,8 +126,14 @@ def collect(
     if near is not None and known is None:
         raise InputError("near: which candidates lose little is predicted from records; give them as known")
     zoo.check_model(model)
+    input_px = usual_input_px(model) if input_px is None else input_px
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     splits = load_data(data)
+    if base_images is None:
+        phase = for_images(settings.base, len(splits.train))
+    else:
+        phase = replace(settings.base, images=base_images)
+    settings = replace(settings, base=phase)
     graph = graph_for(model, input_px, splits)
     space = SearchSpace(graph)
     with run_folder(out, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings)) as folder:
