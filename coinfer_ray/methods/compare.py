@@ -17,14 +17,13 @@ from coinfer_ray.optimizer.problem import Problem, assemble, check_input_bits
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.costs import INPUT_BITS, DelayCalculator
 from coinfer_ray.problem.space import Cuts, SearchSpace
-from coinfer_ray.records.store import Records, Split, read_records, shipped_records
+from coinfer_ray.records.store import Records, Split, usual_input_px
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.scenarios.scenario import Device, Given, Link, Objective, Scenario, Server
 
 PROPOSED = "coinfer"
 JALAD = "jalad"  # needs a measured table, which not every network has; so only where it is asked for
 ALL_METHODS = (*METHODS, PROPOSED)
-PAPER_INPUT_PX = 224
 
 
 def compare(
@@ -53,11 +52,11 @@ def compare(
 ) -> list[dict[str, Any]]:
     """One row for each of ``methods``, in their order, as ``coinfer compare --json`` prints them.
 
-    The proposed method, ``coinfer``, needs records (see :func:`coinfer_ray.optimizer.problem.assemble`) and takes their
-    input size. The others need none and run at any ``input_px``; by default at that of the shipped records, or
-    at the paper's 224. Without records nothing is known of the accuracy, which is then None. ``accuracy_bound`` is
-    what a row reaches with the ``confidence`` that was asked for, None where none was; the others' accuracy is
-    measured. ``jalad`` reads the table of quantised cuts beside the shipped records.
+    The proposed method, ``coinfer``, needs records (see :func:`coinfer_ray.optimizer.problem.assemble`) and takes
+    their input size. The others need none and run at any ``input_px``, by default at
+    :func:`coinfer_ray.records.store.usual_input_px`. Without records nothing is known of the accuracy, which is then
+    None. ``accuracy_bound`` is what a row reaches with the ``confidence`` that was asked for, None where none was;
+    the others' accuracy is measured. ``jalad`` reads the table of quantised cuts beside the shipped records.
 
     Raises:
         InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that
@@ -88,7 +87,7 @@ def compare(
             for method in methods
         ]
     check_input_bits(input_bits)
-    graph = load_graph(model, input_px or _usual_input_px(model))
+    graph = load_graph(model, input_px or usual_input_px(model))
     delay = DelayCalculator(SearchSpace(graph), input_bits=input_bits)
     return [_baseline(method, delay, scenario, cuts, objective, accuracy) for method in methods]
 
@@ -145,11 +144,3 @@ def _baseline(
         "partition_point": point,
         **extra,
     }
-
-
-def _usual_input_px(model: str) -> int:
-    """The input size of the shipped records, so that every choice of methods speaks of the same network."""
-    try:
-        return read_records(shipped_records(model)).input_px
-    except InputError:
-        return PAPER_INPUT_PX

@@ -25,7 +25,7 @@ def shipped_graphs() -> dict[tuple[str, int], Path]:
     return found
 
 
-def load_graph(model: str, input_px: int = 224) -> LayerGraph:
+def load_graph(model: str, input_px: int) -> LayerGraph:
     """The layer graph of a known network: the shipped one, or a fresh trace where torch is installed.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The Accuracy Predictor (the paper's Section III-B): from a strategy to the accuracy it will reach.
+"""The Accuracy Predictor (the paper's Section V-B): from a strategy to the accuracy it will reach.
 
 Fitted on records of really trained strategies by one of the regressors of :mod:`coinfer_ray.predictor.regressors`.
 What its predictions are worth stands beside them: the figures out of fold (every record predicted by a regressor that
@@ -37,7 +37,7 @@ from coinfer_ray.predictor.metrics import (
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.predictor.regressors import DISTILLED, ORDERED, REGRESSORS, SNR_FEATURE, build_regressor, one_thread
 from coinfer_ray.problem.space import SearchSpace
-from coinfer_ray.records.store import Records, Split, read_records, shipped_records
+from coinfer_ray.records.store import PAPER_INPUT_PX, Records, Split, read_records, shipped_records
 from coinfer_ray.version import __version__
 
 DEFAULT_REGRESSOR = DISTILLED
@@ -232,7 +232,7 @@ def obtain_predictor(
         InputError: an unknown model, or a source of another network, another input size or the other accuracy.
     """
     if model not in {name for name, _ in shipped_graphs()}:
-        load_graph(model)  # an unknown name ends here, with the nearest ones
+        load_graph(model, PAPER_INPUT_PX)  # an unknown name ends here, with the nearest ones
     if source is None:
         source = shipped_records(model, input_px)
     if isinstance(source, Predictor):

@@ -35,6 +35,7 @@ from coinfer_ray.records.store import (
 )
 from coinfer_ray.runtime.executors.base import Executor
 from coinfer_ray.runtime.files import run_folder
+from coinfer_ray.scenarios.scenario import check_max_loss
 from coinfer_ray.training.data import load_data
 from coinfer_ray.training.verifier import Verifier, _read_shard, obtain_base, realised
 
@@ -270,6 +271,7 @@ def _checked(
             f"is {known:.4f}; give the --records and --accuracy that it was found with"
         )
     if max_loss is not None:
+        check_max_loss(max_loss)
         claim = replace(claim, accuracy_floor=known - max_loss)
     if claim.predicted_accuracy is None:
         predictor = fit_predictor(source, accuracy=accuracy) if isinstance(source, Records) else source
