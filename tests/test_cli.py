@@ -188,7 +188,8 @@ def test_collect_passes_its_options_on(run: Run, monkeypatch: pytest.MonkeyPatch
     assert given["arguments"] == ("alexnet", "images", tmp_path, 5)
     assert given["settings"] == module.CollectSettings() and given["snr_db"] is None and given["base"] is None
     assert given["input_px"] is None and given["base_images"] is None
-    changed = ["--base-images", "70", "--snr-db", "-3:20", "--fine-tune-images", "7", "--validation-images", "9", "--seed", "2"]
+    changed = ["--snr-db", "-3:20", "--fine-tune-images", "7", "--validation-images", "9", "--seed", "2"]
+    changed += ["--base-images", "70"]
     status, out, _ = run("collect", *needed, *changed, "--base", tmp_path / "base.safetensors", "--input-px", "128")
     assert status == 0 and "4 trained now" in out
     assert (given["snr_db"], given["seed"], given["input_px"]) == ((-3.0, 20.0), 2, 128)
