@@ -81,6 +81,9 @@ def collect(
         int | None, typer.Option("--test-images", min=1, help="Test images to measure a candidate on.")
     ] = None,
     base: Annotated[Path | None, typer.Option("--base", help="Trained base network; default: train one first.")] = None,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Take a base network that is no better than guessing: for trials.")
+    ] = False,
     known: Annotated[
         Path | None, typer.Option("--known", help="Records packed earlier; what they hold is not trained again.")
     ] = None,
@@ -104,6 +107,7 @@ def collect(
             default_settings(model, input_px or usual_input_px(model)),
             validation_images=validation_images,
             test_images=test_images,
+            any_base=any_base,
         )
         candidate = settings.candidate
         if fine_tune_images is not None:

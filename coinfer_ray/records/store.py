@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -37,7 +38,7 @@ _COLUMNS = {
     "partition_point": "int64",
     "codec": "list<double>",  # the eight parameters, in the order of coinfer_ray.problem.strategy.Codec
     "snr_db": "double",  # null: noise-free
-    "base_validation_accuracy": "double",
+    "base_validation_accuracy": "double",  # of the base network, on the very images that the candidate is measured on
     "base_test_accuracy": "double",
     "validation_accuracy": "double",
     "test_accuracy": "double",
@@ -49,7 +50,14 @@ _COLUMNS = {
     "seed": "int64",
     "wall_s": "double",
     "settings_hash": "string",
+    # Image by image against the base network: how many the candidate alone gets right, how many the base alone.
+    "validation_gained": "int64",
+    "validation_lost": "int64",
+    "test_gained": "int64",
+    "test_lost": "int64",
 }
+# Absent in files of earlier versions, whose base network was measured on all images, a candidate on the first so many.
+_LATER = ("validation_gained", "validation_lost", "test_gained", "test_lost")
 
 
 # What makes a row a training of its own; where no strategy was recorded (a lost worker), its number stands for it.
@@ -148,8 +156,29 @@ class Records:
         return self._column(f"{which}_accuracy")
 
     def base_accuracy(self, which: Split = "validation") -> float:
-        """Accuracy of the network before pruning and partition."""
-        return float(self._column(f"base_{which}_accuracy")[0])
+        """Accuracy of the network before pruning and partition, on the images that the candidates are measured on.
+
+        Rows of earlier versions (:attr:`paired` False) hold it on all images of the split; where rows of both kinds
+        meet, the others count.
+        """
+        paired = self.paired(which)
+        return float(self._column(f"base_{which}_accuracy")[int(paired.argmax())])
+
+    def paired(self, which: Split = "validation") -> np.ndarray:
+        """(n,) bool: whether a row says image by image how its candidate differs from the base network."""
+        return np.asarray(self.table[f"{which}_lost"].is_valid())
+
+    def losses(self, which: Split = "validation") -> tuple[np.ndarray, np.ndarray]:
+        """What each candidate loses against the base network, and the standard error of that: (n,) each, 0..1.
+
+        Of n images, g that only the candidate and l that only the base network gets right, the loss is (l - g) / n
+        with the variance (l + g - (l - g)^2 / n) / n^2: what both networks get wrong cancels. The error is nan in rows
+        that are not :meth:`paired`.
+        """
+        gained, lost = self._column(f"{which}_gained"), self._column(f"{which}_lost")
+        images = self.settings.get(f"{which}_images", math.nan)
+        loss = self._column(f"base_{which}_accuracy") - self.accuracy(which)
+        return loss, np.sqrt(gained + lost - (lost - gained) ** 2 / images) / images
 
     def costs(self) -> np.ndarray:
         """(n, 3) device FLOPs, server FLOPs and uplink bits, counted on the trained modules."""
@@ -160,6 +189,12 @@ class Records:
 
 
 def schema(info: RecordsInfo) -> pa.Schema:
+    """The columns of a records file (:data:`_COLUMNS`), with ``info`` in the metadata.
+
+    A loss is known better than the two accuracies that it is the difference of, since both networks are measured on
+    the same images: ``validation_gained`` and ``validation_lost`` count the images that only the candidate, and only
+    the base network, gets right; likewise for ``test``. They are null in records of earlier versions.
+    """
     import pyarrow as pa
 
     types = {
@@ -275,7 +310,7 @@ def pack(folder: str | Path, path: str | Path) -> Records:
     folder, path = Path(folder), Path(path)
     check_replaceable(path, "records")
     records = read_records(folder)
-    tables = [pq.read_table(file) for file in sorted(folder.glob(SHARD_PATTERN))]
+    tables = [_read_file(file) for file in sorted(folder.glob(SHARD_PATTERN))]
     table = pa.concat_tables(tables).sort_by("candidate").replace_schema_metadata(tables[0].schema.metadata)
     write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
     return records
@@ -342,6 +377,9 @@ def _read_file(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"records: {path} is not a whole Parquet file ({reason}); collect or copy it again") from None
+    for name in _LATER:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), pa.int64()))
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         raise InputError(f"records: {path} lacks the columns {', '.join(missing)}; write it with `coinfer collect`")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.training.data import ImageSet
-from coinfer_ray.training.trainer import Diverged, Phase, Preprocess, ResidentImages, accuracy, train
+from coinfer_ray.training.trainer import Diverged, Phase, Preprocess, ResidentImages, hits, share, train
 
 FINE_TUNE = Phase(images=1_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
 MEASURE_IMAGES = 1_024  # on which a codec's power, a quantizer's range and the length of its code are measured
@@ -169,13 +171,13 @@ class CandidateTrainer:
             self._calibrate(network, network.channel)
         rates = codec_rates(network, settings.codec.end_to_end_rate)
         self._run(network, settings.end_to_end, seed + 2, rates)
-        found = {
-            f"{name}_accuracy": accuracy(
-                network, part, self.data.preprocess, device=device, precision=self.precision, seed=seed + 3
-            )
-            for name, part in (("validation", self.validation_images), ("test", self.test_images))
-        }
-        measured = found | {
+        measured: dict[str, Any] = dict(self.base_columns)
+        for name, correct in self._hits(network, seed + 3).items():
+            before = self.base_hits[name]
+            measured[f"{name}_accuracy"] = share(correct)
+            measured[f"{name}_gained"] = int((correct & ~before).sum())
+            measured[f"{name}_lost"] = int((before & ~correct).sum())
+        measured |= {
             "device_flop": float(assembled.device_flop),
             "server_flop": float(assembled.server_flop),
             "uplink_bit": float(assembled.uplink_bit),
@@ -186,6 +188,23 @@ class CandidateTrainer:
         if isinstance(network.channel, Quantizer):
             measured["coded_bit"] = self._coded_bit(network, network.channel)
         return TrainedCandidate(network, measured)
+
+    @cached_property
+    def base_hits(self) -> dict[str, torch.Tensor]:
+        """Which of the images that candidates are measured on the base network gets right: (n,) bool by split."""
+        base = copy.deepcopy(self.base).to(self.device).to(memory_format=torch.channels_last)
+        return self._hits(base, seed=0)
+
+    @property
+    def base_columns(self) -> dict[str, float]:
+        """The base network's accuracies on the images that candidates are measured on, by their columns' names."""
+        return {f"base_{name}_accuracy": share(correct) for name, correct in self.base_hits.items()}
+
+    def _hits(self, network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
+        return {
+            name: hits(network, part, self.data.preprocess, device=self.device, precision=self.precision, seed=seed)
+            for name, part in (("validation", self.validation_images), ("test", self.test_images))
+        }
 
     def assemble(
         self, pruned: nn.Module, strategy: Strategy, snr_db: float | None, feature_bits: int | None = None

@@ -115,8 +115,8 @@ def collect(
     join all that ``known`` holds.
 
     Raises:
-        InputError: an unknown model, a folder without images or of another run, a base network of other data,
-            known records of other settings, too few candidates as near as asked for.
+        InputError: an unknown model, a folder without images or of another run, a base network of other data or
+            no better than guessing, known records of other settings, too few candidates as near as asked for.
     """
     if candidates < 1:
         raise InputError(f"candidates: {candidates} asked for; at least 1 is needed")
@@ -159,19 +159,15 @@ def collect(
                 executor.run(start_worker, shared, _until(deadline, iter(tasks.items()))) if pending else ()
             ):
                 attempt = cast(tuple[int, int], envelope.task_id)
-                row = (envelope.value or failed_row(tasks[attempt], envelope.reason)) | {
-                    "base_validation_accuracy": network.validation_accuracy,
-                    "base_test_accuracy": network.test_accuracy,
-                }
+                row = envelope.value or failed_row(tasks[attempt], envelope.reason)
                 failed += row["status"] != "ok"
                 unfinished += row["status"] == UNFINISHED
                 write_records(shard_path(folder, *attempt), [row], info)
                 trained += 1
                 progress.failed = failed
                 progress.advance()
-    return CollectSummary(
-        folder, candidates, trained, failed, network.validation_accuracy, network.test_accuracy, unfinished
-    )
+        measured = _base_accuracies(folder, network)
+    return CollectSummary(folder, candidates, trained, failed, *measured, unfinished)
 
 
 def failed_row(task: Task, reason: str) -> dict[str, Any]:
@@ -189,6 +185,16 @@ def planned_tasks(
         noise = None if snr is None else float(snr[candidate])
         seeded = candidate_seed(seed, candidate, repeat)
         yield (candidate, repeat), Task(candidate, space.strategy(levels[candidate]), noise, seeded)
+
+
+def _base_accuracies(folder: Path, base: BaseNetwork) -> tuple[float, float]:
+    """Validation and test accuracy on the images that the folder's candidates were measured on; where it has none, on
+    all."""
+    try:
+        records = read_records(folder)
+    except InputError:
+        return base.validation_accuracy, base.test_accuracy
+    return records.base_accuracy("validation"), records.base_accuracy("test")
 
 
 def _restore(folder: Path, known: Records, attempts: Iterable[tuple[int, int]], seed: int) -> None:
@@ -224,14 +230,33 @@ def _obtain_base(
 ) -> BaseNetwork:
     kept = base_beside(folder)
     if kept.exists():
-        return load_base(kept, model=model, input_px=input_px, data=data)
-    if given is not None:
+        base = load_base(kept, model=model, input_px=input_px, data=data)
+    elif given is not None:
         base = load_base(Path(given), model=model, input_px=input_px, data=data)
+    else:
+        base = obtain_trained_base(
+            kept, model, input_px, data, phase=settings.base, prunable=settings.prunable, seed=seed, quiet=quiet
+        )
+    if not settings.any_base:
+        _check_better_than_guessing(base, data)
+    if not kept.exists():
         save_base(base, kept)
-        return base
-    return obtain_trained_base(
-        kept, model, input_px, data, phase=settings.base, prunable=settings.prunable, seed=seed, quiet=quiet
-    )
+    return base
+
+
+def _check_better_than_guessing(base: BaseNetwork, data: DataSplits) -> None:
+    """Records of a base network at chance say nothing of what pruning costs.
+
+    Raises:
+        InputError: its validation accuracy is not above 1 / classes by three standard errors.
+    """
+    chance = 1 / len(data.classes)
+    error = math.sqrt(chance * (1 - chance) / len(data.validation))
+    if not base.validation_accuracy > chance + 3 * error:
+        raise InputError(
+            f"base: its validation accuracy of {base.validation_accuracy:.4f} is no better than guessing one of "
+            f"{len(data.classes)} classes; train it on more images (--base-images) in another folder, or give --base"
+        )
 
 
 def _run_settings(
@@ -248,7 +273,7 @@ def _run_settings(
         "data_fingerprint": data.fingerprint,
         "snr_db": list(snr_db) if snr_db else None,
         "seed": seed,
-        "settings": asdict(settings),
+        "settings": {name: value for name, value in asdict(settings).items() if name != "any_base"},
     }
 
 

@@ -263,6 +263,29 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, samp
 
 
 @torch.inference_mode()
+def hits(
+    model: nn.Module,
+    images: ImageSet | ResidentImages,
+    preprocess: Preprocess,
+    *,
+    device: torch.device,
+    precision: torch.dtype,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> torch.Tensor:
+    """Which of ``images`` are classified correctly, (n,) bool. ``seed`` fixes the channel noise, where there is any."""
+    model.eval()
+    torch.manual_seed(seed)
+    images = ResidentImages.of(images, device)
+    correct = torch.zeros(len(images), dtype=torch.bool, device=device)
+    for start in range(0, len(images), batch_size):
+        part = images.take(slice(start, start + batch_size))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+            logits = model(preprocess(part.images))
+        correct[start : start + batch_size] = logits.argmax(1) == part.labels
+    return correct.cpu()
+
+
 def accuracy(
     model: nn.Module,
     images: ImageSet | ResidentImages,
@@ -273,14 +296,10 @@ def accuracy(
     seed: int = 0,
     batch_size: int = 256,
 ) -> float:
-    """Share of ``images`` classified correctly. ``seed`` fixes the channel noise, where there is any."""
-    model.eval()
-    torch.manual_seed(seed)
-    images = ResidentImages.of(images, device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    for start in range(0, len(images), batch_size):
-        part = images.take(slice(start, start + batch_size))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits = model(preprocess(part.images))
-        correct += (logits.argmax(1) == part.labels).sum()
-    return int(correct) / len(images)
+    """Share of ``images`` classified correctly: the mean of :func:`hits`."""
+    return share(hits(model, images, preprocess, device=device, precision=precision, seed=seed, batch_size=batch_size))
+
+
+def share(correct: torch.Tensor) -> float:
+    """The share of True in (n,) bool."""
+    return int(correct.sum()) / len(correct)

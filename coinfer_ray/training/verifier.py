@@ -94,10 +94,7 @@ class Verifier:
         with Progress("strategies trained", len(tasks), quiet=self.quiet) as progress:
             for envelope in self.executor.run(start_worker, self._shared, tasks.items()):
                 position = cast(int, envelope.task_id)
-                row = (envelope.value or failed_row(tasks[position], envelope.reason)) | {
-                    "base_validation_accuracy": self.base.validation_accuracy,
-                    "base_test_accuracy": self.base.test_accuracy,
-                }
+                row = envelope.value or failed_row(tasks[position], envelope.reason)
                 if self.folder is not None:
                     path = shard_path(self.folder, tasks[position].candidate, requests[position].repeat)
                     write_records(path, [row], self.info)

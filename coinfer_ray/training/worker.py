@@ -29,14 +29,18 @@ SPLITS = ("train", "validation", "test")
 @dataclass(frozen=True)
 class CollectSettings:
     """How a collection trains. ``prunable``: a second phase of the base network's training (None: it has none).
-    ``validation_images`` and ``test_images`` cap what a candidate is measured on
-    (None: all): an accuracy of 0.8 on 2,000 images has a standard error of 0.9 points, on 5,000 of 0.57."""
+
+    ``validation_images`` and ``test_images`` cap what candidates and base network are measured on (None: all): an
+    accuracy of 0.8 on 2,000 images has a standard error of 0.9 points, on 5,000 of 0.57. ``any_base`` takes a base
+    network that is no better than guessing, for trials.
+    """
 
     base: Phase = BASE_PHASE
     prunable: PrunablePhase | None = None
     candidate: CandidateSettings = field(default_factory=CandidateSettings)
     validation_images: int | None = None
     test_images: int | None = None
+    any_base: bool = False
 
     def for_training_images(self, images: int) -> CollectSettings:
         """With no more passes over so many training images than :func:`coinfer_ray.training.recipes.for_images` allows;
@@ -117,9 +121,12 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
         device=device,
         precision=pick_precision(device),
     )
+    # Measured here, by what measures the candidates and on the same images, so that a loss is a difference of two
+    # networks and of nothing else.
+    base_columns = trainer.base_columns
 
     def work(task: Task) -> dict[str, Any]:
-        row = task.columns
+        row = task.columns | base_columns
         try:
             trained = trainer.train(task.strategy, snr_db=task.snr_db, seed=task.seed, feature_bits=task.feature_bits)
             return row | {"status": "ok"} | dict(trained.measured)
