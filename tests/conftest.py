@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from coinfer_ray.predictor.predictor import Predictor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA_VARIABLE = "COINFER_TEST_DATA"
@@ -41,3 +45,19 @@ def few_of_cifar10(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     for split, count in (("train", 1_000), ("test", 200)):
         pq.write_table(pq.read_table(cifar10 / f"{split}.parquet").slice(0, count), folder / f"{split}.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def synthetic_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of AlexNet that nobody trained: read only."""
+    from tests.synthetic import write_synthetic_records
+
+    return write_synthetic_records(tmp_path_factory.mktemp("synthetic") / "alexnet.parquet")
+
+
+@pytest.fixture(scope="session")
+def synthetic_predictor(synthetic_records: Path) -> Predictor:
+    """The predictor that these records get by themselves. Choosing it is the most that a fit can cost: once."""
+    from coinfer_ray.predictor.fit import obtain_predictor
+
+    return obtain_predictor(synthetic_records, model="alexnet")

@@ -19,6 +19,7 @@ from coinfer_ray.cli import atlas as commands
 from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
+from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.report.atlas_figure import FORMATS, draw_atlas
 from coinfer_ray.runtime.outputs import PICTURE_MARK
 from coinfer_ray.scenarios.read import parse_grid
@@ -29,13 +30,8 @@ MAX_LOSS, TOLERANCE = 0.05, 0.001
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_synthetic_records(tmp_path_factory.mktemp("records") / "alexnet.parquet")
-
-
-@pytest.fixture(scope="module")
-def problem(records: Path) -> Problem:
-    return assemble("alexnet", records=records)
+def problem(synthetic_predictor: Predictor) -> Problem:
+    return assemble("alexnet", records=synthetic_predictor)
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +130,12 @@ def test_a_file_holds_all_of_it(atlas, tmp_path):
     assert all(row["rate_low_bps"] <= row["rate_high_bps"] for row in rows)
 
 
-def test_what_is_no_atlas_is_named(tmp_path, records):
+def test_what_is_no_atlas_is_named(tmp_path, synthetic_records):
     (tmp_path / "text").write_text("no Parquet")
     cases = (
         (tmp_path / "none", "does not exist"),
         (tmp_path / "text", "is none"),
-        (records, "is none"),
+        (synthetic_records, "is none"),
     )
     for path, message in cases:
         with pytest.raises(InputError, match=message):
@@ -264,10 +260,12 @@ def run() -> Any:
     return call
 
 
-def test_build_and_show(run, records, tmp_path, capsys):
+def test_build_and_show(run, synthetic_records, synthetic_predictor, tmp_path, capsys):
+    saved = tmp_path / "predictor.npz"
+    synthetic_predictor.save(saved)
     out = tmp_path / "a.parquet"
     speeds = ("--device-gflops", "0.2:400", "--rate-mbps", "1:60", "--max-loss", MAX_LOSS, "--tolerance", 0.05)
-    run("build", "--model", "alexnet", "--records", records, "--out", out, "--threads", 1, *speeds, "--json")
+    run("build", "--model", "alexnet", "--records", saved, "--out", out, "--threads", 1, *speeds, "--json")
     built = json.loads(capsys.readouterr().out)
     assert built["ratio"] <= 1.05
     picture = tmp_path / "a.png"
@@ -285,7 +283,7 @@ def test_build_and_show(run, records, tmp_path, capsys):
         (("show", out, "--link", "3g"), "device: missing"),
         (("show", out, "--device", "rpi3b+", "--rate-mbps", "1000"), "lies outside"),
         (("show", out, "--picture", tmp_path / "a.txt"), "picture: a.txt"),
-        (("build", "--model", "alexnet", "--out", records), "is there and is not an atlas"),
+        (("build", "--model", "alexnet", "--out", synthetic_records), "is there and is not an atlas"),
         (("build", "--model", "alexnet", "--out", out, "--rate-mbps", "fast"), "rate mbps: 'fast' is no range"),
     ):
         with pytest.raises(InputError, match=message):

@@ -292,16 +292,10 @@ def test_confidence_is_an_axis_and_can_be_overridden(run: Callable[..., pa.Table
         run(few, confidence=0.9999)
 
 
-@pytest.fixture(scope="module")
-def monotone(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    path = write_synthetic_records(tmp_path_factory.mktemp("records") / "alexnet.parquet")
-    return obtain_predictor(path, model="alexnet")
-
-
-def test_an_atlas_answers_what_the_exact_solver_does(monotone: Predictor, tmp_path: Path) -> None:
+def test_an_atlas_answers_what_the_exact_solver_does(synthetic_predictor: Predictor, tmp_path: Path) -> None:
     """Over two bounds and two confidences; the atlases lie beside the chunks and are not built twice."""
     grid = GRID | {"confidence": [None, 0.8]}
-    common: dict[str, Any] = {"executor": "local", "records": monotone, "quiet": True}
+    common: dict[str, Any] = {"executor": "local", "records": synthetic_predictor, "quiet": True}
     exact = sweep(grid, solver="exact", **common).to_table().to_pylist()
     atlas = sweep(grid, tmp_path / "out", solver="atlas", **common).to_table().to_pylist()
     assert len(exact) == len(atlas) == 2 * SCENARIOS
@@ -317,13 +311,13 @@ def test_an_atlas_answers_what_the_exact_solver_does(monotone: Predictor, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_certified_answers_are_the_same_answers_with_a_bound(monotone: Predictor) -> None:
-    common: dict[str, Any] = {"executor": "local", "records": monotone} | QUICK
+def test_certified_answers_are_the_same_answers_with_a_bound(synthetic_predictor: Predictor) -> None:
+    common: dict[str, Any] = {"executor": "local", "records": synthetic_predictor} | QUICK
     plain = sweep(GRID, **common).to_table()
     certified = sweep(GRID, certify=True, **common).to_table()
     assert plain["lower_bound_s"].null_count == SCENARIOS
     assert certified.drop_columns(["lower_bound_s"]).equals(plain.drop_columns(["lower_bound_s"]))
-    best = sweep(GRID, solver="exact", executor="local", records=monotone, quiet=True).to_table()
+    best = sweep(GRID, solver="exact", executor="local", records=synthetic_predictor, quiet=True).to_table()
     for bound, found, proven in zip(
         certified["lower_bound_s"].to_pylist(),
         plain["latency_s"].to_pylist(),
