@@ -134,8 +134,8 @@ def test_what_is_no_atlas_is_named(tmp_path, synthetic_records):
     (tmp_path / "text").write_text("no Parquet")
     cases = (
         (tmp_path / "none", "does not exist"),
-        (tmp_path / "text", "is none"),
-        (synthetic_records, "is none"),
+        (tmp_path / "text", "is not an atlas file"),
+        (synthetic_records, "is not an atlas file"),
     )
     for path, message in cases:
         with pytest.raises(InputError, match=message):

@@ -127,7 +127,7 @@ def test_the_student_hears_the_noise_of_the_channel() -> None:
 
 
 def test_a_teacher_of_many_records_sees_a_share_of_them_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distillation, "MOST_IN_PROCESS", 60)
+    monkeypatch.setattr(distillation, "MAX_IN_PROCESS", 60)
     space = SPACES["alexnet"]
     _, x = drawn(space, 200, seed=0)
     y = 0.8 + 0.1 * np.log1p(-x[:, : space.sets]).sum(axis=1).clip(-6)

@@ -136,7 +136,7 @@ def test_tables_that_are_no_ensemble_are_refused(predictor: Predictor, tmp_path:
     with np.load(path, allow_pickle=False) as arrays:
         broken = dict(arrays) | {"left": np.zeros_like(arrays["left"])}
     np.savez(path, **broken)
-    with pytest.raises(InputError, match=r"broken\.npz is none"):
+    with pytest.raises(InputError, match=r"broken\.npz is not a predictor file"):
         Predictor.load(path)
 
 

@@ -14,9 +14,9 @@ import pytest
 from coinfer_ray.errors import InputError
 from coinfer_ray.predictor.fit import fit_predictor
 from coinfer_ray.report import SweepResults, open_results, read_sweep, summary_table, write_page
-from coinfer_ray.report.figures import MOST_PANELS, figure_captions, latency_figure, second_figure
+from coinfer_ray.report.figures import MAX_PANELS, figure_captions, latency_figure, second_figure
 from coinfer_ray.report.results import spread
-from coinfer_ray.report.table import MOST_ROWS, milliseconds, summary_cells, summary_header, summary_note, times_faster
+from coinfer_ray.report.table import MAX_ROWS, milliseconds, summary_cells, summary_header, summary_note, times_faster
 from coinfer_ray.runtime.files import RUN_FILE
 from coinfer_ray.sweeps.sweep import sweep
 from tests.synthetic import SETTINGS, write_synthetic_records
@@ -91,8 +91,8 @@ def test_table_shows_every_scenario_or_says_which(paper: SweepResults, rates: Sw
     assert header[:3] == ["device", "link", "coinfer"] and all(
         len(cells) == len(header) for cells in summary_cells(paper)
     )
-    assert len(rates.rows) == 108 and len(summary_cells(rates)) == MOST_ROWS
-    assert f"{MOST_ROWS} of 108 scenarios" in summary_note(rates)
+    assert len(rates.rows) == 108 and len(summary_cells(rates)) == MAX_ROWS
+    assert f"{MAX_ROWS} of 108 scenarios" in summary_note(rates)
     assert {cells[1] for cells in summary_cells(rates)} == {"0.01", "0.05", "0.1"}
     assert summary_table(paper).row_count == 12
 
@@ -159,7 +159,7 @@ def test_page_is_whole_and_fetches_nothing(folders: dict[str, Path], tmp_path: P
 
 @pytest.mark.parametrize("draw", [latency_figure, second_figure])
 def test_figures_are_valid_svg_in_the_pages_colours(paper: SweepResults, rates: SweepResults, draw: Any) -> None:
-    for results, shown in ((paper, len(paper.panels)), (rates, MOST_PANELS)):
+    for results, shown in ((paper, len(paper.panels)), (rates, MAX_PANELS)):
         svg = draw(results)
         ElementTree.fromstring(svg)
         used = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg))
@@ -167,7 +167,7 @@ def test_figures_are_valid_svg_in_the_pages_colours(paper: SweepResults, rates: 
         titles = [text for text in re.findall(r">([^<>]+)</text>", svg) if text in results.panels]
         assert len(titles) == shown
         assert draw(results) == svg
-    assert f"{MOST_PANELS} of 9 groups" in figure_captions(rates)[0]
+    assert f"{MAX_PANELS} of 9 groups" in figure_captions(rates)[0]
 
 
 def test_infeasible_and_unfinished_sweeps_are_named(paper: SweepResults, tmp_path: Path) -> None:

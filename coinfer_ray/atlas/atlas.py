@@ -286,7 +286,9 @@ def load_atlas(path: str | Path) -> StrategyAtlas:
         atlas = Atlas(levels, costs, accuracy, make_region(info.ranges.corners()), info.ratio)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"atlas: {path} is none ({reason}); write it with `coinfer atlas build`") from None
+        raise InputError(
+            f"atlas: {path} is not an atlas file ({reason}); write it with `coinfer atlas build`"
+        ) from None
     return StrategyAtlas(atlas, known, strategies, after, info)
 
 

@@ -1,6 +1,6 @@
 """``coinfer``: the command line.
 
-Exit status: 0 done, 2 bad input (one line on stderr), 1 a failure of ours, 130 interrupted. This module imports
+Exit status: 0 done, 2 bad input (one line on stderr), 1 an internal error, 130 interrupted. This module imports
 nothing but the standard library; a command imports what it needs when it runs.
 """
 

@@ -101,8 +101,8 @@ def _error_table(report: FitReport) -> Table:
         f"records at or above their bound, confidence {coverage.confidence:g}", f"{coverage.covered:.1%}, held out"
     )
     if coverage.accepted is not None:
-        right = "" if coverage.right is None else f"; {coverage.right:.0%} of those that it lets pass do"
-        text = f"lets pass {coverage.accepted:.0%} of those that do{right}"
+        right = "" if coverage.right is None else f"; {coverage.right:.0%} of those that it accepts do"
+        text = f"accepts {coverage.accepted:.0%} of those that do{right}"
         table.add_row(f"  asked for a loss of at most {coverage.max_loss:g}", text)
     return table
 

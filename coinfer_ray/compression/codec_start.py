@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-MOST_COMPONENTS = 384  # of a stage; those beyond start at random, with no weight in the decoder
+MAX_COMPONENTS = 384  # of a stage; those beyond start at random, with no weight in the decoder
 ROWS = 8_192  # blocks that components and decoder are fitted to
 IMAGES = 512, 2_048  # at least and at most so many whose blocks these are
 LIFT = 2.0  # standard deviations by which a component is lifted before a ReLU; half that where blocks have places
-LEAST_RIDGE = 1e-3  # of the code's mean power
-MOST_GAIN = 4.0  # by which the power that a decoder lost is made up for
+MIN_RIDGE = 1e-3  # of the code's mean power
+MAX_GAIN = 4.0  # by which the power that a decoder lost is made up for
 
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
@@ -61,10 +61,10 @@ def start_from_components(encoder: nn.Module, decoder: nn.Module, feature: torch
         seen = [feature[:many].flatten(1)]
     for stage in stages:
         seen.append(_fit_encoder(stage, seen[-1]))
-    arrived, ridge = seen[-1], max(LEAST_RIDGE, noise)
+    arrived, ridge = seen[-1], max(MIN_RIDGE, noise)
     for stage, target in zip(reversed(stages), reversed(seen[:-1]), strict=True):
         arrived = _fit_decoder(stage, arrived, target, ridge)
-        ridge = LEAST_RIDGE
+        ridge = MIN_RIDGE
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def restore_power(encoder: nn.Module, decoder: nn.Module, feature: torch.Tensor,
     stages = _stages(encoder, decoder)
     if not stages:
         return
-    gain = float((_deviation(feature) / _deviation(made).clamp_min(1e-6)).clamp(1, MOST_GAIN))
+    gain = float((_deviation(feature) / _deviation(made).clamp_min(1e-6)).clamp(1, MAX_GAIN))
     # Around the mean: behind the inner batch norm, or of a code that the encoder's own has centred.
     inner = stages[-1].up_norm
     (stages[0].up if inner is None else inner).weight.mul_(gain)
@@ -101,7 +101,7 @@ def _fit_encoder(stage: _Stage, x: torch.Tensor) -> torch.Tensor:
     down, norm = stage.down, stage.norm
     outputs = down.weight.shape[0]
     blocks = _few(_blocks(down, x))
-    count = min(outputs, MOST_COMPONENTS, *blocks.shape)
+    count = min(outputs, MAX_COMPONENTS, *blocks.shape)
     centred = blocks - blocks.mean(dim=0)
     components = torch.svd_lowrank(centred, q=count, niter=2)[2]  # (D, count)
     if isinstance(down, nn.Conv2d):
@@ -123,7 +123,7 @@ def _fit_encoder(stage: _Stage, x: torch.Tensor) -> torch.Tensor:
 def _fit_decoder(stage: _Stage, z: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
     """Fit the stage's decoder to make ``target`` of ``z``, what arrives there; returns what leaves it."""
     up, up_norm = stage.up, stage.up_norm
-    count = min(z.shape[1], MOST_COMPONENTS)
+    count = min(z.shape[1], MAX_COMPONENTS)
     code = z.movedim(1, -1).reshape(-1, z.shape[1])[:, :count]
     code, blocks = _few(code), _few(_blocks(stage.down, target))
     channels = target.shape[1]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-LEAST_BITS, MOST_BITS = 1, 8
+MIN_BITS, MAX_BITS = 1, 8
 
 
 class Quantizer(nn.Module):
@@ -36,8 +36,8 @@ class Quantizer(nn.Module):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        if not LEAST_BITS <= bits <= MOST_BITS:
-            raise ValueError(f"bits: {bits} must be within {LEAST_BITS}..{MOST_BITS}, a symbol fits a byte")
+        if not MIN_BITS <= bits <= MAX_BITS:
+            raise ValueError(f"bits: {bits} must be within {MIN_BITS}..{MAX_BITS}, a symbol fits a byte")
         self.bits = bits
         self.register_buffer("low", torch.tensor(torch.inf))
         self.register_buffer("high", torch.tensor(-torch.inf))

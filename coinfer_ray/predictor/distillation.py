@@ -29,7 +29,7 @@ from coinfer_ray.problem.sampling import plan_levels
 from coinfer_ray.problem.space import SearchSpace
 
 TEACHERS = 4  # ensembles
-MOST_IN_PROCESS = 1_000  # records that the Gaussian process sees: its cost grows with their cube
+MAX_IN_PROCESS = 1_000  # records that the Gaussian process sees: its cost grows with their cube
 PROCESS_STEPS = 10  # of its length scales towards the likeliest: to the end they suit the records too well
 LESSONS = 12_000  # strategies that the teacher answers: a prefix of a plan that no collection uses
 _PLAN_SEED = 0x7EAC4E5
@@ -155,8 +155,8 @@ class _GaussianProcess:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        if len(y) > MOST_IN_PROCESS:
-            some = np.random.default_rng(self.seed).choice(len(y), MOST_IN_PROCESS, replace=False)
+        if len(y) > MAX_IN_PROCESS:
+            some = np.random.default_rng(self.seed).choice(len(y), MAX_IN_PROCESS, replace=False)
             x, y = x[some], y[some]
         scales = Matern(np.full(x.shape[1], 5.0), (1e-2, 1e5), nu=1.5)
         kernel = ConstantKernel(1.0, (1e-3, 1e4)) * scales + WhiteKernel(0.1, (1e-5, 1e1))

@@ -128,7 +128,9 @@ class Predictor:
             raise InputError(f"predictor: {path} does not exist; write one with `coinfer fit --out`") from None
         except Exception as error:  # a foreign file breaks NumPy, zipfile, zlib and json each in its own way
             reason = " ".join(str(error).split())
-            raise InputError(f"predictor: {path} is none ({reason}); write it with `coinfer fit --out`") from None
+            raise InputError(
+                f"predictor: {path} is not a predictor file ({reason}); write it with `coinfer fit --out`"
+            ) from None
         raise InputError(
             f"predictor: {path} is of format {written}, this version reads {PREDICTOR_FORMAT}; "
             "fit its records again with `coinfer fit --out`"

@@ -11,7 +11,7 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.scenarios.scenario import Scenario
 
-MOST_CASES = 1_000
+MAX_CASES = 1_000
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def cases_of(grid: Grid, model: str) -> list[Case]:
     """All scenarios of a grid, in its order.
 
     Raises:
-        InputError: the grid is of other networks than ``model``, or has more than :data:`MOST_CASES` scenarios.
+        InputError: the grid is of other networks than ``model``, or has more than :data:`MAX_CASES` scenarios.
     """
     if grid.models != (model,):
         raise InputError(f"grid: is of {', '.join(grid.models)}, the search of {model}; give a grid of {model} alone")
-    if len(grid) > MOST_CASES:
-        raise InputError(f"grid: has {len(grid)} scenarios; each is verified by training, give at most {MOST_CASES}")
+    if len(grid) > MAX_CASES:
+        raise InputError(f"grid: has {len(grid)} scenarios; each is verified by training, give at most {MAX_CASES}")
     columns = grid.columns(0, len(grid))
     weights = grid.weights(0, len(grid))
     axes = {name: getattr(grid, name).labels for name in ("device", "server", "link")}

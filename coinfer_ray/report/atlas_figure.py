@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from coinfer_ray.atlas.atlas import StrategyAtlas
 
 POINTS = 600  # on either axis
-LEAST_LABELLED = 0.012  # share of the picture from which an area is large enough for its name
+MIN_LABELLED = 0.012  # share of the picture from which an area is large enough for its name
 # Each format's endings, and the entry of its metadata that names what wrote it.
 FORMATS = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}
 
@@ -101,7 +101,7 @@ def _draw_areas(axes: Axes, atlas: StrategyAtlas, rows: np.ndarray, rate: np.nda
     axes.pcolormesh(rate / 1e6, device / 1e9, overlay, shading="nearest", rasterized=True)
     for number, cut in enumerate(cuts):
         area = code == number
-        if area.mean() < LEAST_LABELLED:
+        if area.mean() < MIN_LABELLED:
             continue
         row, column = _middle(area)
         x = 10 ** (extent[0][0] + (extent[0][1] - extent[0][0]) * column / (len(rate) - 1))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH_IN = 5.4
 FEW_LINKS = 8  # up to here a link is a row of its own; beyond, the rate is an axis
-MOST_PANELS = 6
+MAX_PANELS = 6
 
 # Placeholder colours and the CSS variables that take their place.
 INK, FAINT = "#010101", "#020202"
@@ -57,7 +57,7 @@ def second_figure(results: SweepResults) -> str:
 def figure_captions(results: SweepResults) -> tuple[str, str]:
     """What the two figures show, in a sentence each."""
     panels = len(results.panels)
-    shown = f" {MOST_PANELS} of {panels} groups of scenarios are shown." if panels > MOST_PANELS else ""
+    shown = f" {MAX_PANELS} of {panels} groups of scenarios are shown." if panels > MAX_PANELS else ""
     if _many_links(results):
         return (
             f"Latency of each method over the uplink rate.{shown}",
@@ -76,7 +76,7 @@ def _many_links(results: SweepResults) -> bool:
 
 def _shown_panels(results: SweepResults) -> list[tuple[str, list[Row]]]:
     panels = list(results.panels.items())
-    return [panels[i] for i in spread(len(panels), MOST_PANELS)]
+    return [panels[i] for i in spread(len(panels), MAX_PANELS)]
 
 
 def _rows(results: SweepResults, draw: Callable[[Axes, list[Row]], None], x_label: str, title: str) -> str:

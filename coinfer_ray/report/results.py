@@ -16,7 +16,7 @@ from coinfer_ray.runtime.files import read_run
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
-MOST_SCENARIOS = 1_000_000
+MAX_SCENARIOS = 1_000_000
 METHOD_COLUMNS = {METHODS[name].title: f"{name}_s" for name in PLAIN_METHODS}
 PROPOSED = Proposed.name
 _AXES = ("model", "device", "server", "max_loss", "confidence")
@@ -150,9 +150,9 @@ def open_results(
         InputError: more scenarios than a page holds.
     """
     count = dataset.count_rows()
-    if count > MOST_SCENARIOS:
+    if count > MAX_SCENARIOS:
         raise InputError(
-            f"report: {count:,} scenarios are more than a page shows ({MOST_SCENARIOS:,}); sweep a smaller grid, "
+            f"report: {count:,} scenarios are more than a page shows ({MAX_SCENARIOS:,}); sweep a smaller grid, "
             "or read the Parquet files"
         )
     table = dataset.to_table(columns=list(_COLUMNS)).sort_by("scenario")

@@ -9,7 +9,7 @@ from coinfer_ray.report.results import METHOD_COLUMNS, PROPOSED, Row, SweepResul
 if TYPE_CHECKING:
     from rich.table import Table
 
-MOST_ROWS = 60
+MAX_ROWS = 60
 PROVEN_GAP = 1e-3 * (1 + 1e-9)  # the gap at which the exact solver stops, and the rounding of two divisions
 
 
@@ -33,7 +33,7 @@ def summary_header(results: SweepResults) -> list[str]:
 
 def summary_cells(results: SweepResults) -> list[list[str]]:
     """The summary's rows; of a large sweep, some evenly spaced ones."""
-    shown = (results.rows[i] for i in spread(len(results.rows), MOST_ROWS))
+    shown = (results.rows[i] for i in spread(len(results.rows), MAX_ROWS))
     return [_cells(row, _leading_axes(results), _bounded(results)) for row in shown]
 
 
@@ -42,8 +42,8 @@ def summary_note(results: SweepResults) -> str:
     notes = []
     if len(results.rows) < results.scenarios:
         notes.append(f"The sweep is unfinished: {len(results.rows):,} of {results.scenarios:,} scenarios are answered.")
-    if len(results.rows) > MOST_ROWS:
-        notes.append(f"{MOST_ROWS} of {len(results.rows):,} scenarios, evenly spread.")
+    if len(results.rows) > MAX_ROWS:
+        notes.append(f"{MAX_ROWS} of {len(results.rows):,} scenarios, evenly spread.")
     notes.append("Latencies in ms. Gain: the best of the other methods over coinfer.")
     bounded = [(row.latency_s, row.lower_bound_s) for row in results.rows if row.latency_s and row.lower_bound_s]
     if bounded:

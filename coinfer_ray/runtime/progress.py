@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 30.0
 WINDOW_S = 120.0  # over which the rate is taken: what was slower or faster long ago says nothing of what is left
-LEAST_S, LEAST_STEPS = 3.0, 3  # a rate over less is noise
+MIN_S, MIN_STEPS = 3.0, 3  # a rate over less is noise
 
 
 class Progress:
@@ -60,7 +60,7 @@ class Progress:
         self._fresh += count
         now = time.monotonic()
         self._steps.append((now, self.done))
-        while len(self._steps) > LEAST_STEPS + 1 and self._steps[0][0] < now - WINDOW_S:
+        while len(self._steps) > MIN_STEPS + 1 and self._steps[0][0] < now - WINDOW_S:
             self._steps.popleft()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=self._note())
@@ -73,10 +73,10 @@ class Progress:
         return ", ".join(note for note in notes if note)
 
     def _rate(self) -> str:
-        if len(self._steps) <= LEAST_STEPS or self.done >= self.total:
+        if len(self._steps) <= MIN_STEPS or self.done >= self.total:
             return ""
         (began, before), (now, done) = self._steps[0], self._steps[-1]
-        if now - began < LEAST_S:
+        if now - began < MIN_S:
             return ""
         rate = (done - before) / (now - began)
         shown = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s" if rate >= 0.5 else f"{rate * 60:.1f}/min"

@@ -15,7 +15,7 @@ from coinfer_ray.scenarios.grid import Axis, Grid
 from coinfer_ray.scenarios.scenario import Device, Given, Link, Scenario, Server, check_confidence, check_max_loss
 from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys
 
-MOST_SCENARIOS = 2**62
+MAX_SCENARIOS = 2**62
 YAML_SUFFIXES = (".yaml", ".yml")
 T = TypeVar("T")
 
@@ -162,8 +162,8 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
         cuts=file.cuts,
         document=document,
     )
-    if len(grid.models) * grid.per_model > MOST_SCENARIOS:
-        raise InputError(f"{where}: {len(grid.models) * grid.per_model:,} scenarios; at most {MOST_SCENARIOS:,}")
+    if len(grid.models) * grid.per_model > MAX_SCENARIOS:
+        raise InputError(f"{where}: {len(grid.models) * grid.per_model:,} scenarios; at most {MAX_SCENARIOS:,}")
     return grid
 
 

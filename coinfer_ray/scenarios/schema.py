@@ -24,7 +24,7 @@ from coinfer_ray.scenarios.scenario import (
     shannon_rate_bps,
 )
 
-MOST_NUMBERS = 10_000_000  # of one axis
+MAX_NUMBERS = 10_000_000  # of one axis
 _SPACINGS: dict[str, Callable[[float, float, int], np.ndarray]] = {"logspace": np.geomspace, "linspace": np.linspace}
 
 
@@ -45,8 +45,8 @@ def _spaced(spacing: str, ends: Any) -> tuple[float, ...]:
     if not isinstance(ends, list | tuple) or len(ends) != 3:
         raise ValueError(f"{spacing}: {ends} must be [first, last, count]")
     first, last, count = _number(ends[0]), _number(ends[1]), ends[2]
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_NUMBERS:
-        raise ValueError(f"{spacing}: the count {count} must be a whole number from 1 to {MOST_NUMBERS:,}")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_NUMBERS:
+        raise ValueError(f"{spacing}: the count {count} must be a whole number from 1 to {MAX_NUMBERS:,}")
     if spacing == "logspace" and min(first, last) <= 0:
         raise ValueError(f"{spacing}: {min(first, last):g} must be > 0")
     return tuple(_SPACINGS[spacing](first, last, count).tolist())

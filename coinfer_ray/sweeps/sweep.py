@@ -37,7 +37,7 @@ SOLVERS = (*OPTIMIZERS, "atlas")
 LARGEST_CHUNK = 64  # scenarios; some seconds of the population optimizer
 LARGEST_LOOK_UP = 100_000  # scenarios of an atlas
 SMALL_GRID_CHUNKS = 64  # a small grid still spreads over many workers
-MOST_CHUNKS = 20_000  # files of one run
+MAX_CHUNKS = 20_000  # files of one run
 FAILED_FILE = "_failed.json"  # the chunks that the last run could not solve, and why
 
 
@@ -184,7 +184,7 @@ def _run(
 
 def _chunk_size(scenarios: int, largest: int) -> int:
     """Small enough for many workers to share a small grid, large enough for a large one to have few files."""
-    return max(1, min(largest, scenarios // SMALL_GRID_CHUNKS), -(-scenarios // MOST_CHUNKS))
+    return max(1, min(largest, scenarios // SMALL_GRID_CHUNKS), -(-scenarios // MAX_CHUNKS))
 
 
 def _check_snr(grid: Grid, problems: Mapping[str, Problem]) -> None:

@@ -13,7 +13,7 @@ from coinfer_ray.problem.sampling import plan_levels, plan_snr_db
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.records.store import Records
 
-MOST_LOOKED_AT = 1 << 16  # candidates of the plan
+MAX_LOOKED_AT = 1 << 16  # candidates of the plan
 
 
 def near_candidates(
@@ -30,7 +30,7 @@ def near_candidates(
 
     Raises:
         InputError: ``known`` does not begin with the plan's first candidates, or too few such candidates among the
-            plan's first :data:`MOST_LOOKED_AT`.
+            plan's first :data:`MAX_LOOKED_AT`.
     """
     numbers = known.table["candidate"].to_numpy()
     present = np.unique(numbers)
@@ -38,8 +38,8 @@ def near_candidates(
     if not len(first):
         raise InputError(f"known: {known.source} lacks the plan's first candidates, which the choice is made from")
     predictor = fit_predictor(replace(known, table=known.table.filter(numbers <= first[-1])))
-    levels = plan_levels(space, MOST_LOOKED_AT, seed)
-    snr = None if snr_db is None else plan_snr_db(MOST_LOOKED_AT, *snr_db, seed)
+    levels = plan_levels(space, MAX_LOOKED_AT, seed)
+    snr = None if snr_db is None else plan_snr_db(MAX_LOOKED_AT, *snr_db, seed)
     predicted = predictor.predict(features(space.tables, levels, snr))
     wanted = predicted >= predictor.base_accuracy - near
     # The very next one would close the gap that tells the first candidates from those that are chosen here.
@@ -47,7 +47,7 @@ def near_candidates(
     found: list[int] = np.flatnonzero(wanted)[:candidates].tolist()
     if len(found) < candidates:
         raise InputError(
-            f"near: only {len(found)} of the plan's first {MOST_LOOKED_AT:,} candidates are predicted to lose at most "
+            f"near: only {len(found)} of the plan's first {MAX_LOOKED_AT:,} candidates are predicted to lose at most "
             f"{near:g}; ask for fewer candidates or a larger loss"
         )
     return found

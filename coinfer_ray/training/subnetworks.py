@@ -19,7 +19,7 @@ from coinfer_ray.models.layers import Layer, LayerGraph
 from coinfer_ray.models.pointwise import convolve
 from coinfer_ray.models.trace import fx_trace
 
-MOST_SPARSITY = 0.9
+MAX_SPARSITY = 0.9
 _Sizes = Mapping[str, tuple[int, int]]  # by prunable set: channels kept, and with those of zeros that fill them up
 
 MULTIPLE = 16  # channels: a processor's convolutions are half as slow again with counts between its multiples
@@ -29,7 +29,7 @@ def draw_kept(graph: LayerGraph, level: float, spread: float, rng: np.random.Gen
     """Channels that a random sub-network keeps in each prunable set.
 
     Every set's sparsity is normal around ``level`` (0..1) with the standard deviation ``spread``, within
-    0..:data:`MOST_SPARSITY`, and rounded to whole units of the set.
+    0..:data:`MAX_SPARSITY`, and rounded to whole units of the set.
     """
     return _kept(graph, level, rng.normal(0.0, spread, len(graph.prunable_sets)))
 
@@ -37,7 +37,7 @@ def draw_kept(graph: LayerGraph, level: float, spread: float, rng: np.random.Gen
 def kept_of_flops(graph: LayerGraph, share: float, spread: float, rng: np.random.Generator) -> dict[str, int]:
     """:func:`draw_kept` at the level that leaves ``share`` (0..1) of the network's FLOPs, as nearly as it can."""
     offsets = rng.normal(0.0, spread, len(graph.prunable_sets))
-    levels = np.linspace(0.0, MOST_SPARSITY, 361)
+    levels = np.linspace(0.0, MAX_SPARSITY, 361)
     shares = [flops_left(graph, _kept(graph, float(level), offsets)) for level in levels]
     return _kept(graph, float(levels[np.abs(np.array(shares) - share).argmin()]), offsets)
 
@@ -55,7 +55,7 @@ def _kept(graph: LayerGraph, level: float, offsets: np.ndarray) -> dict[str, int
     kept = {}
     for prunable, offset in zip(graph.prunable_sets, offsets, strict=True):
         groups = prunable.channels // prunable.unit
-        removed = round(float(np.clip(level + offset, 0.0, MOST_SPARSITY)) * groups)
+        removed = round(float(np.clip(level + offset, 0.0, MAX_SPARSITY)) * groups)
         kept[prunable.name] = prunable.unit * max(1, groups - removed)
     return kept
 

@@ -23,7 +23,7 @@ from coinfer_ray.training.data import DataSplits, ImageSet
 from coinfer_ray.training.memory import flushed_denormals
 
 PAD_FRACTION = 8  # a random crop shifts an image by at most 1/8 of its side
-MOST_GRADIENT = 5.0
+MAX_GRADIENT = 5.0
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
 CHECKPOINT_EVERY = 200  # steps
 
@@ -199,13 +199,13 @@ def train(
 
 
 def _clip(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Let the next step scale the gradients down to a norm of :data:`MOST_GRADIENT`, where it is larger.
+    """Let the next step scale the gradients down to a norm of :data:`MAX_GRADIENT`, where it is larger.
 
     A fused step divides by ``grad_scale`` as it reads them, which spares AlexNet a pass over 230 MB; it is what
     torch's own GradScaler hands to it.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    scale = (nn.utils.get_total_norm(gradients) / MOST_GRADIENT).clamp_min(1.0)
+    scale = (nn.utils.get_total_norm(gradients) / MAX_GRADIENT).clamp_min(1.0)
     # Dividing by 1 would still write every gradient; on a GPU that is cheaper than waiting for the norm.
     needed = scale.is_cuda or float(scale) != 1.0
     optimizer.grad_scale = scale if needed else None  # type: ignore[attr-defined]

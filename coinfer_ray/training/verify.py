@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from coinfer_ray.compression.quantize import LEAST_BITS, MOST_BITS
+from coinfer_ray.compression.quantize import MAX_BITS, MIN_BITS
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.predictor.obtain import kept_fit
@@ -282,9 +282,9 @@ def _checked(
 
 
 def _check_feature_bits(feature_bits: int, snr_db: float | None, append: str | Path | None) -> None:
-    if not LEAST_BITS <= feature_bits <= MOST_BITS:
+    if not MIN_BITS <= feature_bits <= MAX_BITS:
         raise InputError(
-            f"feature bits: {feature_bits} must be within {LEAST_BITS}..{MOST_BITS}; without, floats are sent"
+            f"feature bits: {feature_bits} must be within {MIN_BITS}..{MAX_BITS}; without, floats are sent"
         )
     if snr_db is not None:
         raise InputError("feature bits: quantised features arrive as they were sent; leave --snr-db out")

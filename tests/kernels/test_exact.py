@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.kernels.random_tables import random_ensemble, random_levels, random_tables
 from tests.reference import exact
 
-MOST_STRATEGIES = 1500
+MAX_STRATEGIES = 1500
 
 
 def small_space(rng):
@@ -28,7 +28,7 @@ def small_space(rng):
     tables, cost = random_tables(rng)
     n_levels = tables.n_levels.copy()
     free = [v for v in range(len(n_levels)) if v != tables.cut_variable]
-    while np.where(tables.active, n_levels, 1).prod(axis=1).sum() > MOST_STRATEGIES * n_levels[tables.cut_variable]:
+    while np.where(tables.active, n_levels, 1).prod(axis=1).sum() > MAX_STRATEGIES * n_levels[tables.cut_variable]:
         v = int(rng.choice(free))
         n_levels[v] = max(1, n_levels[v] - 1)
     return tables._replace(n_levels=n_levels, canonical=tables.canonical % n_levels), cost

@@ -16,7 +16,7 @@ from coinfer_ray.predictor.fit import fit_predictor
 from coinfer_ray.problem.sampling import plan_levels, plan_snr_db
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.records.store import read_records
-from coinfer_ray.training.near import MOST_LOOKED_AT, near_candidates
+from coinfer_ray.training.near import MAX_LOOKED_AT, near_candidates
 from tests.synthetic import BASE_VALIDATION, write_synthetic_records
 
 SPACE = SearchSpace(load_graph("alexnet", 64))
@@ -85,7 +85,7 @@ def test_the_choice_stays_when_the_chosen_have_joined_the_records(tmp_path: Path
 def test_too_few_candidates_near_the_base_network_are_said(tmp_path: Path) -> None:
     known = read_records(write_synthetic_records(tmp_path / "known.parquet", count=60))
     with pytest.raises(InputError, match=r"near: only \d+ of the plan's first 65,536 candidates are predicted to lose"):
-        near_candidates(SPACE, known, 0.03, MOST_LOOKED_AT, None, 5)
+        near_candidates(SPACE, known, 0.03, MAX_LOOKED_AT, None, 5)
     far = replace(known, table=known.table.set_column(9, "validation_accuracy", known.table["test_accuracy"]))
     assert far.accuracy().max() < BASE_VALIDATION
     with pytest.raises(InputError, match="near: only 0 of"):

@@ -48,7 +48,7 @@ from coinfer_kernels.trees.walk import predict_row
 
 EVALUATIONS = 2_000_000
 EVALUATIONS_OF_A_MEDIAN = 100_000  # a median has no prefix sums: every accuracy is computed by itself
-MOST_SWEEPS = 100  # a few do; gains of a rounding error must not go round in a circle
+MAX_SWEEPS = 100  # a few do; gains of a rounding error must not go round in a circle
 TIGHTENINGS = 20  # variables that may be moved to meet a budget
 
 
@@ -92,7 +92,7 @@ def _shuffle(here: Here, stream: Stream) -> None:
 @inner
 def _lines(model: LevelModel, here: Here, budget: float, stream: Stream) -> None:
     """Move along lines, in random order, until nothing is gained."""
-    for _ in range(MOST_SWEEPS):
+    for _ in range(MAX_SWEEPS):
         _shuffle(here, stream)
         settled = True
         for i in range(here.active[0]):
@@ -112,7 +112,7 @@ def _planes(model: LevelModel, here: Here, budget: float, stop: bool, limit: int
     _shuffle(here, stream)
     for i in range(active):
         moved[order[i]] = 0
-    for sweep in range(1, MOST_SWEEPS):
+    for sweep in range(1, MAX_SWEEPS):
         settled = True
         for i in range(active):
             for j in range(i):
