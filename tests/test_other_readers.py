@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from coinfer_ray.atlas.build import rename_old_atlases
-from coinfer_ray.predictor.fit import obtain_predictor
+from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.sweeps.sweep import SOLVERS, sweep
 from tests.synthetic import write_synthetic_records
@@ -27,7 +27,11 @@ GRID: dict[str, Any] = {
     "link": ["3g", {"rate_mbps": [0.1]}],
     "max_loss": [0.2],
 }
-LESS_WORK: dict[str, dict[str, Any]] = {"paper": {"max_evaluations": 500}, "atlas": {"tolerance": 0.05}}
+LESS_WORK: dict[str, dict[str, Any]] = {
+    "paper": {"max_evaluations": 500},
+    "paper-parent": {"max_evaluations": 500},
+    "atlas": {"tolerance": 0.05},
+}
 READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "pandas, the folder": lambda folder: pd.read_parquet(folder).to_dict("records"),
     "pyarrow, the folder": lambda folder: pq.read_table(folder).to_pylist(),
@@ -75,7 +79,7 @@ def answered(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> 
                 records=predictor,
                 chunk=3,
                 quiet=True,
-                **LESS_WORK.get(solver, {}),
+                solver_options=LESS_WORK.get(solver),
             )
             kept[solver] = folder, found.to_table()
         return kept[solver]
@@ -129,7 +133,7 @@ def test_two_networks_in_one_folder(predictor: Predictor, tmp_path: Path) -> Non
         solver="paper",
         executor="local",
         records={"alexnet": predictor, "regnet_x_400mf": other},
-        max_evaluations=50,
+        solver_options={"max_evaluations": 50},
         quiet=True,
     ).to_table()
     ours = by_scenario(table.to_pylist())

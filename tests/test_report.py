@@ -35,7 +35,12 @@ RATE_GRID = {
     "link": [{"rate_mbps": {"logspace": [0.01, 100, 12]}}],
     "max_loss": [0.01, 0.05, 0.1],
 }
-QUICK = {"executor": "local", "solver": "paper", "max_evaluations": 300, "max_tries": 30, "quiet": True}
+QUICK = {
+    "executor": "local",
+    "solver": "paper",
+    "solver_options": {"max_evaluations": 300, "max_tries": 30},
+    "quiet": True,
+}
 
 
 @pytest.fixture(scope="module")

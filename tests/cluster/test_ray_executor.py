@@ -19,7 +19,7 @@ import ray
 from ray import cloudpickle
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.predictor.fit import obtain_predictor
+from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.runtime.executors import WorkerContext
 from coinfer_ray.runtime.executors.ray_executor import RayExecutor
 from coinfer_ray.sweeps.chunks import start_worker
@@ -123,7 +123,14 @@ def test_a_chunk_whose_workers_die_is_tried_again_by_the_next_sweep(
         predictor = obtain_predictor(records, model="alexnet", regressor="decision_tree")
         with RayExecutor(workers=1, max_attempts=1) as executor:
             return sweep(
-                grid, out, solver="paper", max_evaluations=50, chunk=1, executor=executor, records=predictor, quiet=True
+                grid,
+                out,
+                solver="paper",
+                solver_options={"max_evaluations": 50},
+                chunk=1,
+                executor=executor,
+                records=predictor,
+                quiet=True,
             )
 
     with pytest.raises(RuntimeError, match="1 of 3 chunks failed, chunk 1 so: WorkerDied: 1 workers died over this"):

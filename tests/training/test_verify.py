@@ -17,7 +17,7 @@ from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.records import store
 from coinfer_ray.refine.cases import Case
-from coinfer_ray.refine.run import RESULT_FILE, search
+from coinfer_ray.refine.run import RESULT_FILE, refine
 from coinfer_ray.runtime.executors import Envelope, LocalExecutor
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.training.collect import collect
@@ -259,7 +259,7 @@ def test_the_loop_closes_on_real_trainings_and_goes_on_after_a_kill(
 
     def run(out: Path) -> dict[str, Any]:
         with LocalExecutor(threads=1) as executor:
-            return search(
+            return refine(
                 "alexnet", cases, few_images, out, executor=executor, optimizer="quantum", **options
             ).to_json()
 
