@@ -14,7 +14,15 @@ from tests.synthetic import write_synthetic_records
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "coinfer_ray"
-TORCH_PARTS = ("training", "compression", "deploy", "models/trace.py", "models/zoo.py", "models/split.py")
+TORCH_PARTS = (
+    "training",
+    "compression",
+    "deploy",
+    "models/trace.py",
+    "models/zoo.py",
+    "models/split.py",
+    "models/pointwise.py",
+)
 RAY_PARTS = ("runtime/executors/ray_executor.py", "adapters/ray_tune.py")
 
 # From the ground up: a folder or file imports from its own layer's folder and from lower layers only.

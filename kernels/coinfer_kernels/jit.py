@@ -8,7 +8,7 @@ from numba import config, njit, typeof
 from numpy.typing import NDArray
 
 from coinfer_kernels import machine_code
-from coinfer_kernels.linking import KernelCompiler, PartCompiler
+from coinfer_kernels.linking import KernelCompiler, PartCompiler, by_type_alone
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -32,12 +32,19 @@ def inner(function: Function) -> Function:
     Reference counting is off: taking an array out of a tuple would count all the arrays in it, which is most of the
     time of a small kernel. So is the code that unpacks Python's tuples, which is most of the time of compiling.
     """
-    return cast(Function, _compile(_nrt=False, **_PART)(function))
+    return _part(function, _nrt=False)
 
 
 def maker(function: Function) -> Function:
     """As :func:`inner`, but making arrays."""
-    return cast(Function, _compile(**_PART)(function))
+    return _part(function)
+
+
+def _part(function: Function, **options: bool) -> Function:
+    dispatcher = _compile(**options, **_PART)(function)
+    if not config.DISABLE_JIT:  # type: ignore[attr-defined]
+        by_type_alone(dispatcher)
+    return cast(Function, dispatcher)
 
 
 def entry_point(compiled: Callable[..., Any], *arguments: object) -> Callable[..., Any]:

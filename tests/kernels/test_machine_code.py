@@ -188,3 +188,16 @@ def test_compiled_code_from_elsewhere_may_call_a_part(cold):
         return weighted_median(values, weights)
 
     assert median(np.array([3.0, 1.0, 2.0]), np.ones(3)) == 2.0
+
+
+def test_a_literal_argument_is_compiled_for_no_second_time():
+    @jit.inner
+    def scaled(x: float, by: int, negative: bool) -> float:
+        return -by * x if negative else by * x
+
+    @jit.kernel
+    def total(x: float, by: int) -> float:
+        return scaled(x, by, True) + scaled(x, 2, False) + scaled(x, by, by > 3)
+
+    assert total(1.5, 4) == -6.0 + 3.0 - 6.0
+    assert len(scaled.signatures) == 1
