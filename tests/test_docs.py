@@ -9,6 +9,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,9 +112,14 @@ def command_lines(text: str) -> Iterator[list[str]]:
                     yield part[1:]
 
 
+@cache
+def root() -> Any:
+    return typer.main.get_command(app)
+
+
 def command_named(words: list[str]) -> tuple[Any, list[str]]:
     """The command that words name, and the words that are left. KeyError for one that there isn't."""
-    command: Any = typer.main.get_command(app)
+    command = root()
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         command, words = command.commands[words[0]], words[1:]
     return command, words
@@ -155,7 +161,7 @@ def visible(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def test_the_readme_lists_every_command() -> None:
     listed = re.findall(r"^\| `coinfer (\w+)` \|", (ROOT / "README.md").read_text(), re.M)
-    there = {name for name, _ in visible(typer.main.get_command(app)) if " " not in name}
+    there = {name for name, _ in visible(root()) if " " not in name}
     assert len(listed) == len(set(listed))
     assert set(listed) == there - FORMER_NAMES
 
@@ -163,7 +169,7 @@ def test_the_readme_lists_every_command() -> None:
 def test_every_option_says_what_it_means() -> None:
     silent = [
         f"{name} {parameter.name}"
-        for name, command in visible(typer.main.get_command(app))
+        for name, command in visible(root())
         for parameter in command.params
         if not parameter.help
     ]
