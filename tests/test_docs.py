@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import coinfer_kernels
 import pytest
 import typer
 import yaml
@@ -193,6 +194,13 @@ def test_every_python_block_compiles_and_calls_what_there_is(name: str) -> None:
             if isinstance(function, ast.Attribute) and getattr(function.value, "id", None) == "coinfer":
                 signature = inspect.signature(getattr(coinfer_ray, function.attr))
                 signature.bind(*call.args, **{str(keyword.arg): None for keyword in call.keywords})
+
+
+@pytest.mark.parametrize(("page", "package"), [("python", coinfer_ray), ("kernels", coinfer_kernels)])
+def test_the_reference_has_every_public_name(page: str, package: ModuleType) -> None:
+    text = (ROOT / "docs" / "reference" / f"{page}.md").read_text()
+    listed = re.findall(rf"^\.\. auto(?:function|class|exception):: {package.__name__}\.(\w+)$", text, re.M)
+    assert sorted(listed) == sorted(package.__all__)
 
 
 def test_the_answer_has_what_the_quick_start_prints() -> None:
