@@ -126,7 +126,7 @@ def some_feasible(problem, rng):
     good = accuracy >= scenarios.accuracy_floor[:, None]
     chosen = good.argmax(axis=1)
     unknown = np.zeros(len(chosen))
-    return Solutions(levels[chosen], unknown, accuracy[chosen], unknown.astype(int), good.any(axis=1))
+    return Solutions(levels[chosen], unknown, accuracy[chosen], unknown.astype(int), good.any(axis=1), unknown)
 
 
 def test_a_wide_gap_is_as_honest():
@@ -281,7 +281,7 @@ def test_what_reduced_costs_drop_bounds_the_optimum_too():
     problem = tables, cost, ensemble, Scenarios(np.ones((1, 3)), np.array([2.999]), np.zeros(1))
     pruned = np.zeros((1, variables), dtype=np.int64)
     pruned[0, 0] = 1
-    incumbent = Solutions(pruned, np.array([100.0]), np.array([4.0]), one, np.ones(1, dtype=bool))
+    incumbent = Solutions(pruned, np.array([100.0]), np.array([4.0]), one, np.ones(1, dtype=bool), np.array([np.nan]))
     answer = solve_exact(*problem, incumbents=incumbent, gap=0.15, threads=1)
     assert optima(problem) == [87.0]
     assert answer.objective[0] == 100.0
