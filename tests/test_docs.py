@@ -61,7 +61,8 @@ def anchors(text: str) -> set[str]:
 
 def dead_links(page: Path) -> list[str]:
     found = []
-    for address in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text())):
+    text = prose(page.read_text())
+    for address in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
         if re.match(r"[a-z]+:", address):
             continue
         path, _, anchor = address.partition("#")
@@ -78,8 +79,9 @@ def test_every_relative_link_leads_somewhere(name: str) -> None:
 
 def test_a_dead_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# One\n[a](#one) [b](page.md#one) [c](https://example.org/) [d](#two) [e](none.md)\n")
-    assert dead_links(page) == ["#two", "none.md"]
+    links = '[a](#one) [b](page.md#one) [c](https://example.org/) [d](#two) [e](none.md) <img src="none.png">'
+    page.write_text(f"# One\n{links}\n")
+    assert dead_links(page) == ["#two", "none.md", "none.png"]
 
 
 @pytest.mark.parametrize("name", NAMES)
