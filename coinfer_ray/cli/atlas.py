@@ -70,8 +70,10 @@ def build(
     with stdout_for_answers():
         from coinfer_ray.atlas.atlas import Ranges, load_atlas
         from coinfer_ray.atlas.build import build as run
+        from coinfer_ray.cli.compile_notice import announce_compilation
         from coinfer_ray.optimizer.problem import assemble
 
+        announce_compilation()
         ranges = Ranges.of_speeds(
             read_range("device gflops", device_gflops, 1e9),
             read_range("server gflops", server_gflops, 1e9),

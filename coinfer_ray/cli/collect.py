@@ -56,6 +56,15 @@ def collect(
     base_images: Annotated[
         int | None, typer.Option("--base-images", min=1, help="Images to train the base network on, with repeats.")
     ] = None,
+    prunable_images: Annotated[
+        int | None,
+        typer.Option(
+            "--prunable-images",
+            min=0,
+            help="Images of its second phase, in which random sub-networks learn too, where its recipe has one; "
+            "default: in proportion to --base-images.",
+        ),
+    ] = None,
     fine_tune_images: Annotated[
         int | None, typer.Option("--fine-tune-images", min=0, help="Images to fine-tune a pruned network on.")
     ] = None,
@@ -87,10 +96,11 @@ def collect(
         from coinfer_ray.training.collect import collect as run
         from coinfer_ray.training.worker import default_settings, gpu_share
 
-        settings = replace(default_settings(model), validation_images=validation_images, test_images=test_images)
+        settings = replace(
+            default_settings(model, input_px), validation_images=validation_images, test_images=test_images
+        )
         candidate = settings.candidate
-        if base_images is not None:
-            settings = replace(settings, base=replace(settings.base, images=base_images))
+        settings = settings.with_base_images(base_images, prunable_images)
         if fine_tune_images is not None:
             candidate = replace(candidate, fine_tune=replace(candidate.fine_tune, images=fine_tune_images))
         if end_to_end_images is not None:
@@ -122,8 +132,9 @@ def collect(
     else:
         typer.echo(
             f"{summary.candidates} candidates in {summary.folder} ({summary.trained_now} trained now, "
-            f"{summary.failed_now} of them failed); base accuracy {summary.base_validation_accuracy:.4f} "
-            f"(validation), {summary.base_test_accuracy:.4f} (test)"
+            f"{summary.failed_now} of them failed, {summary.unfinished_now} of which the next run tries again); "
+            f"base accuracy {summary.base_validation_accuracy:.4f} (validation), "
+            f"{summary.base_test_accuracy:.4f} (test)"
         )
 
 

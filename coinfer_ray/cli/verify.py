@@ -54,11 +54,13 @@ def verify(
 ) -> None:
     """Train a strategy for real and compare with what was predicted."""
     with stdout_for_answers():
+        from coinfer_ray.cli.compile_notice import announce_compilation
         from coinfer_ray.runtime.executors import make_executor
         from coinfer_ray.training.verify import Claim
         from coinfer_ray.training.verify import verify as run
         from coinfer_ray.training.worker import gpu_share
 
+        announce_compilation()
         claim = Claim.load(strategy)
         with make_executor(executor, address=address, workers=workers, gpus_per_worker=gpu_share()) as running:
             found = run(

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 RECORDS_FORMAT = 1
 SHARD_PATTERN = "candidate-*.parquet"
+UNFINISHED = "error"  # the status of a candidate that no worker brought to an end: no result
 Split = Literal["validation", "test"]
 _METADATA_KEY = b"coinfer_ray.records"
 _COLUMNS = {
     "candidate": "int64",  # index in the sampling plan
-    "status": "string",  # "ok", or why there is no accuracy: "diverged", "out_of_memory", "error"
+    "status": "string",  # "ok", or why there is no accuracy: "diverged", "out_of_memory", UNFINISHED
     "error": "string",
     "sparsity": "list<double>",  # realised, in the order of the metadata's prunable_sets
     "partition_point": "int64",
@@ -188,9 +189,20 @@ def shard_path(folder: Path, candidate: int, repeat: int = 0) -> Path:
 
 
 def finished_candidates(folder: Path) -> set[tuple[int, int]]:
-    """Candidates and repeats whose shard is on disk."""
-    names = (path.stem.split("-") for path in folder.glob(SHARD_PATTERN))
-    return {(int(number), int(repeat[0]) if repeat else 0) for _, number, *repeat in names}
+    """Candidates and repeats whose shard is on disk, but for those that no worker brought to an end."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = set()
+    for path in folder.glob(SHARD_PATTERN):
+        try:
+            if UNFINISHED in pq.read_table(path, columns=["status"])["status"].to_pylist():
+                continue
+        except (pa.ArrowException, OSError):
+            pass  # broken: whoever reads the records says so
+        _, number, *repeat = path.stem.split("-")
+        found.add((int(number), int(repeat[0]) if repeat else 0))
+    return found
 
 
 def read_records(source: str | Path | Sequence[str | Path], *, model: str | None = None) -> Records:

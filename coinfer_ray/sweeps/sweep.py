@@ -122,6 +122,10 @@ def sweep(
                     for model, problem in problems.items()
                 }
                 how = replace(how, atlases=atlases)
+            elif solver == "exact" and address is None:
+                from coinfer_kernels.warm_up import compile_solvers
+
+                compile_solvers()  # once and here, not in every worker
             with running as started:
                 _run(started, {"grid": grid, "problems": problems, "how": how}, folder, pending, len(grid), quiet)
         return _open(folder, chunks, in_memory=out is None)

@@ -17,15 +17,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import torch
-
 from coinfer_ray.errors import InputError
 from coinfer_ray.models import zoo
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.problem.sampling import plan_levels, plan_snr_db
 from coinfer_ray.problem.space import SearchSpace
-from coinfer_ray.records.store import Records, RecordsInfo, finished_candidates, read_records, shard_path, write_records
-from coinfer_ray.runtime.executors.base import Envelope, Executor
+from coinfer_ray.records.store import (
+    UNFINISHED,
+    Records,
+    RecordsInfo,
+    finished_candidates,
+    read_records,
+    shard_path,
+    write_records,
+)
+from coinfer_ray.runtime.executors.base import Executor
 from coinfer_ray.runtime.files import claim_folder, single_writer
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import (
@@ -33,11 +39,10 @@ from coinfer_ray.training.base import (
     BaseNetwork,
     load_base,
     save_base,
-    train_base,
 )
 from coinfer_ray.training.data import DataSplits, load_data
-from coinfer_ray.training.memory import keep_freed_memory, pick_precision
 from coinfer_ray.training.near import near_candidates
+from coinfer_ray.training.prunable import obtain_trained_base
 from coinfer_ray.training.worker import (
     CollectSettings,
     Task,
@@ -50,12 +55,14 @@ from coinfer_ray.training.worker import (
 
 T = TypeVar("T")
 
-BASE_CHECKPOINT = ".base.checkpoint"
-
 
 @dataclass(frozen=True)
 class CollectSummary:
-    """What a collection holds at its end."""
+    """What a collection holds at its end.
+
+    ``failed_now`` of those ``trained_now`` have no accuracy; ``unfinished_now`` of these because no worker brought
+    them to an end, which is no result: the next run tries them again.
+    """
 
     folder: Path
     candidates: int
@@ -63,6 +70,7 @@ class CollectSummary:
     failed_now: int
     base_validation_accuracy: float
     base_test_accuracy: float
+    unfinished_now: int = 0
 
 
 def collect(
@@ -100,7 +108,6 @@ def collect(
         InputError: an unknown model, a folder without images or of another run, a base network of other data,
             known records of other settings, too few candidates as near as asked for.
     """
-    settings = settings or default_settings(model)
     if candidates < 1:
         raise InputError(f"candidates: {candidates} asked for; at least 1 is needed")
     if repeats < 1:
@@ -110,6 +117,7 @@ def collect(
     if near is not None and known is None:
         raise InputError("near: which candidates lose little is predicted from records; give them as known")
     zoo.check_model(model)
+    settings = settings or default_settings(model, input_px)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     splits = load_data(data)
     graph = graph_for(model, input_px, splits)
@@ -130,17 +138,31 @@ def collect(
         finished = finished_candidates(folder)
         pending = [attempt for attempt in asked if attempt not in finished]
         shared = shared_values(graph, splits, network, settings)
-        tasks = planned_tasks(space, pending, numbers[-1] + 1, snr_db, seed)
-        trained = failed = 0
+        tasks = dict(planned_tasks(space, pending, numbers[-1] + 1, snr_db, seed))
+        trained = failed = unfinished = 0
         with Progress("candidates", len(asked), done=len(asked) - len(pending), quiet=quiet) as progress:
-            for envelope in executor.run(start_worker, shared, _until(deadline, tasks)) if pending else ():
+            for envelope in (
+                executor.run(start_worker, shared, _until(deadline, iter(tasks.items()))) if pending else ()
+            ):
                 attempt = cast(tuple[int, int], envelope.task_id)
-                row = _row(attempt[0], envelope, network)
+                row = (envelope.value or failed_row(tasks[attempt], envelope.reason)) | {
+                    "base_validation_accuracy": network.validation_accuracy,
+                    "base_test_accuracy": network.test_accuracy,
+                }
                 failed += row["status"] != "ok"
+                unfinished += row["status"] == UNFINISHED
                 write_records(shard_path(folder, *attempt), [row], info)
                 trained += 1
+                progress.failed = failed
                 progress.advance()
-    return CollectSummary(folder, candidates, trained, failed, network.validation_accuracy, network.test_accuracy)
+    return CollectSummary(
+        folder, candidates, trained, failed, network.validation_accuracy, network.test_accuracy, unfinished
+    )
+
+
+def failed_row(task: Task, reason: str) -> dict[str, Any]:
+    """The record of a task that no worker brought to an end: kept for what it says, tried again by the next run."""
+    return task.columns | {"status": UNFINISHED, "error": reason}
 
 
 def planned_tasks(
@@ -176,13 +198,6 @@ def _until(deadline: float, tasks: Iterator[T]) -> Iterator[T]:
     return itertools.takewhile(lambda _: time.monotonic() < deadline, tasks)
 
 
-def _row(candidate: int, envelope: Envelope[dict[str, Any]], base: BaseNetwork) -> dict[str, Any]:
-    row = envelope.value
-    if row is None:
-        row = {"candidate": candidate, "status": "error", "error": envelope.reason}
-    return row | {"base_validation_accuracy": base.validation_accuracy, "base_test_accuracy": base.test_accuracy}
-
-
 def _obtain_base(
     folder: Path,
     given: str | Path | None,
@@ -198,23 +213,11 @@ def _obtain_base(
         return load_base(kept, model=model, input_px=input_px, data=data)
     if given is not None:
         base = load_base(Path(given), model=model, input_px=input_px, data=data)
-    else:
-        keep_freed_memory()
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        with Progress("base network, images", settings.base.images, quiet=quiet) as progress:
-            base = train_base(
-                model,
-                input_px,
-                data,
-                phase=settings.base,
-                seed=seed,
-                device=device,
-                precision=pick_precision(device),
-                checkpoint=folder / BASE_CHECKPOINT,
-                on_images=progress.advance,
-            )
-    save_base(base, kept)
-    return base
+        save_base(base, kept)
+        return base
+    return obtain_trained_base(
+        kept, model, input_px, data, phase=settings.base, prunable=settings.prunable, seed=seed, quiet=quiet
+    )
 
 
 def _run_settings(
@@ -256,6 +259,7 @@ def _records_info(
             "base_fingerprint": base.fingerprint,
             "base_training": base.info["phase"],
             "base_seed": base.info["seed"],
+            **{f"base_{name}": base.info[name] for name in ("prunable", "prunable_seed") if name in base.info},
             "candidate_training": candidate,
             "channel": "awgn" if snr_db else "noise-free",
         },

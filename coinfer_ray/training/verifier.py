@@ -15,12 +15,14 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.records.request import Request
-from coinfer_ray.records.store import RecordsInfo, shard_path, shipped_records, write_records
+from coinfer_ray.records.store import UNFINISHED, RecordsInfo, shard_path, shipped_records, write_records
 from coinfer_ray.runtime.executors.base import Executor
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import BASE_FILE, BaseNetwork, base_beside, load_base
 from coinfer_ray.training.candidate import CandidateSettings, CodecPhase
+from coinfer_ray.training.collect import failed_row
 from coinfer_ray.training.data import DataSplits
+from coinfer_ray.training.prunable import PrunablePhase
 from coinfer_ray.training.trainer import Phase
 from coinfer_ray.training.worker import CollectSettings, Task, candidate_seed, graph_for, shared_values, start_worker
 
@@ -88,25 +90,15 @@ class Verifier:
         with Progress("strategies trained", len(tasks), quiet=self.quiet) as progress:
             for envelope in self.executor.run(start_worker, self._shared, tasks.items()):
                 position = cast(int, envelope.task_id)
-                row = self._row(tasks[position], envelope.value, envelope.reason)
+                row = (envelope.value or failed_row(tasks[position], envelope.reason)) | {
+                    "base_validation_accuracy": self.base.validation_accuracy,
+                    "base_test_accuracy": self.base.test_accuracy,
+                }
                 if self.folder is not None:
                     path = shard_path(self.folder, tasks[position].candidate, requests[position].repeat)
                     write_records(path, [row], self.info)
                 progress.advance()
                 yield position, row
-
-    def _row(self, task: Task, value: Mapping[str, Any] | None, reason: str) -> dict[str, Any]:
-        row = {
-            "candidate": task.candidate,
-            "sparsity": list(task.strategy.sparsity.values()),
-            "partition_point": task.strategy.partition_point,
-            "codec": list(task.strategy.codec.values()),
-            "snr_db": task.snr_db,
-            "seed": task.seed,
-            "base_validation_accuracy": self.base.validation_accuracy,
-            "base_test_accuracy": self.base.test_accuracy,
-        }
-        return row | ({"status": "error", "error": reason} if value is None else dict(value))
 
     def _kept(self, number: int, repeat: int) -> dict[str, Any] | None:
         if self.folder is None:
@@ -117,7 +109,7 @@ class Verifier:
         row = _read_shard(path)
         if row.get("settings_hash") != self.info.settings_hash:
             raise InputError(f"records: {path} was trained with other settings; give another folder")
-        return row
+        return None if row["status"] == UNFINISHED else row
 
 
 def collect_settings(info: RecordsInfo) -> CollectSettings:
@@ -132,6 +124,7 @@ def collect_settings(info: RecordsInfo) -> CollectSettings:
         training |= {name: phase(**training[name]) for name, phase in phases.items()}
         return CollectSettings(
             base=Phase(**info.settings["base_training"]),
+            prunable=PrunablePhase(**prunable) if (prunable := info.settings.get("base_prunable")) else None,
             candidate=CandidateSettings(**training),
             validation_images=info.settings["validation_images"],
             test_images=info.settings["test_images"],
