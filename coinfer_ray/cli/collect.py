@@ -31,7 +31,10 @@ def register(app: typer.Typer) -> None:
 
 def collect(
     model: options.Model,
-    data: Annotated[str, typer.Option("--data", help="Folder of images, or cifar10:DIR to download into DIR.")],
+    data: Annotated[
+        str,
+        typer.Option("--data", help="Folder of images, cifar10:DIR to download into DIR, or digits, which needs none."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the records; give it again to resume.")],
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="Strategies to train, in all.")],
     repeats: Annotated[
@@ -40,7 +43,7 @@ def collect(
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, help="Begin no candidate later than this; run again to go on.")
     ] = None,
-    input_px: Annotated[int, typer.Option("--input-px", min=1, help="Side of the network's input, in pixels.")] = 64,
+    input_px: options.InputPx = None,
     snr_db: Annotated[
         str | None,
         typer.Option("--snr-db", metavar="LO:HI", help="Train through a noisy channel, SNR drawn from LO to HI dB."),
@@ -89,18 +92,20 @@ def collect(
     json: options.Json = False,
 ) -> None:
     """Train candidates for real, one record each; run again to resume."""
-    check_output(pack)
+    check_output(pack, "records")
     snr_range = None if snr_db is None else _decibel_range(snr_db)
     with stdout_for_answers():
+        from coinfer_ray.records.store import usual_input_px
         from coinfer_ray.runtime.executors import make_executor
         from coinfer_ray.training.collect import collect as run
         from coinfer_ray.training.worker import default_settings, gpu_share
 
         settings = replace(
-            default_settings(model, input_px), validation_images=validation_images, test_images=test_images
+            default_settings(model, input_px or usual_input_px(model)),
+            validation_images=validation_images,
+            test_images=test_images,
         )
         candidate = settings.candidate
-        settings = settings.with_base_images(base_images, prunable_images)
         if fine_tune_images is not None:
             candidate = replace(candidate, fine_tune=replace(candidate.fine_tune, images=fine_tune_images))
         if end_to_end_images is not None:
@@ -119,6 +124,8 @@ def collect(
                 snr_db=snr_range,
                 seed=seed,
                 settings=replace(settings, candidate=candidate),
+                base_images=base_images,
+                prunable_images=prunable_images,
                 base=base,
                 known=known,
                 near=near,

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 \b
   coinfer optimize --model alexnet --device rpi3b+ --server p100 --link 4g --json > strategy.json
-  coinfer verify strategy.json --data cifar10:images --base records/base.safetensors
+  coinfer verify strategy.json --data cifar10:images --base records/_base.safetensors
   coinfer verify strategy.json --data cifar10:images --records records/ --append records/ --seeds 3
 """,
     )(verify)

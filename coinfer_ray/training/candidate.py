@@ -1,4 +1,4 @@
-"""Train one candidate: prune, fine-tune, split, insert the codec, train end to end, test (the paper's III-B)."""
+"""Train one candidate: prune, fine-tune, split, insert the codec, train end to end, test (the paper's V-B)."""
 
 from __future__ import annotations
 

@@ -29,14 +29,15 @@ from coinfer_ray.records.store import (
     finished_candidates,
     read_records,
     shard_path,
+    usual_input_px,
     write_records,
 )
 from coinfer_ray.runtime.executors.base import Executor
-from coinfer_ray.runtime.files import claim_folder, single_writer
+from coinfer_ray.runtime.files import run_folder
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import (
-    BASE_FILE,
     BaseNetwork,
+    base_beside,
     load_base,
     save_base,
 )
@@ -82,10 +83,12 @@ def collect(
     repeats: int = 1,
     minutes: float | None = None,
     executor: Executor,
-    input_px: int = 64,
+    input_px: int | None = None,
     snr_db: tuple[float, float] | None = None,
     seed: int = 0,
     settings: CollectSettings | None = None,
+    base_images: int | None = None,
+    prunable_images: int | None = None,
     base: str | Path | None = None,
     known: str | Path | None = None,
     near: float | None = None,
@@ -97,8 +100,15 @@ def collect(
     predictor can see through. A folder may hold more repeats of its first candidates than of the others.
     ``minutes``: begin no candidate later than that, for machines that are lent in slices; run again to go on.
 
+    ``base_images``, ``prunable_images``: what the base network is trained on in its two phases, with repeats
+    (:meth:`CollectSettings.with_base_images`); where neither is given, as ``settings`` say, but no more passes over the
+    training images than :func:`coinfer_ray.training.recipes.for_images` allows.
+
+    ``input_px``: side of the network's input in pixels, by default
+    :func:`coinfer_ray.records.store.usual_input_px`.
+
     ``snr_db`` draws each candidate's channel from that range of dB; None is a noise-free channel. ``base`` names
-    trained base weights (``base.safetensors`` of another collection); without it the base network is trained
+    trained base weights (``_base.safetensors`` of another collection); without it the base network is trained
     first, and kept in ``out``. ``known``: records of the same settings (what ``pack`` made of a folder since lost);
     their candidates are put into ``out`` instead of being trained again. ``near``: not the plan's first candidates but
     the next that ``known`` predicts to lose at most so much (:func:`coinfer_ray.training.near.near_candidates`); they
@@ -117,13 +127,17 @@ def collect(
     if near is not None and known is None:
         raise InputError("near: which candidates lose little is predicted from records; give them as known")
     zoo.check_model(model)
+    input_px = usual_input_px(model) if input_px is None else input_px
     settings = settings or default_settings(model, input_px)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     splits = load_data(data)
+    if base_images is None and prunable_images is None:
+        settings = settings.for_training_images(len(splits.train))
+    else:
+        settings = settings.with_base_images(base_images, prunable_images)
     graph = graph_for(model, input_px, splits)
     space = SearchSpace(graph)
-    with single_writer(out) as folder:
-        claim_folder(folder, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings))
+    with run_folder(out, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings)) as folder:
         network = _obtain_base(folder, base, model, input_px, splits, settings, seed, quiet)
         info = _records_info(graph, splits, network, snr_db, settings)
         numbers: Sequence[int] = range(candidates)
@@ -208,7 +222,7 @@ def _obtain_base(
     seed: int,
     quiet: bool,
 ) -> BaseNetwork:
-    kept = folder / BASE_FILE
+    kept = base_beside(folder)
     if kept.exists():
         return load_base(kept, model=model, input_px=input_px, data=data)
     if given is not None:

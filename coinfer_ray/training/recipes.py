@@ -45,6 +45,18 @@ NORMALISED = Recipe(
     ),
 )
 
+# As many passes as few images are worth: the recipes' own numbers are for CIFAR-10's 45,000, where they are 10 to 12.
+MOST_PASSES = 16
+SMALL_BATCH = 64  # so that few images still make some hundreds of steps
+
+
+def for_images(phase: Phase, training_images: int) -> Phase:
+    """The base network's phase where there are so few training images that it would repeat them too often."""
+    most = MOST_PASSES * training_images
+    if phase.images <= most:
+        return phase
+    return replace(phase, images=most, batch_size=min(phase.batch_size, SMALL_BATCH))
+
 
 def recipe_for(graph: LayerGraph) -> Recipe:
     """The recipe of a network by its layers: :data:`NORMALISED` where one of them is a batch norm."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ class Verifier:
     ``base`` is their base network and ``data`` their images (:func:`obtain_base` checks both). With a ``folder``
     every measurement is kept there as a shard the moment it ends, under a number that follows from the strategy
     and the channel alone; what is there is not trained again. The caller holds the folder
-    (:func:`coinfer_ray.runtime.files.single_writer`). ``feature_bits`` sends quantised features, which the records
+    (:func:`coinfer_ray.runtime.files.run_folder`). ``feature_bits`` sends quantised features, which the records
     don't: such measurements are of another kind and have no place in a folder.
 
     Raises:
@@ -71,6 +72,8 @@ class Verifier:
         """Yield (position in ``requests``, row) for each of them, which must all differ; those at hand come first.
 
         A row has the columns of ``coinfer_ray.records.store``; a training that fails is a row whose ``status`` says so.
+        Where it failed with ``error`` (its worker died or raised) that is no result of training: the row is kept, is
+        said on stderr, and the next call trains the strategy again.
 
         Raises:
             InputError: a strategy that this network does not have, or a shard of other settings in the folder.
@@ -87,6 +90,7 @@ class Verifier:
                 yield position, kept
         if not tasks:
             return
+        lost: list[str] = []
         with Progress("strategies trained", len(tasks), quiet=self.quiet) as progress:
             for envelope in self.executor.run(start_worker, self._shared, tasks.items()):
                 position = cast(int, envelope.task_id)
@@ -97,8 +101,12 @@ class Verifier:
                 if self.folder is not None:
                     path = shard_path(self.folder, tasks[position].candidate, requests[position].repeat)
                     write_records(path, [row], self.info)
+                if row["status"] == UNFINISHED:
+                    lost.append(row["error"])
                 progress.advance()
                 yield position, row
+        if lost and not self.quiet:
+            print(f"{len(lost)} of {len(tasks)} trainings failed, one so: {lost[0]}", file=sys.stderr)
 
     def _kept(self, number: int, repeat: int) -> dict[str, Any] | None:
         if self.folder is None:

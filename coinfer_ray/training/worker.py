@@ -20,7 +20,7 @@ from coinfer_ray.training.candidate import CandidateData, CandidateSettings, Can
 from coinfer_ray.training.data import DataSplits, ImageSet
 from coinfer_ray.training.memory import keep_freed_memory, pick_precision, release_freed_memory
 from coinfer_ray.training.prunable import PrunablePhase
-from coinfer_ray.training.recipes import recipe_for
+from coinfer_ray.training.recipes import for_images, recipe_for
 from coinfer_ray.training.trainer import Diverged, Phase, Preprocess
 
 SPLITS = ("train", "validation", "test")
@@ -37,6 +37,13 @@ class CollectSettings:
     candidate: CandidateSettings = field(default_factory=CandidateSettings)
     validation_images: int | None = None
     test_images: int | None = None
+
+    def for_training_images(self, images: int) -> CollectSettings:
+        """With no more passes over so many training images than :func:`coinfer_ray.training.recipes.for_images` allows;
+        the second phase is shortened in proportion."""
+        first = for_images(self.base, images)
+        shorter = self.with_base_images(first.images, None) if first.images != self.base.images else self
+        return replace(shorter, base=first)
 
     def with_base_images(self, base: int | None, prunable: int | None) -> CollectSettings:
         """With so many images in the two phases of the base network's training.
