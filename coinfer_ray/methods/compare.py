@@ -53,6 +53,26 @@ def compare(
 ) -> list[dict[str, Any]]:
     """One row for each of ``methods``, in their order, as ``coinfer compare --json`` prints them.
 
+    Args:
+        model: a network's name, see ``coinfer models``.
+        device, server, link: a preset's name (the paper's Tables II and III), a YAML file, what such a file holds,
+            or an object of :mod:`coinfer_ray.scenarios.scenario`.
+        device_gflops, server_gflops: a speed in GFLOP/s, instead of a name.
+        rate_mbps: an uplink rate in Mb/s (1e6 bit/s), instead of a link's name.
+        bandwidth_mhz, snr_db: bandwidth in MHz and signal-to-noise ratio in dB; together they give Shannon's rate.
+        max_loss: allowed loss of accuracy in 0..1; 0.02 are 2 points.
+        confidence: how sure the predictor must be that the floor is met, 0.95 say; None takes its predictions.
+        methods: names of the compared methods.
+        records: records, a predictor, or the path of either; None: those that ship.
+        input_px: side of the network's input in pixels; None: that of the records.
+        cuts: ``all``: all on the server and all on the device count as cuts; ``inner``: 1..N-1 alone, as in the paper.
+        codec_flops: whether encoder and decoder cost FLOPs (the paper: no).
+        input_bits: bits of one element of the raw input on the link.
+        accuracy: ``validation`` or ``test``: the images on which the records' accuracy was measured.
+        optimizer: ``exact``, ``quantum``, ``paper`` or ``paper-parent``.
+        objective: ``latency`` (s), or ``energy`` (J) of the device, which needs its powers.
+        seed: a whole number from 0 on; the same one gives the same answer.
+
     The proposed method, ``coinfer``, needs records (see :func:`coinfer_ray.optimizer.problem.assemble`) and takes their
     input size. The others need none and run at any ``input_px``; by default at that of the shipped records, or
     at the paper's 224. Without records nothing is known of the accuracy, which is then None. ``accuracy_bound`` is

@@ -37,6 +37,11 @@ from coinfer_ray.scenarios.scenario import Device, Given, Link, Objective, Scena
 class Answer:
     """The strategy found for one scenario, and what it costs.
 
+    ``model`` at ``input_px`` pixels takes ``latency_s`` = ``device_s`` + ``server_s`` + ``uplink_s`` (s) and sends
+    ``uplink_bit`` (bit); ``cut_after`` names the last layer on the device. Accuracies are in 0..1: the
+    ``predicted_accuracy``, the ``accuracy_floor`` that was to be met, and the unmodified network's ``base_accuracy``.
+    ``optimizer`` looked at ``evaluations`` strategies.
+
     ``accuracy_source`` is ``base`` where the network stays as it is and its accuracy is measured, ``predicted``
     where the predictor says so, with ``typical_error`` (root mean square, out of fold) in either direction.
     ``accuracy_bound`` is what it reaches with the ``confidence`` that was asked for; both None where none was.
@@ -99,10 +104,25 @@ def optimize(
 ) -> Answer:
     """The strategy with the least latency (or energy) whose accuracy stays within ``max_loss`` of the base's.
 
-    With a ``confidence`` (0.95, say) the predictor must be that sure of it; None takes its predictions as they are.
-
-    ``device``, ``server`` and ``link`` are the paper's presets by name, YAML files, or objects of
-    :mod:`coinfer_ray.scenarios.scenario`; the numbers beside them describe one that has no name.
+    Args:
+        model: a network's name, see ``coinfer models``.
+        device, server, link: a preset's name (the paper's Tables II and III), a YAML file, what such a file holds,
+            or an object of :mod:`coinfer_ray.scenarios.scenario`.
+        device_gflops, server_gflops: a speed in GFLOP/s, instead of a name.
+        rate_mbps: an uplink rate in Mb/s (1e6 bit/s), instead of a link's name.
+        bandwidth_mhz, snr_db: bandwidth in MHz and signal-to-noise ratio in dB; together they give Shannon's rate.
+        max_loss: allowed loss of accuracy in 0..1; 0.02 are 2 points.
+        confidence: how sure the predictor must be that the floor is met, 0.95 say; None takes its predictions.
+        records: records, a predictor, or the path of either; None: those that ship.
+        input_px: side of the network's input in pixels; None: that of the records.
+        cuts: ``all``: all on the server and all on the device count as cuts; ``inner``: 1..N-1 alone, as in the paper.
+        codec_flops: whether encoder and decoder cost FLOPs (the paper: no).
+        input_bits: bits of one element of the raw input on the link.
+        accuracy: ``validation`` or ``test``: the images on which the records' accuracy was measured.
+        optimizer: ``exact``, ``quantum``, ``paper`` or ``paper-parent``.
+        objective: ``latency`` (s), or ``energy`` (J) of the device, which needs its powers.
+        seed: a whole number from 0 on; the same one gives the same answer.
+        certify: prove a lower bound beside the answer of an optimizer that has none.
 
     Raises:
         InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that

@@ -77,6 +77,7 @@ def sweep(
         certify: prove a lower bound beside the answers of any optimizer.
         records: records or a predictor (see :func:`coinfer_ray.optimizer.problem.assemble`), or a mapping of them by
             model.
+        input_px, codec_flops, input_bits, accuracy: as in :func:`coinfer_ray.optimize`.
         chunk: scenarios to a chunk; None suits the grid's size.
         quiet: no progress on stderr.
 

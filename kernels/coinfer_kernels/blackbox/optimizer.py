@@ -45,7 +45,8 @@ class QuantumOptimizer:
     ) -> None:
         """``bounds`` (D, 2): lower and upper; ``integrality`` (D,): which variables are integers.
 
-        ``population``: solutions held at a time; without it, what suits the variant and D.
+        ``population``: solutions held at a time; without it, what suits the variant and D. ``variant``: ``default``
+        (SHADE), ``paper`` (Algorithm 1) or ``mpss`` (multi-population); ``seed``: a whole number from 0 on.
 
         Raises:
             ValueError: bounds that are no pairs, not finite, inverted, or hold no integer where one is needed.
@@ -217,7 +218,12 @@ def new_population(low: FloatArray, high: FloatArray, integral: BoolArray, size:
 
 @dataclass(frozen=True)
 class OptimizeResult:
-    """Fields as ``scipy.optimize.OptimizeResult`` has them; ``violation`` is 0 where ``x`` is feasible."""
+    """The best solution of a run, with the fields of ``scipy.optimize.OptimizeResult``.
+
+    ``x`` (D,): the solution; ``fun``: its objective; ``nfev``: solutions evaluated; ``nit``: generations; ``success``:
+    whether ``x`` is feasible; ``message``: why the run ended; ``violation``: of the constraints by ``x``, 0 where
+    feasible.
+    """
 
     x: FloatArray
     fun: float
@@ -246,6 +252,9 @@ def minimize(
     variant: Variant = "default",
 ) -> OptimizeResult:
     """Minimise ``fun`` over a box, with the conventions of ``scipy.optimize.differential_evolution``.
+
+    ``bounds`` (D, 2): lower and upper; ``integrality`` (D,) or one truth value: which variables are integers.
+    ``population``, ``variant`` and ``seed`` are those of :class:`QuantumOptimizer`.
 
     ``fun`` takes solutions (n, D) and returns objectives (n,); with ``vectorized=False`` one solution (D,) and one
     number. ``constraints`` likewise returns violations, (n,) or (n, m), or a number or (m,): positive where
