@@ -23,6 +23,7 @@ myst_heading_anchors = 3
 # Formulas are MathML, written when the pages are built: no script, no fonts from elsewhere.
 html_math_renderer = "mathml"
 
+autoclass_content = "both"
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

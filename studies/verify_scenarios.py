@@ -96,7 +96,7 @@ def main() -> int:
 
 
 def fit(records: Records) -> Problem:
-    return assemble(records.model, None, records)
+    return assemble(records.model, records=records)
 
 
 def judge_first(result: LoopResult, start: Records) -> list[Judged]:

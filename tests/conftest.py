@@ -9,6 +9,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA_VARIABLE = "COINFER_TEST_DATA"
+# Fits and compiled kernels of the tests stay with the checkout, and out of the user's own cache.
+os.environ.setdefault("COINFER_CACHE_DIR", str(REPOSITORY / ".cache"))
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,8 @@ def anchors(text: str) -> set[str]:
 
 def dead_links(page: Path) -> list[str]:
     found = []
-    for address in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text())):
+    text = prose(page.read_text())
+    for address in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
         if re.match(r"[a-z]+:", address):
             continue
         path, _, anchor = address.partition("#")
@@ -78,8 +79,9 @@ def test_every_relative_link_leads_somewhere(name: str) -> None:
 
 def test_a_dead_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# One\n[a](#one) [b](page.md#one) [c](https://example.org/) [d](#two) [e](none.md)\n")
-    assert dead_links(page) == ["#two", "none.md"]
+    links = '[a](#one) [b](page.md#one) [c](https://example.org/) [d](#two) [e](none.md) <img src="none.png">'
+    page.write_text(f"# One\n{links}\n")
+    assert dead_links(page) == ["#two", "none.md", "none.png"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -194,6 +196,13 @@ def test_every_python_block_compiles_and_calls_what_there_is(name: str) -> None:
             if isinstance(function, ast.Attribute) and getattr(function.value, "id", None) == "coinfer":
                 signature = inspect.signature(getattr(coinfer_ray, function.attr))
                 signature.bind(*call.args, **{str(keyword.arg): None for keyword in call.keywords})
+
+
+@pytest.mark.parametrize(("page", "package"), [("python", coinfer_ray), ("kernels", coinfer_kernels)])
+def test_the_reference_has_every_public_name(page: str, package: ModuleType) -> None:
+    text = (ROOT / "docs" / "reference" / f"{page}.md").read_text()
+    listed = re.findall(rf"^\.\. auto(?:function|class|exception):: {package.__name__}\.(\w+)$", text, re.M)
+    assert sorted(listed) == sorted(package.__all__)
 
 
 def test_the_answer_has_what_the_quick_start_prints() -> None:

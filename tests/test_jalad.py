@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.methods.jalad import QuantizedTable, read_quantized, solve, write_quantized
+from coinfer_ray.methods.jalad import QuantizedTable, choose_quantized, read_quantized, write_quantized
 from coinfer_ray.models.library import load_graph
-from coinfer_ray.problem.costs import DelayCalculator
-from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.optimizer.answers import Answers
+from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.scenarios.batch import ScenarioBatch
 
 GRAPH = load_graph("alexnet", 64)
-DELAY = DelayCalculator(SearchSpace(GRAPH))
+PROBLEM = assemble("alexnet", predict=False, input_px=64)
 WIDTHS = (2, 4, 6, 8)
 INFO = {"model": "alexnet", "input_px": 64, "base_validation_accuracy": 0.75, "base_test_accuracy": 0.76}
 
@@ -52,6 +53,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> QuantizedTable:
     return table_of(measured(), tmp_path_factory.mktemp("jalad"))
 
 
+def solve(table: QuantizedTable, weights: np.ndarray, max_loss: Any, problem: Problem = PROBLEM) -> Answers:
+    nothing = np.full(len(weights), np.nan)
+    return choose_quantized(
+        problem, ScenarioBatch(weights, np.broadcast_to(max_loss, len(weights)), nothing, nothing), table
+    )
+
+
 def by_hand(weights: np.ndarray, max_loss: float, cuts: str, split: str) -> float:
     """Every pair, one after the other, from the layers' own figures."""
     flops = [layer.flops for layer in GRAPH.layers]
@@ -79,35 +87,38 @@ def test_the_row_is_the_best_of_all_pairs(
     table: QuantizedTable, device: float, rate: float, max_loss: float, cuts: Any, split: Any
 ) -> None:
     weights = np.array([[10**-device, 1 / 10.6e12, 10**-rate]])
-    result = solve(DELAY, table, weights, max_loss, cuts=cuts, accuracy=split)
+    problem = assemble("alexnet", predict=False, input_px=64, cuts=cuts, accuracy=split)
+    result = solve(table, weights, max_loss, problem)
     best = by_hand(weights[0], max_loss, cuts, split)
     assert result.objective[0] == pytest.approx(best, rel=1e-12)
     if np.isfinite(best):
         assert float(result.costs[0] @ weights[0]) == pytest.approx(best, rel=1e-12)
         assert result.accuracy[0] >= INFO[f"base_{split}_accuracy"] - max_loss - 1e-9
-        assert (result.bits[0] == 0) == (result.partition_point[0] in (0, len(GRAPH.layers)))
+        assert (result.extra["bits"][0] == 0) == (result.partition_point[0] in (0, len(GRAPH.layers)))
 
 
 def test_a_batch_is_its_scenarios(table: QuantizedTable) -> None:
     rng = np.random.default_rng(1)
     weights = 10.0 ** -rng.uniform([7, 13, 4], [12, 13.1, 9], (50, 3))
     losses = rng.uniform(0.001, 0.1, 50)
-    together = solve(DELAY, table, weights, losses)
+    together = solve(table, weights, losses)
     for row in range(50):
-        alone = solve(DELAY, table, weights[row : row + 1], float(losses[row]))
-        for name, values in vars(together).items():
-            assert np.array_equal(values[row], getattr(alone, name)[0]), name
+        alone = solve(table, weights[row : row + 1], float(losses[row]))
+        for name in ("objective", "costs", "partition_point", "accuracy", "feasible"):
+            assert np.array_equal(getattr(together, name)[row], getattr(alone, name)[0]), name
+        assert together.extra["bits"][row] == alone.extra["bits"][0]
 
 
 def test_a_bound_that_no_inner_cut_meets_is_infeasible(table: QuantizedTable) -> None:
     weights = np.array([[1e-9, 1e-13, 1e-6]])
-    assert np.isinf(solve(DELAY, table, weights, -0.01, cuts="inner").objective[0])
+    inner = assemble("alexnet", predict=False, input_px=64, cuts="inner")
+    assert not solve(table, weights, -0.01, inner).feasible[0]
 
 
 def test_other_networks_and_other_files_are_refused(table: QuantizedTable, tmp_path: Path) -> None:
-    other = DelayCalculator(SearchSpace(load_graph("alexnet", 128)))
+    other = assemble("alexnet", predict=False, input_px=128)
     with pytest.raises(InputError, match="the table is of alexnet at 64 px, the scenario of alexnet at 128 px"):
-        solve(other, table, np.ones((1, 3)), 0.02)
+        solve(table, np.ones((1, 3)), 0.02, other)
     with pytest.raises(InputError, match="does not exist"):
         read_quantized(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("no Parquet")
@@ -129,5 +140,5 @@ def test_its_row_in_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert row["latency_s"] == pytest.approx(parts) and parts < neurosurgeon["latency_s"]
     assert row["bits"] in WIDTHS and row["accuracy_source"] == "measured"
     assert 0.7 <= row["accuracy"] < 0.75
-    with pytest.raises(InputError, match="no inner cut loses at most"):
+    with pytest.raises(InputError, match=r"jalad: no choice keeps the loss within -0\.01; raise --max-loss"):
         compare("alexnet", **asked, methods=["jalad"], max_loss=-0.01, cuts="inner")

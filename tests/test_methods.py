@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coinfer_ray.methods.registry import METHODS
+from coinfer_ray.errors import InputError
+from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.models.layers import LayerGraph
-from coinfer_ray.models.library import load_graph
-from coinfer_ray.problem.costs import DelayCalculator
-from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
 
 
 @pytest.fixture(scope="module")
-def alexnet() -> DelayCalculator:
-    return DelayCalculator(SearchSpace(load_graph("alexnet", 224), cuts="inner"), codec_flops=False)
+def alexnet() -> Problem:
+    return assemble("alexnet", predict=False, input_px=224, cuts="inner", codec_flops=False)
+
+
+def batch_of(weights: Sequence[tuple[float, float, float]]) -> ScenarioBatch:
+    nothing = np.full(len(weights), np.nan)
+    return ScenarioBatch(np.array(weights), nothing, nothing, nothing)
 
 
 # (device, link, All_Local / Partition, All_Server / Partition, cut after): our figures in the table of the design
@@ -34,12 +41,12 @@ RATIOS = [
 
 @pytest.mark.parametrize(("device", "link", "local", "server", "cut_after"), RATIOS)
 def test_the_papers_partition_ratios(
-    alexnet: DelayCalculator, device: str, link: str, local: float | None, server: float | None, cut_after: str
+    alexnet: Problem, device: str, link: str, local: float | None, server: float | None, cut_after: str
 ) -> None:
-    weights = np.array([resolve(device=device, server="p100", link=link).weights()])
-    seconds = {name: solve(alexnet, weights, cuts="inner") for name, solve in METHODS.items()}
+    batch = ScenarioBatch.of([resolve(device=device, server="p100", link=link)])
+    seconds = {name: METHODS[name].solve(alexnet, batch) for name in PLAIN_METHODS}
     partition = seconds["neurosurgeon"]
-    assert alexnet.space.graph.cut_name(int(partition.partition_point[0])) == cut_after
+    assert alexnet.graph.cut_name(int(partition.partition_point[0])) == cut_after
     for method, ratio in (("all_local", local), ("all_server", server)):
         if ratio is not None:
             assert seconds[method].objective[0] / partition.objective[0] == pytest.approx(ratio, rel=0.01)
@@ -67,10 +74,9 @@ weight = st.floats(1e-13, 1e-6)
     weights=st.lists(st.tuples(weight, weight, weight), min_size=1, max_size=5),
 )
 def test_methods_equal_a_plain_loop(model: str, cuts: str, weights: list[tuple[float, float, float]]) -> None:
-    graph = load_graph(model, 64)
-    delay = DelayCalculator(SearchSpace(graph))
-    batch = np.array(weights)
-    results = {name: solve(delay, batch, cuts=cuts) for name, solve in METHODS.items()}
+    problem = assemble(model, predict=False, input_px=64, cuts=cuts)
+    graph = problem.graph
+    results = {name: METHODS[name].solve(problem, batch_of(weights)) for name in PLAIN_METHODS}
     for row, one in enumerate(weights):
         plain = plain_objectives(graph, one)
         allowed = {point: plain[point] for point in (graph.cut_points if cuts == "all" else graph.cut_points[1:-1])}
@@ -80,16 +86,29 @@ def test_methods_equal_a_plain_loop(model: str, cuts: str, weights: list[tuple[f
         assert best.objective[row] == pytest.approx(min(allowed.values()), rel=1e-12)
         assert allowed[int(best.partition_point[row])] == pytest.approx(min(allowed.values()), rel=1e-12)
     for result in results.values():
-        np.testing.assert_allclose((result.costs * batch).sum(axis=1), result.objective, rtol=1e-12)
-        assert np.isnan(result.accuracy).all()
+        np.testing.assert_allclose((result.costs * np.array(weights)).sum(axis=1), result.objective, rtol=1e-12)
+        assert np.isnan(result.accuracy).all() and not result.known.any() and result.feasible.all()
 
 
 def test_costs_equal_those_of_the_untouched_strategy() -> None:
-    delay = DelayCalculator(SearchSpace(load_graph("alexnet", 128)), input_bits=8)
+    problem, inner = (
+        assemble("alexnet", predict=False, input_px=128, input_bits=8, cuts=cuts) for cuts in ("all", "inner")
+    )
     levels = np.zeros((22, 16), dtype=np.int64)
-    levels[:, delay.space.cut_variable] = np.arange(22)
-    weights = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    costs = delay.costs(levels)
-    assert METHODS["all_server"](delay, weights).objective[0] == costs[0, 2] == 8 * 3 * 128 * 128
-    assert METHODS["all_local"](delay, weights).objective[1] == costs[-1, 0]
-    assert METHODS["neurosurgeon"](delay, weights, cuts="inner").objective[0] == costs[1:-1, 2].min()
+    levels[:, problem.space.cut_variable] = np.arange(22)
+    batch = batch_of([(0.0, 0.0, 1.0), (1.0, 0.0, 0.0)])
+    costs = problem.delay.costs(levels)
+    assert METHODS["all_server"].solve(problem, batch).objective[0] == costs[0, 2] == 8 * 3 * 128 * 128
+    assert METHODS["all_local"].solve(problem, batch).objective[1] == costs[-1, 0]
+    assert METHODS["neurosurgeon"].solve(inner, batch).objective[0] == costs[1:-1, 2].min()
+    # The endpoints are All_Local's and All_Server's own, whatever the cuts.
+    assert METHODS["all_server"].solve(inner, batch).partition_point.tolist() == [0, 0]
+
+
+def test_every_method_keeps_the_protocol() -> None:
+    for name, method in METHODS.items():
+        assert method.name == name and method.title and method.predicts in (True, False)
+    problem = assemble("alexnet", predict=False, input_px=64)
+    assert np.isnan(problem.base_accuracy)
+    with pytest.raises(InputError, match="records: predictions for alexnet need some"):
+        METHODS["coinfer"].solve(problem, batch_of([(1.0, 1.0, 1.0)]))

@@ -13,12 +13,13 @@ from coinfer_kernels import Scenarios, Solutions, TreeEnsemble
 
 import coinfer_ray
 from coinfer_ray.errors import InputError
-from coinfer_ray.methods.registry import METHODS
+from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.optimizer.optimize import answer, optimize
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import best_accuracy, solve
 from coinfer_ray.predictor.fit import fit_predictor
 from coinfer_ray.problem.strategy import Codec, Strategy
+from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.scenarios.scenario import Device
 from tests.synthetic import write_synthetic_records
@@ -49,34 +50,40 @@ def paper_scenarios(problem: Problem, max_loss: float = 0.02) -> Scenarios:
     return Scenarios(np.array(weights), floor, np.full(len(weights), np.nan))
 
 
+def batch_of(scenarios: Scenarios, max_loss: float) -> ScenarioBatch:
+    count = len(scenarios.weights)
+    return ScenarioBatch(scenarios.weights, np.full(count, max_loss), np.full(count, np.nan), scenarios.snr_db)
+
+
 def assert_equal(a: Solutions, b: Solutions) -> None:
     for name in Solutions._fields:
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
 
 
 @pytest.mark.parametrize("cuts", ["all", "inner"])
-@pytest.mark.parametrize("optimizer", ["quantum", "paper"])
+@pytest.mark.parametrize("optimizer", ["quantum", "paper", "paper-parent"])
 def test_no_answer_loses_to_a_method_without_compression(records_path: Path, cuts: str, optimizer: str) -> None:
     problem = assemble("alexnet", records=records_path, cuts=cuts, regressor="decision_tree")
     scenarios = paper_scenarios(problem, max_loss=0.0)
     found = solve(problem, scenarios, optimizer, max_evaluations=200)
     assert found.feasible.all()
-    baselines = METHODS if cuts == "all" else {"neurosurgeon": METHODS["neurosurgeon"]}
-    for method in baselines.values():
-        assert (found.objective <= method(problem, scenarios.weights, cuts=cuts).objective * (1 + 1e-12)).all()
+    baselines = PLAIN_METHODS if cuts == "all" else ("neurosurgeon",)
+    for method in baselines:
+        answers = METHODS[method].solve(problem, batch_of(scenarios, 0.0))
+        assert (found.objective <= answers.objective * (1 + 1e-12)).all()
 
 
 def test_exact_answers_are_proven(problem: Problem) -> None:
     scenarios = paper_scenarios(problem)
-    begun, found = solve(problem, scenarios), solve(problem, scenarios, "exact")
+    begun, found = solve(problem, scenarios, "quantum"), solve(problem, scenarios)
     assert np.isnan(begun.lower_bound).all()
     assert (found.objective <= begun.objective * (1 + 1e-3)).all()
     assert (found.lower_bound <= begun.objective).all()
     assert (found.lower_bound <= found.objective).all()
     assert (1 - found.lower_bound / found.objective <= 1e-3).all()
-    again = optimize("alexnet", "rpi3b+", "p100", "3g", records=problem.predictor, optimizer="exact")
+    again = optimize("alexnet", "rpi3b+", "p100", "3g", records=problem.predictor)
     assert again.lower_bound_s == pytest.approx(found.lower_bound[0], rel=1e-12)
-    assert again.gap is not None
+    assert again.gap is not None and again.optimizer == "exact"
     assert 0 <= again.gap <= 1e-3
 
 
@@ -95,17 +102,17 @@ def test_solutions_are_what_they_claim(problem: Problem, optimizer: str, options
 
 def test_a_scenarios_answer_does_not_depend_on_its_batch(problem: Problem) -> None:
     whole = paper_scenarios(problem)
-    together = solve(problem, whole, seed=5, **FEW)
+    together = solve(problem, whole, "quantum", seed=5, **FEW)
     for start, stop in ((0, 5), (5, 12)):
         part = Scenarios(*(column[start:stop] for column in whole))
-        apart = solve(problem, part, seed=5, first_scenario=start, **FEW)
-        assert_equal(apart, Solutions(*(column[start:stop] for column in together[:5])))
-    assert_equal(together, solve(pickle.loads(pickle.dumps(problem)), whole, seed=5, **FEW))
+        apart = solve(problem, part, "quantum", seed=5, first_scenario=start, **FEW)
+        assert_equal(apart, Solutions(*(column[start:stop] for column in together)))
+    assert_equal(together, solve(pickle.loads(pickle.dumps(problem)), whole, "quantum", seed=5, **FEW))
 
 
 def test_a_floor_above_the_base_accuracy_excludes_the_untouched_network(problem: Problem) -> None:
     scenarios = paper_scenarios(problem, max_loss=-1e-9)
-    found = solve(problem, scenarios, **FEW)
+    found = solve(problem, scenarios, "quantum", **FEW)
     assert not problem.is_known(found.levels[found.feasible]).any()
     assert (found.accuracy[found.feasible] > problem.base_accuracy).all()
 
@@ -132,12 +139,12 @@ def test_answer_follows_from_its_strategy(problem: Problem) -> None:
 
 def test_untouched_network_is_reported_as_measured(problem: Problem) -> None:
     pessimist = TreeEnsemble(problem.predictor.ensemble.tables._replace(roots=np.empty(0), weights=np.empty(0)))
-    hopeless = replace(problem, predictor=replace(problem.predictor, ensemble=pessimist))
+    hopeless = replace(problem, fitted=replace(problem.predictor, ensemble=pessimist))
     scenario = resolve(device="rpi3b+", server="p100", link="3g")
     found = answer(hopeless, scenario)
     assert (found.accuracy_source, found.predicted_accuracy) == ("base", problem.base_accuracy)
     assert not any(found.strategy.sparsity.values()) and found.strategy.codec == Codec()
-    partition = METHODS["neurosurgeon"](hopeless, np.array([scenario.weights()]))
+    partition = METHODS["neurosurgeon"].solve(hopeless, ScenarioBatch.of([scenario]))
     assert found.latency_s == pytest.approx(partition.objective[0], rel=1e-12)
 
 
@@ -203,25 +210,25 @@ def test_a_confidence_is_kept_by_every_answer(problem: Problem) -> None:
     ).any()
     known = problem.is_known(strict.levels)
     assert not known.all()
-    bound = problem.accuracy_bound(strict, 0.9)
+    bound = problem.accuracy_bound(problem.answers(strict), 0.9)
     np.testing.assert_array_equal(bound[known], problem.base_accuracy)
     np.testing.assert_array_equal(bound[~known], problem.predictor.lower_bound(strict.accuracy[~known], 0.9))
     assert (bound >= scenarios.accuracy_floor - 1e-12).all()
     assert (problem.predictor.lower_bound(loose.accuracy, 0.9) < scenarios.accuracy_floor).any()
-    assert np.isnan(problem.accuracy_bound(loose, None)).all()
+    assert np.isnan(problem.accuracy_bound(problem.answers(loose), None)).all()
 
 
 def test_each_scenario_may_ask_for_its_own_confidence(problem: Problem) -> None:
     scenarios = paper_scenarios(problem, max_loss=0.06)
     asked = np.resize([np.nan, 0.8, 0.9], len(scenarios.accuracy_floor))
-    mixed = solve(problem, scenarios, confidence=asked, **FEW)
-    bound = problem.accuracy_bound(mixed, asked)
+    mixed = solve(problem, scenarios, "quantum", confidence=asked, **FEW)
+    bound = problem.accuracy_bound(problem.answers(mixed), asked)
     np.testing.assert_array_equal(np.isnan(bound), np.isnan(asked))
     for confidence in (None, 0.8, 0.9):
         rows = np.isnan(asked) if confidence is None else asked == confidence
-        alone = solve(problem, scenarios, confidence=confidence, **FEW)
+        alone = solve(problem, scenarios, "quantum", confidence=confidence, **FEW)
         np.testing.assert_array_equal(mixed.levels[rows], alone.levels[rows])
-        np.testing.assert_array_equal(bound[rows], problem.accuracy_bound(alone, confidence)[rows])
+        np.testing.assert_array_equal(bound[rows], problem.accuracy_bound(problem.answers(alone), confidence)[rows])
 
 
 def test_answers_carry_their_confidence(problem: Problem) -> None:
@@ -257,13 +264,46 @@ def test_best_accuracy_counts_the_base_network(problem: Problem) -> None:
 def test_optimize_from_names_and_files(records_path: Path, tmp_path: Path) -> None:
     saved = tmp_path / "alexnet.npz"
     fit_predictor(records_path, regressor="decision_tree").save(saved)
-    found = optimize("alexnet", "rpi3b+", "p100", "4g", records=saved)
+    found = optimize("alexnet", "rpi3b+", "p100", "4g", records=saved, optimizer="quantum")
     same = coinfer_ray.optimize(
-        model="alexnet", device_gflops=0.2, server_gflops=10600, rate_mbps=11.22, records=str(saved), max_loss=0.02
+        model="alexnet",
+        device_gflops=0.2,
+        server_gflops=10600,
+        rate_mbps=11.22,
+        records=str(saved),
+        max_loss=0.02,
+        optimizer="quantum",
     )
     assert same.strategy == found.strategy and same.latency_s == pytest.approx(found.latency_s, rel=1e-12)
     assert found.lower_bound_s is None and found.gap is None
-    with pytest.raises(InputError, match=r"optimizer: 'genetic' is unknown; known: exact, paper, quantum"):
+    with pytest.raises(
+        InputError, match=r"optimizer: 'genetic' is unknown; known: exact, paper, paper-parent, quantum"
+    ):
         optimize("alexnet", "rpi3b+", "p100", "4g", records=saved, optimizer="genetic")
     with pytest.raises(InputError, match="rpi"):
         optimize("alexnet", "rpi3", "p100", "4g", records=saved)
+
+
+def test_an_option_that_nothing_has_is_a_type_error(problem: Problem) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'max_lss'"):
+        optimize("alexnet", "rpi3b+", "p100", "3g", records=problem.predictor, max_lss=0.1)  # type: ignore[call-arg]
+
+
+def test_a_time_limit_ends_the_proof_with_an_honest_gap(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock stands still until the solver looks at it, then leaps: the proof ends at its first look."""
+    import coinfer_kernels.exact.solve as exact
+
+    scenarios = paper_scenarios(problem, max_loss=0.06)
+    whole = solve(problem, scenarios, threads=1)
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(exact.time, "perf_counter", lambda: 3.0 * next(ticks))
+    cut_short = solve(problem, scenarios, threads=1, time_limit_s=2.0)
+    begun = solve(problem, scenarios, "quantum", max_evaluations=50_000)
+    # No box was looked at: the answers are those that the proof started from, and the bounds say how little is known.
+    np.testing.assert_array_equal(cut_short.objective, begun.objective)
+    assert (cut_short.lower_bound <= whole.lower_bound * (1 + 1e-12)).all()
+    assert (cut_short.gap > 1e-3).any() and (whole.gap <= 1e-3).all()
+    monkeypatch.undo()
+    np.testing.assert_array_equal(solve(problem, scenarios, threads=1, time_limit_s=1e6).levels, whole.levels)
+    with pytest.raises(InputError, match="time limit: 0 s must be above 0"):
+        solve(problem, scenarios, time_limit_s=0)

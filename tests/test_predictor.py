@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.predictor.fit import choose, fit, fit_predictor, obtain_predictor, record_features, regressor_of
+from coinfer_ray.predictor.fit import choose, fit, fit_predictor, record_features, regressor_of
 from coinfer_ray.predictor.metrics import assign_folds, metrics, strategy_groups
+from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.predictor.regressors import ORDERED, REGRESSORS, SNR_FEATURE, directions, one_thread
 from coinfer_ray.records.store import read_records

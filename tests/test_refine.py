@@ -74,7 +74,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Records:
 
 @cache
 def assembled(path: str) -> Problem:
-    return assemble("alexnet", None, path)
+    return assemble("alexnet", records=path)
 
 
 def fit(records: Records) -> Problem:
@@ -144,7 +144,7 @@ def test_nothing_better_is_predicted_once_settled(start: Records) -> None:
         assert state.best_latency_s is not None
         floor = np.array([state.accuracy_floor + state.margin])
         scenario = Scenarios(np.array([state.case.weights]), floor, np.array([np.nan]))
-        found = solve(result.problem, scenario, "quantum", 0, position)
+        found = solve(result.problem, scenario, "quantum", 0, first_scenario=position)
         assert found.objective[0] >= state.best_latency_s * (1 - 1e-3)
 
 

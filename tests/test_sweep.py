@@ -15,13 +15,14 @@ import pytest
 from coinfer_kernels import Scenarios
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.methods.registry import METHODS
+from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.optimizer.solve import solve
-from coinfer_ray.predictor.fit import obtain_predictor
+from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.runtime.executors import LocalExecutor
 from coinfer_ray.runtime.files import single_writer
+from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import parse_grid
 from coinfer_ray.sweeps.chunks import METADATA_KEY, split_grid
 from coinfer_ray.sweeps.sweep import sweep
@@ -35,7 +36,7 @@ GRID: dict[str, Any] = {
     "max_loss": [0.03, 0.2],
 }
 SCENARIOS = 16
-QUICK: dict[str, Any] = {"solver": "paper", "max_evaluations": 1000, "quiet": True}
+QUICK: dict[str, Any] = {"solver": "paper", "solver_options": {"max_evaluations": 1000}, "quiet": True}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,8 @@ def test_the_answers_are_the_solvers(predictor: Predictor, expected: pa.Table) -
     for row in rows:
         weights = np.array([[1 / row["device_flops_per_s"], 1 / row["server_flops_per_s"], 1 / row["rate_bps"]]])
         floor = problem.base_accuracy - row["max_loss"]
-        one = Scenarios(weights, np.array([floor]), np.array([np.nan]))
+        nothing = np.array([np.nan])
+        one, batch = Scenarios(weights, np.array([floor]), nothing), ScenarioBatch(weights, nothing, nothing, nothing)
         found = solve(problem, one, "paper", 0, first_scenario=row["scenario"], max_evaluations=1000)
         assert row["feasible"] is bool(found.feasible[0]) is True
         assert row["strategy"] == found.levels[0].tolist()
@@ -80,8 +82,8 @@ def test_the_answers_are_the_solvers(predictor: Predictor, expected: pa.Table) -
         assert row["partition_point"] == problem.space.strategy(found.levels[0]).partition_point
         assert row["cut_after"] == problem.graph.cut_name(row["partition_point"])
         assert row["evaluations"] == found.evaluations[0]
-        for method in ("all_local", "all_server", "neurosurgeon"):
-            assert row[f"{method}_s"] == pytest.approx(METHODS[method](problem, weights).objective[0], rel=1e-12)
+        for method in PLAIN_METHODS:
+            assert row[f"{method}_s"] == pytest.approx(METHODS[method].solve(problem, batch).objective[0], rel=1e-12)
             assert row["latency_s"] <= row[f"{method}_s"] * (1 + 1e-12)
     assert {row["device"] for row in rows} == {"rpi3b+", "tk1"}
     assert [row["link"] for row in rows[:8:2]] == ["3g", "wifi", "0.1 to 1 Mb/s", "0.1 to 1 Mb/s"]
@@ -193,7 +195,11 @@ def test_two_networks_never_share_a_chunk(run: Callable[..., pa.Table], predicto
     other = write_synthetic_records(tmp_path / "regnet.parquet", model="regnet_x_400mf")
     grid = GRID | {"model": ["alexnet", "regnet_x_400mf"], "device": ["tk1"]}
     table = run(
-        grid, tmp_path / "out", chunk=5, records={"alexnet": predictor, "regnet_x_400mf": other}, max_evaluations=50
+        grid,
+        tmp_path / "out",
+        chunk=5,
+        records={"alexnet": predictor, "regnet_x_400mf": other},
+        solver_options={"max_evaluations": 50},
     )
     assert table["model"].to_pylist() == ["alexnet"] * 8 + ["regnet_x_400mf"] * 8
     assert table["scenario"].to_pylist() == list(range(16))
@@ -210,7 +216,7 @@ def test_an_infeasible_scenario_is_a_row(run: Callable[..., pa.Table], tmp_path:
         "max_loss": [0, 0.2],
         "cuts": "inner",
     }
-    rows = run(grid, records=noisy, max_evaluations=2000).to_pylist()
+    rows = run(grid, records=noisy, solver_options={"max_evaluations": 2000}).to_pylist()
     assert [row["feasible"] for row in rows] == [False, False, False, True]
     assert [row["snr_db"] for row in rows] == [0, 0, 50, 50]
     for row in rows:
@@ -247,7 +253,7 @@ def test_a_folder_of_another_run(run: Callable[..., pa.Table], tmp_path: Path) -
         ({"confidence": 0.9}, r"grid\.confidence is null there and \[0\.9\] here"),
         ({"grid": GRID | {"max_loss": [0.03, 0.3]}}, r"grid\.max_loss\[1\] is 0\.2 there and 0\.3 here"),
         ({"cuts": "inner"}, 'cuts is "all" there and "inner" here'),
-        ({"max_evaluations": 10}, "options.max_evaluations is 1000 there and 10 here"),
+        ({"solver_options": {"max_evaluations": 10}}, "options.max_evaluations is 1000 there and 10 here"),
     ):
         with pytest.raises(InputError, match=message):
             run(out=tmp_path, **changes)

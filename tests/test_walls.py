@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.synthetic import write_synthetic_records
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "coinfer_ray"
 TORCH_PARTS = ("training", "compression", "deploy", "models/trace.py", "models/zoo.py", "models/split.py")
@@ -52,8 +54,8 @@ sys.exit(main({arguments!r}))
 """
 
 
-def imports_of(path: Path, members: bool = False) -> Iterator[str]:
-    """Names of the modules that a file imports at run time, at its top or inside a function.
+def imports_of(path: Path, members: bool = False, at_top: bool = False) -> Iterator[str]:
+    """Names of the modules that a file imports at run time: anywhere, or ``at_top``, when it is itself imported.
 
     With ``members`` every ``from module import name`` as ``module.name``, for that may be a module itself.
     """
@@ -64,8 +66,14 @@ def imports_of(path: Path, members: bool = False) -> Iterator[str]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for inner in ast.walk(node)
     }
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if at_top and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
-        if id(node) in typing_only:
+        if id(node) in typing_only | later:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -92,13 +100,13 @@ def modules_of(root: Path) -> dict[str, Path]:
     return found
 
 
-def arrows(root: Path, package: str) -> dict[str, set[str]]:
+def arrows(root: Path, package: str, at_top: bool = False) -> dict[str, set[str]]:
     """Module -> the modules of the same package that it imports, those of ``from package import module`` too."""
     modules = modules_of(root)
     found: dict[str, set[str]] = {}
     for name, path in modules.items():
         targets = set()
-        for imported in imports_of(path, members=True):
+        for imported in imports_of(path, members=True, at_top=at_top):
             inner = imported.removeprefix(package + ".")
             if inner == imported:
                 continue
@@ -181,6 +189,20 @@ def test_only_training_models_compression_and_deploy_import_torch() -> None:
     assert offenders(iter([PACKAGE / "models" / "trace.py"]), torch_packages) != []  # the check can fail
 
 
+def test_importing_the_search_side_imports_no_torch() -> None:
+    graph = arrows(PACKAGE, "coinfer_ray", at_top=True)
+    modules = modules_of(PACKAGE)
+    heavy = {name for name, path in modules.items() if offenders(iter([path]), {"torch", "torchvision", "nni"})}
+    while True:  # and whoever imports these when it is itself imported
+        more = {name for name, targets in graph.items() if targets & heavy} - heavy
+        if not more:
+            break
+        heavy |= more
+    allowed = tuple(part.removesuffix(".py").replace("/", ".") for part in TORCH_PARTS)
+    assert "training.trainer" in heavy
+    assert sorted(name for name in heavy if not name.startswith((*allowed, "refine.run"))) == []
+
+
 def test_only_the_executor_and_the_adapter_import_ray() -> None:
     assert offenders(PACKAGE.rglob("*.py"), {"ray"}, RAY_PARTS) == []
 
@@ -199,10 +221,13 @@ def test_the_kernels_import_numpy_and_numba_alone() -> None:
     [
         ["optimize", "--model", "alexnet", "--device", "rpi3b+", "--server", "p100", "--link", "4g", "--json"],
         ["models", "alexnet"],
-        ["fit", str(PACKAGE / "records" / "shipped" / "alexnet-64px.parquet"), "--json"],
+        ["fit", "RECORDS", "--json"],
     ],
 )
-def test_the_search_side_needs_neither_torch_nor_nni(arguments: list[str]) -> None:
+def test_the_search_side_needs_neither_torch_nor_nni(arguments: list[str], tmp_path: Path) -> None:
+    if "RECORDS" in arguments:
+        few = write_synthetic_records(tmp_path / "records.parquet", count=30)
+        arguments = [str(few) if argument == "RECORDS" else argument for argument in arguments]
     code = WITHOUT_TORCH.format(arguments=arguments)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from coinfer_kernels.atlas.cells import cells
 from coinfer_kernels.atlas.lookup import Atlas, make_region
-from coinfer_kernels.notation import Scenarios
+from coinfer_kernels.notation import Scenarios, Solutions
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.optimizer.problem import Problem, Solved
+from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.scenarios.grid import Grid
@@ -289,7 +289,7 @@ def solve_by_atlas(
     scenarios: Scenarios,
     atlases: Sequence[StrategyAtlas],
     confidence: np.ndarray | float | None = None,
-) -> Solved:
+) -> Solutions:
     """The best strategy for each scenario from the atlas for it, with what is proven of it.
 
     ``confidence`` as in :func:`coinfer_ray.optimizer.solve.solve`.
@@ -314,7 +314,7 @@ def solve_by_atlas(
         levels[same], accuracy[same] = atlas.table.levels[index], atlas.table.accuracy[index]
         lower_bound[same] = objective[same] / atlas.info.ratio
     nothing = np.zeros(count, dtype=np.int64)
-    return Solved(levels, objective, accuracy, nothing, nothing == 0, lower_bound)
+    return Solutions(levels, objective, accuracy, nothing, nothing == 0, lower_bound)
 
 
 def _inside(interval: Range, value: float) -> bool:

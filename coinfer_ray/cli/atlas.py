@@ -46,9 +46,11 @@ Run the same line again after it was stopped: it goes on where it was.
     app.add_typer(atlas, name="atlas")
 
 
+@options.takes(options.PROBLEM)
 def build(
     model: options.Model,
     out: Annotated[Path, typer.Option("--out", help="The atlas's file (Parquet).")],
+    *,
     device_gflops: Annotated[str, typer.Option("--device-gflops", help="LOW:HIGH, or one speed.")] = "0.1:1000",
     server_gflops: Annotated[str, typer.Option("--server-gflops", help="LOW:HIGH, or one speed.")] = "10600",
     rate_mbps: Annotated[str, typer.Option("--rate-mbps", help="LOW:HIGH, or one rate.")] = "0.01:1000",
@@ -60,13 +62,8 @@ def build(
     tolerance: Annotated[float, typer.Option("--tolerance", help="Share by which answers may miss the best.")] = 1e-3,
     max_nodes: Annotated[int, typer.Option("--max-nodes", min=1, help="Boxes for one call of the solver.")] = 200_000,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: one per core.")] = None,
-    records: options.Records = None,
-    accuracy: options.Accuracy = "validation",
-    input_px: options.InputPx = None,
-    cuts: options.Cuts = "all",
-    codec_flops: options.CodecFlops = "count",
-    input_bits: options.InputBits = 32,
     json: options.Json = False,
+    **chosen: Any,
 ) -> None:
     """Build the atlas of a network for ranges of device speeds and uplink rates."""
     check_output(out)
@@ -82,15 +79,7 @@ def build(
         )
         if out.exists():
             load_atlas(out)  # another kind of file is not written over
-        problem = assemble(
-            model,
-            input_px,
-            records,
-            cuts=cuts,
-            codec_flops=codec_flops == "count",
-            input_bits=input_bits,
-            accuracy=accuracy,
-        )
+        problem = assemble(model, **options.given(chosen))
         atlas = run(
             problem,
             ranges,

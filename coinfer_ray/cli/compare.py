@@ -23,60 +23,34 @@ def register(app: typer.Typer) -> None:
     )(compare)
 
 
+@options.takes(options.SCENARIO, options.PROBLEM)
 def compare(
     model: options.Model,
-    device: options.Device = None,
-    device_gflops: options.DeviceGflops = None,
-    server: options.Server = None,
-    server_gflops: options.ServerGflops = None,
-    link: options.Link = None,
-    rate_mbps: options.RateMbps = None,
-    bandwidth_mhz: options.BandwidthMhz = None,
-    snr_db: options.SnrDb = None,
-    max_loss: options.MaxLoss = 0.02,
-    confidence: options.Confidence = None,
+    *,
     methods: Annotated[
         str | None,
         typer.Option("--methods", help="Comma-separated; default: all_local,all_server,neurosurgeon,coinfer."),
     ] = None,
-    records: options.Records = None,
-    accuracy: options.Accuracy = "validation",
-    input_px: options.InputPx = None,
-    cuts: options.Cuts = "all",
-    codec_flops: options.CodecFlops = "count",
-    input_bits: options.InputBits = 32,
-    optimizer: options.Optimizer = "quantum",
+    optimizer: options.Optimizer = "exact",
+    time_limit: options.TimeLimit = 10.0,
     objective: options.Objective = "latency",
     seed: options.Seed = 0,
     json: options.Json = False,
+    **chosen: Any,
 ) -> None:
     """Put the compared methods side by side on one scenario."""
     with stdout_for_answers():
-        from coinfer_ray.methods.compare import ALL_METHODS
         from coinfer_ray.methods.compare import compare as run
+        from coinfer_ray.methods.registry import DEFAULT_METHODS
 
         rows = run(
             model,
-            device,
-            server,
-            link,
-            device_gflops=device_gflops,
-            server_gflops=server_gflops,
-            rate_mbps=rate_mbps,
-            bandwidth_mhz=bandwidth_mhz,
-            snr_db=snr_db,
-            max_loss=max_loss,
-            confidence=confidence,
-            methods=ALL_METHODS if methods is None else [name.strip() for name in methods.split(",")],
-            records=records,
-            input_px=input_px,
-            cuts=cuts,
-            codec_flops=codec_flops == "count",
-            input_bits=input_bits,
-            accuracy=accuracy,
+            **options.given(chosen),
+            methods=DEFAULT_METHODS if methods is None else [name.strip() for name in methods.split(",")],
             optimizer=optimizer,
             objective=objective,
             seed=seed,
+            time_limit_s=time_limit,
         )
     if json:
         print_json(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -27,29 +27,17 @@ def register(app: typer.Typer) -> None:
     )(optimize)
 
 
+@options.takes(options.SCENARIO, options.PROBLEM)
 def optimize(
     model: options.Model,
-    device: options.Device = None,
-    device_gflops: options.DeviceGflops = None,
-    server: options.Server = None,
-    server_gflops: options.ServerGflops = None,
-    link: options.Link = None,
-    rate_mbps: options.RateMbps = None,
-    bandwidth_mhz: options.BandwidthMhz = None,
-    snr_db: options.SnrDb = None,
-    max_loss: options.MaxLoss = 0.02,
-    confidence: options.Confidence = None,
-    records: options.Records = None,
-    accuracy: options.Accuracy = "validation",
-    input_px: options.InputPx = None,
-    cuts: options.Cuts = "all",
-    codec_flops: options.CodecFlops = "count",
-    input_bits: options.InputBits = 32,
-    optimizer: options.Optimizer = "quantum",
+    *,
+    optimizer: options.Optimizer = "exact",
+    time_limit: options.TimeLimit = 10.0,
     certify: options.Certify = False,
     objective: options.Objective = "latency",
     seed: options.Seed = 0,
     json: options.Json = False,
+    **chosen: Any,
 ) -> None:
     """Find the fastest strategy for one scenario."""
     with stdout_for_answers():
@@ -57,26 +45,12 @@ def optimize(
 
         answer = run(
             model,
-            device,
-            server,
-            link,
-            device_gflops=device_gflops,
-            server_gflops=server_gflops,
-            rate_mbps=rate_mbps,
-            bandwidth_mhz=bandwidth_mhz,
-            snr_db=snr_db,
-            max_loss=max_loss,
-            confidence=confidence,
-            records=records,
-            input_px=input_px,
-            cuts=cuts,
-            codec_flops=codec_flops == "count",
-            input_bits=input_bits,
-            accuracy=accuracy,
+            **options.given(chosen),
             optimizer=optimizer,
             objective=objective,
             seed=seed,
             certify=certify,
+            time_limit_s=time_limit,
         )
     if json:
         print_json(answer.to_json())

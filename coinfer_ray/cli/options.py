@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 CutsChoice = Literal["all", "inner"]
 CodecFlopsChoice = Literal["count", "neglect"]
@@ -27,7 +31,11 @@ Accuracy = Annotated[
     AccuracyChoice, typer.Option("--accuracy", help="Images on which the records' accuracy was measured.")
 ]
 Optimizer = Annotated[
-    str, typer.Option("--optimizer", help="quantum; exact, with a proof; or paper: its Algorithm 1 as printed.")
+    str,
+    typer.Option("--optimizer", help="exact, with a proof; quantum; paper: its Algorithm 1 as printed; paper-parent."),
+]
+TimeLimit = Annotated[
+    float | None, typer.Option("--time-limit", help="Seconds for one scenario; then the answer says what is proven.")
 ]
 Certify = Annotated[
     bool, typer.Option("--certify", help="Prove how far each answer can be from the best that the predictor allows.")
@@ -61,11 +69,58 @@ SnrDb = Annotated[float | None, typer.Option("--snr-db", help="Signal-to-noise r
 Executor = Annotated[ExecutorChoice, typer.Option("--executor", help="Ray's workers, or this process alone.")]
 Address = Annotated[str | None, typer.Option("--address", help="A running Ray cluster; default: start one here.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core.")]
-
-
 Data = Annotated[str, typer.Option("--data", help="Images: those of the records.")]
-
-
 Base = Annotated[
     Path | None, typer.Option("--base", help="The records' base network; default: the one in their folder.")
 ]
+
+# Options by parameter name, with their defaults: what decides a scenario, and what decides the problem that it is of.
+Group = Mapping[str, tuple[Any, Any]]
+SCENARIO: Group = {
+    "device": (Device, None),
+    "device_gflops": (DeviceGflops, None),
+    "server": (Server, None),
+    "server_gflops": (ServerGflops, None),
+    "link": (Link, None),
+    "rate_mbps": (RateMbps, None),
+    "bandwidth_mhz": (BandwidthMhz, None),
+    "snr_db": (SnrDb, None),
+    "max_loss": (MaxLoss, 0.02),
+    "confidence": (Confidence, None),
+}
+PROBLEM: Group = {
+    "records": (Records, None),
+    "accuracy": (Accuracy, "validation"),
+    "input_px": (InputPx, None),
+    "cuts": (Cuts, "all"),
+    "codec_flops": (CodecFlops, "count"),
+    "input_bits": (InputBits, 32.0),
+}
+
+
+def takes(*groups: Group) -> Callable[[Command], Command]:
+    """Let a command take the options of ``groups`` as well: they arrive in its ``**chosen``.
+
+    In its help they stand behind its own positional parameters and before those that are keywords only.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        leading = [one for one in own if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for group in groups
+            for name, (annotation, default) in group.items()
+        ]
+        parameters = [*leading, *added, *own[len(leading) :]]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
+        return command
+
+    return decorate
+
+
+def given(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's ``**chosen`` as the functions of the library take it."""
+    return {name: value == "count" if name == "codec_flops" else value for name, value in chosen.items()}

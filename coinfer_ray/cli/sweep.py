@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,33 +33,34 @@ A grid file:
     )(sweep)
 
 
+@options.takes({name: option for name, option in options.PROBLEM.items() if name != "cuts"})
 def sweep(
     grid: Annotated[Path, typer.Argument(help="Grid file (YAML).")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the answers; give it again to resume.")],
-    solver: Annotated[str, typer.Option("--solver", help="quantum, exact, atlas or paper.")] = "quantum",
+    *,
+    solver: Annotated[str, typer.Option("--solver", help="exact, atlas, quantum, paper or paper-parent.")] = "exact",
+    time_limit: options.TimeLimit = None,
     certify: options.Certify = False,
     executor: options.Executor = "ray",
     address: options.Address = None,
     workers: options.Workers = None,
     chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Scenarios to a file; default: by size.")] = None,
-    records: options.Records = None,
-    accuracy: options.Accuracy = "validation",
-    input_px: options.InputPx = None,
     cuts: Annotated[
         options.CutsChoice | None, typer.Option("--cuts", help="all or inner, instead of what the grid file says.")
     ] = None,
-    codec_flops: options.CodecFlops = "count",
-    input_bits: options.InputBits = 32,
     confidence: Annotated[
         float | None, typer.Option("--confidence", help="How sure the predictor must be, instead of the grid file's.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the grid file's.")] = None,
     json: options.Json = False,
+    **chosen: Any,
 ) -> None:
     """Answer a grid of scenarios into a Parquet data set; run again to resume."""
     with stdout_for_answers():
         from coinfer_ray.sweeps.sweep import sweep as run
 
+        if cuts is not None:
+            chosen["cuts"] = cuts
         answers = run(
             grid,
             out,
@@ -68,15 +69,11 @@ def sweep(
             address=address,
             workers=workers,
             seed=seed,
-            cuts=cuts,
             confidence=confidence,
             certify=certify,
-            records=records,
-            input_px=input_px,
-            codec_flops=codec_flops == "count",
-            input_bits=input_bits,
-            accuracy=accuracy,
             chunk=chunk,
+            time_limit_s=time_limit,
+            **options.given(chosen),
         )
         feasible = answers.to_table(columns=["feasible"])["feasible"]
         summary = {

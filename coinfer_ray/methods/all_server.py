@@ -1,13 +1,23 @@
-"""All_Server: the raw input is sent and the whole network, as it is, runs on the server."""
+"""All_Server: the whole network, as it is, on the server; the raw input is sent."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from coinfer_ray.methods.partition import BaselineResult, Network, cheapest_partition
-from coinfer_ray.problem.space import Cuts
+from coinfer_ray.methods.partition import cheapest_partition
+from coinfer_ray.optimizer.answers import Answers
+from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.scenarios.batch import ScenarioBatch
 
 
-def solve(network: Network, weights: np.ndarray, *, cuts: Cuts = "all") -> BaselineResult:
-    """Latency (or energy) of the scenarios ``weights`` (S, 3); ``cuts`` plays no part."""
-    return cheapest_partition(network, weights, np.array([0]))
+class AllServer:
+    """See :class:`coinfer_ray.methods.registry.Method`. Whatever the problem's cuts, its own endpoint is its answer."""
+
+    name = "all_server"
+    title = "All_Server"
+    predicts = False
+    plain = True
+
+    def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
+        """The one choice there is, in every scenario; ``seed`` plays no part."""
+        return cheapest_partition(problem, batch, np.array([0]))

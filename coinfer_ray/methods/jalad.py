@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.methods.partition import partition_costs
-from coinfer_ray.problem.costs import DelayCalculator
-from coinfer_ray.problem.space import Cuts
-from coinfer_ray.records.store import Split, shipped_records
+from coinfer_ray.methods.partition import cheapest, partition_costs
+from coinfer_ray.optimizer.answers import Answers
+from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.records.store import shipped_records
 from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.scenarios.batch import ScenarioBatch
 
 QUANTIZED_FORMAT = 1
 _METADATA_KEY = b"coinfer_ray.quantized"
@@ -48,58 +49,58 @@ class QuantizedTable:
         return sent
 
 
-@dataclass(frozen=True)
-class JaladResult:
-    """One row for each of S scenarios, as :class:`coinfer_ray.methods.partition.BaselineResult`; ``bits`` (S,)
-    int64 are those of a value, 0 at an endpoint, where nothing is quantised. Where no choice keeps to the bound
-    (inner cuts only), ``objective`` is infinite and the rest means nothing."""
+class Jalad:
+    """See :class:`coinfer_ray.methods.registry.Method`. ``extra["bits"]`` are those of a value, 0 at an endpoint,
+    where nothing is quantised."""
 
-    objective: np.ndarray
-    costs: np.ndarray
-    partition_point: np.ndarray
-    accuracy: np.ndarray
-    bits: np.ndarray
+    name = "jalad"
+    title = "JALAD"
+    predicts = False
+    plain = False
+
+    def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
+        """The cheapest cut and width that keep to the allowed loss, by the table beside the shipped records.
+
+        Raises:
+            InputError: no table ships for the network and input size.
+        """
+        graph = problem.graph
+        return choose_quantized(problem, batch, read_quantized(quantized_path(graph.model, graph.input_px)))
 
 
-def solve(
-    delay: DelayCalculator,
-    table: QuantizedTable,
-    weights: np.ndarray,
-    max_loss: np.ndarray | float,
-    *,
-    cuts: Cuts = "all",
-    accuracy: Split = "validation",
-) -> JaladResult:
-    """The cheapest cut and width that lose at most ``max_loss`` (one or (S,)), for the scenarios ``weights`` (S, 3).
+def choose_quantized(problem: Problem, batch: ScenarioBatch, table: QuantizedTable) -> Answers:
+    """:meth:`Jalad.solve` by a table of one's own.
 
     Raises:
         InputError: the table is of another network or input size.
     """
-    graph = delay.space.graph
+    graph, delay = problem.graph, problem.delay
     if (table.info["model"], table.info["input_px"]) != (graph.model, graph.input_px):
         raise InputError(
             f"jalad: the table is of {table.info['model']} at {table.info['input_px']} px, the scenario of "
             f"{graph.model} at {graph.input_px} px; measure one with studies/measure_quantized.py"
         )
-    base = float(table.info[f"base_{accuracy}_accuracy"])
+    base = float(table.info[f"base_{problem.accuracy}_accuracy"])
     everywhere = partition_costs(delay)
     points, bits = table.columns["partition_point"], table.columns["bits"]
     costs = everywhere[points]
     costs[:, 2] = table.uplink_bit
-    reached = table.columns[f"{accuracy}_accuracy"]
-    if cuts == "all":
+    reached = table.columns[f"{problem.accuracy}_accuracy"]
+    if problem.space.cuts == "all":
         ends = np.array([0, len(graph.layers)])
         points, bits = np.concatenate([ends, points]), np.concatenate([[0, 0], bits])
         costs, reached = np.vstack([everywhere[ends], costs]), np.concatenate([[base, base], reached])
-    objective = np.full(len(weights), np.inf)
-    chosen = np.zeros(len(weights), dtype=np.int64)
-    for choice in range(len(points)):
-        kept = reached[choice] >= base - np.asarray(max_loss) - 1e-12
-        # Summed in one order whatever the batch: a product of matrices rounds differently with its size.
-        value = weights[:, 0] * costs[choice, 0] + weights[:, 1] * costs[choice, 1] + weights[:, 2] * costs[choice, 2]
-        better = kept & (value < objective)
-        objective[better], chosen[better] = value[better], choice
-    return JaladResult(objective, costs[chosen], points[chosen], reached[chosen], bits[chosen])
+    allowed = reached[None] >= base - batch.max_loss[:, None] - 1e-12
+    chosen, objective = cheapest(costs, batch.weights, allowed)
+    return Answers.unproven(
+        objective,
+        costs[chosen],
+        points[chosen],
+        reached[chosen],
+        known=np.ones(len(batch), dtype=np.bool_),
+        choices=len(points),
+        extra={"bits": bits[chosen]},
+    )
 
 
 def quantized_path(model: str, input_px: int | None = None) -> Path:

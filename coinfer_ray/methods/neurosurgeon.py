@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from coinfer_ray.errors import InputError
-from coinfer_ray.methods.partition import BaselineResult, Network, cheapest_partition, graph_of
-from coinfer_ray.problem.space import Cuts
+from coinfer_ray.methods.partition import cheapest_partition
+from coinfer_ray.optimizer.answers import Answers
+from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.scenarios.batch import ScenarioBatch
 
 
-def solve(network: Network, weights: np.ndarray, *, cuts: Cuts = "all") -> BaselineResult:
-    """Least latency (or energy) over the partition points, for the scenarios ``weights`` (S, 3).
+class Neurosurgeon:
+    """See :class:`coinfer_ray.methods.registry.Method`."""
 
-    Raises:
-        InputError: ``cuts="inner"`` for a network that cannot be cut inside.
-    """
-    graph = graph_of(network)
-    points = graph.cut_points if cuts == "all" else graph.cut_points[1:-1]
-    if not points:
-        raise InputError(f"model: {graph.model} has no layer boundary that exactly one tensor crosses; use --cuts all")
-    return cheapest_partition(network, weights, np.array(points))
+    name = "neurosurgeon"
+    title = "Neurosurgeon"
+    predicts = False
+    plain = True
+
+    def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
+        """Least latency (or energy) over the partition points of the problem's space; ``seed`` plays no part."""
+        points = problem.space.variables[problem.space.cut_variable].values
+        return cheapest_partition(problem, batch, np.array(points, dtype=np.int64))

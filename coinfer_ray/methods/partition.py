@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
-
 import numpy as np
 
-from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.optimizer.answers import Answers
+from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.problem.costs import DelayCalculator
-
-if TYPE_CHECKING:
-    from coinfer_ray.optimizer.problem import Problem
-
-Network: TypeAlias = "Problem | DelayCalculator"
-
-
-@dataclass(frozen=True)
-class BaselineResult:
-    """One row for each of S scenarios.
-
-    ``objective`` (S,) is the weighted cost: seconds or joules, as the weights say; ``costs`` (S, 3) are device
-    FLOPs, server FLOPs and uplink bits; ``partition_point`` (S,) int64; ``accuracy`` (S,) is NaN where no records
-    say what the base network reaches.
-    """
-
-    objective: np.ndarray
-    costs: np.ndarray
-    partition_point: np.ndarray
-    accuracy: np.ndarray
-
-
-def graph_of(network: Network) -> LayerGraph:
-    return _delay_of(network).space.graph
+from coinfer_ray.scenarios.batch import ScenarioBatch
 
 
 def partition_costs(delay: DelayCalculator) -> np.ndarray:
-    """(N + 1, 3) device FLOPs, server FLOPs and uplink bits of the untouched network at points 0..N.
+    """(N + 1, 3) device FLOPs, server FLOPs and uplink bits of the unmodified network at points 0..N.
 
     At 0 the input is sent, at N nothing; rows of points at which more than one tensor crosses mean nothing.
     """
@@ -47,22 +22,33 @@ def partition_costs(delay: DelayCalculator) -> np.ndarray:
     return np.column_stack([flops, flops[-1] - flops, [*bits, 0.0]])
 
 
-def cheapest_partition(network: Network, weights: np.ndarray, points: np.ndarray) -> BaselineResult:
-    """The cheapest of the partition ``points`` in each scenario ``weights`` (S, 3); ties go to the first.
+def cheapest(
+    costs: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the choices ``costs`` (K, 3) is the cheapest in each scenario ``weights`` (S, 3), and its objective.
 
-    One pass over the points, so the scenarios' product with them is never stored.
+    ``allowed`` (S, K) bool leaves choices out; where none is left the objective is infinite. Ties go to the first.
+    One pass over the choices, so the scenarios' product with them is never stored.
     """
-    costs = partition_costs(_delay_of(network))
     objective = np.full(len(weights), np.inf)
-    chosen = np.full(len(weights), points[0], dtype=np.int64)
-    for point in points:
+    chosen = np.zeros(len(weights), dtype=np.int64)
+    for choice, (device, server, uplink) in enumerate(costs):
         # Summed in one order whatever the batch: a product of matrices rounds differently with its size.
-        value = weights[:, 0] * costs[point, 0] + weights[:, 1] * costs[point, 1] + weights[:, 2] * costs[point, 2]
-        better = value < objective
-        objective[better], chosen[better] = value[better], point
-    accuracy = np.nan if isinstance(network, DelayCalculator) else network.base_accuracy
-    return BaselineResult(objective, costs[chosen], chosen, np.full(len(weights), accuracy))
+        value = weights[:, 0] * device + weights[:, 1] * server + weights[:, 2] * uplink
+        better = value < objective if allowed is None else allowed[:, choice] & (value < objective)
+        objective[better], chosen[better] = value[better], choice
+    return chosen, objective
 
 
-def _delay_of(network: Network) -> DelayCalculator:
-    return network if isinstance(network, DelayCalculator) else network.delay
+def cheapest_partition(problem: Problem, batch: ScenarioBatch, points: np.ndarray) -> Answers:
+    """The cheapest of the partition ``points`` (K,) of the unmodified network in each scenario."""
+    costs = partition_costs(problem.delay)[points]
+    chosen, objective = cheapest(costs, batch.weights)
+    return Answers.unproven(
+        objective,
+        costs[chosen],
+        np.asarray(points, dtype=np.int64)[chosen],
+        accuracy=np.full(len(batch), problem.base_accuracy),
+        known=np.full(len(batch), problem.fitted is not None),
+        choices=len(points),
+    )

@@ -1,32 +1,47 @@
-"""The methods that the proposed one is compared with, one file each.
+"""The compared methods, by name: one file each, and one line here.
 
-Every method is a function ``solve(network, weights, *, cuts)`` over a batch of scenarios: ``network`` is a
-:class:`coinfer_ray.optimizer.problem.Problem`, or a :class:`coinfer_ray.problem.costs.DelayCalculator` alone where the
-method needs no records; ``weights`` (S, 3) are the scenarios' costs of a device FLOP, a server FLOP and an uplink bit
-(``Scenario.weights``).
+Every method answers a batch of scenarios of one problem (:class:`Method`); ``compare``, ``sweep`` and the page take
+them from :data:`METHODS`.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
-from coinfer_ray.methods import all_local, all_server, neurosurgeon
-from coinfer_ray.methods.partition import BaselineResult, Network
-from coinfer_ray.problem.space import Cuts
-
-__all__ = ["METHODS", "BaselineResult", "Method", "Network"]
+from coinfer_ray.methods.all_local import AllLocal
+from coinfer_ray.methods.all_server import AllServer
+from coinfer_ray.methods.jalad import Jalad
+from coinfer_ray.methods.neurosurgeon import Neurosurgeon
+from coinfer_ray.methods.proposed import Proposed
+from coinfer_ray.optimizer.answers import Answers
+from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.scenarios.batch import ScenarioBatch
 
 
 class Method(Protocol):
-    """``cuts`` matters only to a method that chooses its partition point."""
+    """One compared method.
 
-    def __call__(self, network: Network, weights: np.ndarray, *, cuts: Cuts = "all") -> BaselineResult: ...
+    ``name`` is what ``--methods`` takes, ``title`` what a table or figure prints. ``predicts``: whether it needs a
+    problem with a predictor. ``plain``: whether it leaves the network unmodified, so that it answers any problem, and
+    its latency stands beside every answer of a sweep.
+    """
+
+    name: str
+    title: str
+    predicts: bool
+    plain: bool
+
+    def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
+        """The method's answer to each scenario of the batch.
+
+        Raises:
+            InputError: the method cannot answer this problem at all.
+        """
+        ...
 
 
 METHODS: dict[str, Method] = {
-    "all_local": all_local.solve,
-    "all_server": all_server.solve,
-    "neurosurgeon": neurosurgeon.solve,
+    method.name: method for method in (AllLocal(), AllServer(), Neurosurgeon(), Jalad(), Proposed())
 }
+PLAIN_METHODS = tuple(name for name, method in METHODS.items() if method.plain)
+DEFAULT_METHODS = (*PLAIN_METHODS, Proposed.name)

@@ -8,10 +8,12 @@ from importlib import resources
 from pathlib import Path
 
 from coinfer_ray.errors import InputError, check_name
-from coinfer_ray.models import zoo
 from coinfer_ray.models.layers import LayerGraph
-from coinfer_ray.models.trace import trace_graph
 from coinfer_ray.runtime.files import write_whole
+
+# Networks whose graphs ship with the package, and at which input sizes.
+SHIPPED = ("alexnet", "regnet_x_400mf")
+SHIPPED_PX = (64, 128, 224)
 
 
 def shipped_graphs() -> dict[tuple[str, int], Path]:
@@ -51,12 +53,14 @@ def load_graph(model: str, input_px: int = 224) -> LayerGraph:
 
 def write_graphs(folder: str | Path) -> list[Path]:
     """Trace the networks that ship, at every size that ships, and write ``MODEL-NNpx.json`` into ``folder``."""
+    from coinfer_ray.models import trace, zoo
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for model in zoo.SHIPPED:
-        for pixels in zoo.SHIPPED_PX:
-            graph = trace_graph(zoo.build(model, classes=10), (3, pixels, pixels), model)
+    for model in SHIPPED:
+        for pixels in SHIPPED_PX:
+            graph = trace.trace_graph(zoo.build(model, classes=10), (3, pixels, pixels), model)
             path = folder / f"{model}-{pixels}px.json"
             text = json.dumps(graph.to_json(), indent=1) + "\n"
             write_whole(path, partial(Path.write_text, data=text))

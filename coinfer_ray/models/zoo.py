@@ -7,10 +7,6 @@ from torchvision import models as torchvision_models
 
 from coinfer_ray.errors import check_name
 
-# Networks whose graphs ship with the package, and at which input sizes.
-SHIPPED = ("alexnet", "regnet_x_400mf")
-SHIPPED_PX = (64, 128, 224)
-
 
 def known_models() -> list[str]:
     """Classification networks of torchvision, by name."""

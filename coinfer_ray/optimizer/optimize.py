@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack, cast
 
 import numpy as np
 from coinfer_kernels import (
@@ -22,15 +22,13 @@ from coinfer_kernels import (
 )
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.optimizer.problem import Problem, assemble
-from coinfer_ray.optimizer.solve import best_accuracy, solve
-from coinfer_ray.predictor.predictor import Predictor
-from coinfer_ray.problem.costs import INPUT_BITS
-from coinfer_ray.problem.space import Cuts
+from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
+from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, best_accuracy, solve
 from coinfer_ray.problem.strategy import Strategy
-from coinfer_ray.records.store import Records, Split
-from coinfer_ray.scenarios.read import resolve
+from coinfer_ray.scenarios.read import ScenarioNumbers, resolve
 from coinfer_ray.scenarios.scenario import Device, Given, Link, Objective, Scenario, Server
+
+TIME_LIMIT_S = 10.0  # that one answer takes at most, where nothing else is asked; few scenarios need a second
 
 
 @dataclass(frozen=True)
@@ -78,84 +76,77 @@ class Answer:
         return vars(self) | {"strategy": self.strategy.to_json()}
 
 
+class OptimizeOptions(ProblemOptions, ScenarioNumbers, total=False):
+    """Everything that may be said of a problem and of a scenario."""
+
+
 def optimize(
     model: str,
     device: Device | Given | None = None,
     server: Server | Given | None = None,
     link: Link | Given | None = None,
     *,
-    device_gflops: float | None = None,
-    server_gflops: float | None = None,
-    rate_mbps: float | None = None,
-    bandwidth_mhz: float | None = None,
-    snr_db: float | None = None,
-    max_loss: float = 0.02,
-    confidence: float | None = None,
-    records: Predictor | Records | str | Path | None = None,
-    input_px: int | None = None,
-    cuts: Cuts = "all",
-    codec_flops: bool = True,
-    input_bits: float = INPUT_BITS,
-    accuracy: Split = "validation",
-    optimizer: str = "quantum",
+    optimizer: str = DEFAULT_OPTIMIZER,
     objective: Objective = "latency",
     seed: int = 0,
     certify: bool = False,
+    time_limit_s: float | None = TIME_LIMIT_S,
+    **options: Unpack[OptimizeOptions],
 ) -> Answer:
     """The strategy with the least latency (or energy) whose accuracy stays within ``max_loss`` of the base's.
 
-    Args:
-        model: a network's name, see ``coinfer models``.
-        device, server, link: a preset's name (the paper's Tables II and III), a YAML file, what such a file holds,
-            or an object of :mod:`coinfer_ray.scenarios.scenario`.
-        device_gflops, server_gflops: a speed in GFLOP/s, instead of a name.
-        rate_mbps: an uplink rate in Mb/s (1e6 bit/s), instead of a link's name.
-        bandwidth_mhz, snr_db: bandwidth in MHz and signal-to-noise ratio in dB; together they give Shannon's rate.
-        max_loss: allowed loss of accuracy in 0..1; 0.02 are 2 points.
-        confidence: how sure the predictor must be that the floor is met, 0.95 say; None takes its predictions.
-        records: records, a predictor, or the path of either; None: those that ship.
-        input_px: side of the network's input in pixels; None: that of the records.
-        cuts: ``all``: all on the server and all on the device count as cuts; ``inner``: 1..N-1 alone, as in the paper.
-        codec_flops: whether encoder and decoder cost FLOPs (the paper: no).
-        input_bits: bits of one element of the raw input on the link.
-        accuracy: ``validation`` or ``test``: the images on which the records' accuracy was measured.
-        optimizer: ``exact``, ``quantum``, ``paper`` or ``paper-parent``.
-        objective: ``latency`` (s), or ``energy`` (J) of the device, which needs its powers.
-        seed: a whole number from 0 on; the same one gives the same answer.
-        certify: prove a lower bound beside the answer of an optimizer that has none.
+    ``model`` is a network's name (``coinfer models`` lists them). ``objective``: ``latency`` in seconds, or ``energy``,
+    the device's in joules, which needs its powers.
+
+    ``device``, ``server`` and ``link`` are the paper's presets by name, YAML files, or objects of
+    :mod:`coinfer_ray.scenarios.scenario`. ``options`` are those of
+    :class:`coinfer_ray.scenarios.read.ScenarioNumbers` (``rate_mbps=7.5``, ``max_loss=0.01``, ...) and of
+    :class:`coinfer_ray.optimizer.problem.ProblemOptions` (``records=...``, ``input_px=...``, ...). ``optimizer``,
+    ``seed``, ``certify`` and ``time_limit_s`` (seconds; None: no limit): :func:`coinfer_ray.optimizer.solve.solve`.
 
     Raises:
         InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that
             the records cannot promise.
+        TypeError: an option that neither class has.
     """
-    scenario = resolve(
-        device=device,
-        device_gflops=device_gflops,
-        server=server,
-        server_gflops=server_gflops,
-        link=link,
-        rate_mbps=rate_mbps,
-        bandwidth_mhz=bandwidth_mhz,
-        snr_db=snr_db,
-        max_loss=max_loss,
-        confidence=confidence,
+    of_problem, of_scenario = split_options("optimize", options)
+    scenario = resolve(device=device, server=server, link=link, **of_scenario)
+    return answer(
+        assemble(model, **of_problem),
+        scenario,
+        optimizer=optimizer,
+        objective=objective,
+        seed=seed,
+        certify=certify,
+        time_limit_s=time_limit_s,
     )
-    problem = assemble(
-        model, input_px, records, cuts=cuts, codec_flops=codec_flops, input_bits=input_bits, accuracy=accuracy
-    )
-    return answer(problem, scenario, optimizer=optimizer, objective=objective, seed=seed, certify=certify)
+
+
+def split_options(caller: str, options: Mapping[str, Any]) -> tuple[ProblemOptions, ScenarioNumbers]:
+    """The options of a problem and those of a scenario, apart.
+
+    Raises:
+        TypeError: one that is neither's, in the words of Python's own error.
+    """
+    unknown = [name for name in options if name not in OptimizeOptions.__annotations__]
+    if unknown:
+        raise TypeError(f"{caller}() got an unexpected keyword argument {unknown[0]!r}")
+    of_problem = {name: value for name, value in options.items() if name in ProblemOptions.__annotations__}
+    of_scenario = {name: value for name, value in options.items() if name in ScenarioNumbers.__annotations__}
+    return cast(ProblemOptions, of_problem), cast(ScenarioNumbers, of_scenario)
 
 
 def answer(
     problem: Problem,
     scenario: Scenario,
     *,
-    optimizer: str = "quantum",
+    optimizer: str = DEFAULT_OPTIMIZER,
     objective: Objective = "latency",
     seed: int = 0,
     certify: bool = False,
+    time_limit_s: float | None = TIME_LIMIT_S,
 ) -> Answer:
-    """Solve one scenario of an assembled problem; ``certify`` proves how far the answer can be from the best.
+    """Solve one scenario of an assembled problem; the arguments are those of :func:`optimize`.
 
     Raises:
         InputError: no strategy meets the accuracy bound; the message says the best accuracy that can be had.
@@ -165,26 +156,24 @@ def answer(
     weights = np.array([scenario.weights(objective)])
     began = time.perf_counter()
     scenarios = Scenarios(weights, np.array([floor]), np.array([snr_db]))
-    found = solve(problem, scenarios, optimizer, seed, confidence=scenario.confidence, certify=certify)
+    found = solve(
+        problem,
+        scenarios,
+        optimizer,
+        seed,
+        confidence=scenario.confidence,
+        certify=certify,
+        time_limit_s=time_limit_s,
+    )
     seconds = time.perf_counter() - began
     if not found.feasible[0]:
-        asked, seen = "", float(found.accuracy[0])
-        if scenario.confidence is not None:
-            asked = f" with a confidence of {scenario.confidence}"
-            seen = float(problem.predictor.lower_bound(seen, scenario.confidence))
-        best = max(seen, best_accuracy(problem, snr_db, scenario.confidence))
-        loss = math.ceil(1e4 * (problem.base_accuracy - best)) / 1e4  # rounded so that the advice can be followed
-        raise InputError(
-            f"max loss: no strategy reaches an accuracy of {floor:.4f}{asked}; the best that can be had is {best:.4f} "
-            f"(base network: {problem.base_accuracy:.4f}); allow a loss of {loss:.4f} or more"
-        )
-    levels = found.levels[0]
-    costs = problem.delay.costs(levels)[0]
+        raise explain_infeasible(problem, scenario, float(found.accuracy[0]))
+    answers = problem.answers(found)
+    costs, known = answers.costs[0], bool(answers.known[0])
     device_s, server_s, uplink_s = costs * np.asarray(scenario.weights("latency"))
-    strategy = problem.space.strategy(levels)
-    known = bool(problem.is_known(found.levels)[0])
-    bound = float(found.lower_bound[0])
-    sure = problem.accuracy_bound(found, scenario.confidence)
+    strategy = problem.space.strategy(found.levels[0])
+    bound, gap = float(found.lower_bound[0]), float(found.gap[0])
+    sure = problem.accuracy_bound(answers, scenario.confidence)
     return Answer(
         model=problem.graph.model,
         input_px=problem.graph.input_px,
@@ -207,5 +196,23 @@ def answer(
         evaluations=int(found.evaluations[0]),
         seconds=seconds,
         lower_bound_s=bound if objective == "latency" and np.isfinite(bound) else None,
-        gap=float(1 - bound / found.objective[0]) if np.isfinite(bound) else None,
+        gap=gap if np.isfinite(gap) else None,
+    )
+
+
+def explain_infeasible(problem: Problem, scenario: Scenario, seen: float) -> InputError:
+    """The error that says which loss must be allowed, where no strategy keeps to the scenario's.
+
+    ``seen`` is the best predicted accuracy that the optimizer came across.
+    """
+    floor, asked = problem.base_accuracy - scenario.max_loss, ""
+    if scenario.confidence is not None:
+        asked = f" with a confidence of {scenario.confidence}"
+        seen = float(problem.predictor.lower_bound(seen, scenario.confidence))
+    snr_db = np.nan if scenario.link.snr_db is None else scenario.link.snr_db
+    best = max(seen, best_accuracy(problem, snr_db, scenario.confidence))
+    loss = math.ceil(1e4 * (problem.base_accuracy - best)) / 1e4  # rounded so that the advice can be followed
+    return InputError(
+        f"max loss: no strategy reaches an accuracy of {floor:.4f}{asked}; the best that can be had is {best:.4f} "
+        f"(base network: {problem.base_accuracy:.4f}); allow a loss of {loss:.4f} or more"
     )

@@ -2,51 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
-from coinfer_kernels.notation import CUT_NONE, CUT_RAW
+from coinfer_kernels.notation import CUT_NONE, CUT_RAW, Solutions
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
-from coinfer_ray.predictor.fit import DEFAULT_REGRESSOR, obtain_predictor
+from coinfer_ray.optimizer.answers import Answers
+from coinfer_ray.predictor.fit import DEFAULT_REGRESSOR, RecordsSource
+from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS, DelayCalculator
 from coinfer_ray.problem.space import Cuts, SearchSpace
-from coinfer_ray.records.store import Records, Split
+from coinfer_ray.records.store import Split, shipped_sizes
 
-
-class Solved(NamedTuple):
-    """One answer for each scenario: :class:`coinfer_kernels.Solutions`, and a lower bound where one was proven."""
-
-    levels: np.ndarray  # (S, V)
-    objective: np.ndarray  # (S,)
-    accuracy: np.ndarray  # (S,) predicted, whatever confidence was asked for
-    evaluations: np.ndarray  # (S,)
-    feasible: np.ndarray  # (S,)
-    lower_bound: np.ndarray  # (S,) no strategy that is accurate enough costs less; NaN where nothing is proven
+PAPER_INPUT_PX = 224
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What all scenarios of one network share. Plain arrays inside: it travels to workers, and needs no torch."""
+    """What all scenarios of one network share. Plain arrays inside: it travels to workers, and needs no torch.
+
+    Without a predictor only methods that need no records can answer (:mod:`coinfer_ray.methods.registry`).
+    ``accuracy`` names the measured accuracy that counts.
+    """
 
     space: SearchSpace
     delay: DelayCalculator
-    predictor: Predictor
+    fitted: Predictor | None
+    accuracy: Split = "validation"
 
     @property
     def graph(self) -> LayerGraph:
         return self.space.graph
 
     @property
+    def predictor(self) -> Predictor:
+        """The predictor.
+
+        Raises:
+            InputError: the problem was assembled without records.
+        """
+        if self.fitted is None:
+            raise InputError(f"records: predictions for {self.graph.model} need some; give --records PATH")
+        return self.fitted
+
+    @property
     def base_accuracy(self) -> float:
-        """Measured accuracy of the network before pruning and partition."""
-        return self.predictor.base_accuracy
+        """Measured accuracy of the network before pruning and partition; NaN without records."""
+        return np.nan if self.fitted is None else self.fitted.base_accuracy
 
     @cached_property
     def known_levels(self) -> np.ndarray:
@@ -82,26 +91,43 @@ class Problem:
             required[rows] = self.predictor.required_accuracy(floor[rows], float(each))
         return required
 
-    def accuracy_bound(self, solved: Solved, confidence: np.ndarray | float | None) -> np.ndarray:
+    def accuracy_bound(self, answers: Answers, confidence: np.ndarray | float | None) -> np.ndarray:
         """(S,) the accuracy that each answer reaches with the confidence that was asked for.
 
-        NaN where none was asked; the base accuracy, a fact, where the network stays as it is. ``confidence`` as in
+        NaN where none was asked; the measured accuracy where it is one. ``confidence`` as in
         :meth:`required_accuracy`.
         """
-        asked = _each(confidence, len(solved.accuracy))
+        asked = _each(confidence, len(answers))
         bound = np.full(len(asked), np.nan)
         for each in np.unique(asked[~np.isnan(asked)]):
-            rows = asked == each
-            bound[rows] = self.predictor.lower_bound(solved.accuracy[rows], float(each))
-        facts = ~np.isnan(asked) & self.is_known(solved.levels)
-        bound[facts] = solved.accuracy[facts]
+            rows = (asked == each) & ~answers.known
+            if rows.any():
+                bound[rows] = self.predictor.lower_bound(answers.accuracy[rows], float(each))
+        facts = ~np.isnan(asked) & answers.known
+        bound[facts] = answers.accuracy[facts]
         return bound
+
+    def answers(self, solutions: Solutions) -> Answers:
+        """The strategies ``solutions`` of this problem's space with what they cost."""
+        levels = np.where(solutions.feasible[:, None], solutions.levels, 0)
+        points = np.array(self.space.variables[self.space.cut_variable].values, dtype=np.int64)
+        return Answers(
+            objective=solutions.objective,
+            costs=self.delay.costs(levels),
+            partition_point=points[levels[:, self.space.cut_variable]],
+            accuracy=solutions.accuracy,
+            known=self.is_known(levels),
+            feasible=solutions.feasible,
+            lower_bound=solutions.lower_bound,
+            evaluations=solutions.evaluations,
+            levels=levels,
+        )
 
     def provenance(self) -> dict[str, Any]:
         """What an answer rests on, as JSON can say it: the predictor, its records, and how costs are counted."""
         tables = self.delay.tables
         return {
-            "predictor": self.predictor.provenance(),
+            "predictor": None if self.fitted is None else self.fitted.provenance(),
             "cuts": self.space.cuts,
             "codec_flops": "count" if tables.codec_flops else "neglect",
             "feature_bits": tables.feature_bits,
@@ -109,32 +135,65 @@ class Problem:
         }
 
 
-def assemble(
-    model: str,
-    input_px: int | None = None,
-    records: Predictor | Records | str | Path | None = None,
-    cuts: Cuts = "all",
-    codec_flops: bool = True,
-    regressor: str = DEFAULT_REGRESSOR,
-    accuracy: Split = "validation",
-    input_bits: float = INPUT_BITS,
-) -> Problem:
-    """Read the network's graph, fit or load the predictor, and build the tables.
+class ProblemOptions(TypedDict, total=False):
+    """What decides a :class:`Problem`, apart from the network; everything may be left out.
 
-    ``records`` are records, a predictor, or the path of either; None takes the shipped records. The other
-    arguments: :class:`SearchSpace`, :class:`DelayCalculator`, :func:`coinfer_ray.predictor.fit.obtain_predictor`.
+    ``input_px``: side of the input in pixels (default: the records'). ``records``: records, a predictor, or the path
+    of either (default: the shipped records; a sweep
+    takes a mapping by network as well). ``cuts``: ``all`` partition points, or the ``inner`` ones 1..N-1 as in
+    the paper. ``codec_flops``: whether the codec's own FLOPs count. ``input_bits``: bits of one element of the raw
+    input on the link. ``accuracy``: the measured accuracy that counts, ``validation`` or ``test``. ``regressor``: what
+    is fitted to records (:data:`coinfer_ray.predictor.regressors.REGRESSORS`).
+    """
+
+    input_px: int | None
+    records: Predictor | RecordsSource | Mapping[str, Any] | None
+    cuts: Cuts
+    codec_flops: bool
+    input_bits: float
+    accuracy: Split
+    regressor: str
+
+
+def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptions]) -> Problem:
+    """Read the network's graph, load or fit the predictor, and build the tables.
+
+    ``predict=False`` leaves the predictor out: for methods that need no records, at any ``input_px`` (default: that
+    of the shipped records, else the paper's 224).
 
     Raises:
         InputError: unknown names, or records that cannot be used for this network.
     """
+    input_bits = options.get("input_bits", INPUT_BITS)
     check_input_bits(input_bits)
-    predictor = obtain_predictor(records, model=model, input_px=input_px, regressor=regressor, accuracy=accuracy)
-    space = SearchSpace(load_graph(model, predictor.input_px), cuts=cuts)
+    accuracy, input_px = options.get("accuracy", "validation"), options.get("input_px")
+    predictor = None
+    if predict:
+        records = options.get("records")
+        if isinstance(records, Mapping):
+            raise InputError("records: a mapping by network is for a sweep; give the records of the one network")
+        predictor = obtain_predictor(
+            records,
+            model=model,
+            input_px=input_px,
+            regressor=options.get("regressor", DEFAULT_REGRESSOR),
+            accuracy=accuracy,
+        )
+        input_px = predictor.input_px
+    space = SearchSpace(load_graph(model, input_px or _usual_input_px(model)), cuts=options.get("cuts", "all"))
     expected = len(space.feature_names)
-    if predictor.feature_names[:expected] != space.feature_names:
+    if predictor is not None and predictor.feature_names[:expected] != space.feature_names:
         raise InputError(f"predictor: sees other variables than {model} has; fit its records again with `coinfer fit`")
-    delay = DelayCalculator(space, feature_bits=FEATURE_BITS, input_bits=input_bits, codec_flops=codec_flops)
-    return Problem(space, delay, predictor)
+    delay = DelayCalculator(
+        space, feature_bits=FEATURE_BITS, input_bits=input_bits, codec_flops=options.get("codec_flops", True)
+    )
+    return Problem(space, delay, predictor, accuracy)
+
+
+def _usual_input_px(model: str) -> int:
+    """The input size of the shipped records, so that every choice of methods speaks of the same network."""
+    sizes = shipped_sizes(model)
+    return sizes[-1] if sizes else PAPER_INPUT_PX
 
 
 def check_input_bits(input_bits: float) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from coinfer_kernels import (
-    Certificates,
     Scenarios,
     Solutions,
     canonicalize,
@@ -19,31 +19,38 @@ from coinfer_kernels import (
 )
 
 from coinfer_ray.errors import InputError, check_name
-from coinfer_ray.optimizer.problem import Problem, Solved
+from coinfer_ray.optimizer.problem import Problem
 
-_HEURISTICS: dict[str, Callable[..., Solutions]] = {"quantum": solve_quantum, "paper": solve_paper}
-
-
-OPTIMIZERS = (*_HEURISTICS, "exact")
-
-
+_HEURISTICS: dict[str, Callable[..., Solutions]] = {
+    "quantum": solve_quantum,
+    "paper": partial(solve_paper, rule="best"),
+    "paper-parent": partial(solve_paper, rule="parent"),
+}
+DEFAULT_OPTIMIZER = "exact"
+OPTIMIZERS = (DEFAULT_OPTIMIZER, *_HEURISTICS)
 EXACT_START = 50_000  # evaluations for the strategy that the exact solver starts from: more cost more than they save
 
 
 def solve(
     problem: Problem,
     scenarios: Scenarios,
-    optimizer: str = "quantum",
+    optimizer: str = DEFAULT_OPTIMIZER,
     seed: int = 0,
+    *,
     first_scenario: int = 0,
     confidence: np.ndarray | float | None = None,
     certify: bool = False,
+    time_limit_s: float | None = None,
     **options: Any,
-) -> Solved:
-    """The best strategy for each scenario, known ones included (see the module).
+) -> Solutions:
+    """The best strategy for each of S scenarios, the network as it is included (:mod:`coinfer_ray.optimizer.optimize`).
 
-    ``quantum`` and ``paper`` search; ``exact`` starts from what ``quantum`` finds and goes on until no strategy can
-    be better by more than a thousandth, or until its node limit, with the lower bound that was proven by then.
+    ``exact`` starts from what ``quantum`` finds and goes on until no strategy can be better by more than a
+    thousandth, until its node limit, or until ``time_limit_s`` seconds have been spent on a scenario, with the lower
+    bound that was proven by then. With a time limit an answer that it ends depends on the machine's speed; nothing
+    else does. ``quantum`` (iterated local search) and ``paper`` (the paper's Algorithm 1 as printed; ``paper-parent``:
+    with the rule of the published codes, :mod:`coinfer_kernels.algorithm1`) search without a proof, within a number
+    of evaluations.
 
     ``confidence`` is how sure the predictor must be that an answer meets ``scenarios.accuracy_floor``, one for all
     or one each (S,), NaN for those that take its predictions as they are; None: all of them.
@@ -55,44 +62,41 @@ def solve(
     (:func:`coinfer_kernels.solve_quantum`, :func:`coinfer_kernels.solve_paper`, :func:`coinfer_kernels.solve_exact`).
 
     Raises:
-        InputError: an unknown optimizer, a confidence that the records cannot promise, or scenarios without SNR for
-            a predictor that needs one.
+        InputError: an unknown optimizer, a time limit that is not above 0, a confidence that the records cannot
+            promise, or scenarios without SNR for a predictor that needs one.
     """
     check_name("optimizer", optimizer, OPTIMIZERS)
+    if time_limit_s is not None and not time_limit_s > 0:
+        raise InputError(f"time limit: {time_limit_s} s must be above 0")
     if problem.predictor.noisy and not np.isfinite(scenarios.snr_db).all():
         raise InputError(
             "link: the records come from a noisy channel, so every link needs a signal-to-noise ratio; "
             "give bandwidth and SNR instead of a rate"
         )
-    count = len(scenarios.accuracy_floor)
-    tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
     required = scenarios._replace(accuracy_floor=problem.required_accuracy(scenarios.accuracy_floor, confidence))
+    keys = np.arange(first_scenario, first_scenario + len(scenarios.accuracy_floor))
+    tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
     if optimizer == "exact":
-        begun = solve(problem, scenarios, "quantum", seed, first_scenario, confidence, max_evaluations=EXACT_START)
-        proven = _prove(problem, required, begun, **options)
-        found = Solutions(
-            levels=proven.levels,
-            objective=proven.objective,
-            accuracy=np.where(proven.feasible, proven.accuracy, np.maximum(begun.accuracy, proven.accuracy)),
-            evaluations=begun.evaluations + proven.nodes,
-            feasible=proven.feasible,
-        )
+        begun = solve_quantum(*tables, required, seed=seed, keys=keys, max_evaluations=EXACT_START)
+        begun = _with_known(problem, scenarios, begun)
+        proven = _prove(problem, required, begun, max_seconds=time_limit_s, **options)
+        seen = np.where(proven.feasible, proven.accuracy, np.maximum(begun.accuracy, proven.accuracy))
+        found = proven._replace(accuracy=seen, evaluations=begun.evaluations + proven.evaluations)
         best = _with_known(problem, scenarios, found)
-        return Solved(*best, lower_bound=np.minimum(proven.lower_bound, best.objective))
-    keys = np.arange(first_scenario, first_scenario + count)
+        return best._replace(lower_bound=np.minimum(proven.lower_bound, best.objective))
     found = _HEURISTICS[optimizer](*tables, required, seed=seed, keys=keys, **options)
-    solved = Solved(*_with_known(problem, scenarios, found), lower_bound=np.full(count, np.nan))
+    solved = _with_known(problem, scenarios, found)
     if not certify:
         return solved
-    bound = _prove(problem, required, solved).lower_bound
+    bound = _prove(problem, required, solved, max_seconds=time_limit_s).lower_bound
     return solved._replace(lower_bound=np.minimum(bound, solved.objective))
 
 
-def _prove(problem: Problem, required: Scenarios, begun: Solved, **options: Any) -> Certificates:
+def _prove(problem: Problem, required: Scenarios, begun: Solutions, **options: Any) -> Solutions:
     """The exact solver from the answers at hand; ``required`` has the floors that predictions must meet."""
     # A strategy known to meet the floor may be predicted, or have the base's accuracy, below what is required.
     accepted = np.maximum(begun.accuracy, required.accuracy_floor)
-    incumbents = Solutions(*begun[:5])._replace(accuracy=np.where(begun.feasible, accepted, begun.accuracy))
+    incumbents = begun._replace(accuracy=np.where(begun.feasible, accepted, begun.accuracy))
     tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
     return solve_exact(*tables, required, incumbents=incumbents, **options)
 
@@ -140,6 +144,7 @@ def _better_of(a: Solutions, b: Solutions) -> Solutions:
         accuracy=np.where(take, b.accuracy, a.accuracy),
         evaluations=a.evaluations + b.evaluations,
         feasible=a.feasible | b.feasible,
+        lower_bound=np.full(len(take), np.nan),
     )
 
 
@@ -149,22 +154,21 @@ def _with_known(problem: Problem, scenarios: Scenarios, found: Solutions) -> Sol
     base = np.full(len(floor), problem.base_accuracy)
     known = found.feasible & problem.is_known(found.levels)
     feasible = found.feasible & (~known | (base >= floor))
-    own = Solutions(
-        levels=found.levels,
+    own = found._replace(
         objective=np.where(feasible, found.objective, np.inf),
         accuracy=np.where(known, base, found.accuracy),
-        evaluations=found.evaluations,
         feasible=feasible,
     )
     if not len(problem.known_levels):
         return own
     accuracy = np.full(len(problem.known_levels), problem.base_accuracy)
     index, objective = cheapest_feasible(problem.known_costs, accuracy, scenarios)
-    endpoints = Solutions(
+    unmodified = Solutions(
         levels=problem.known_levels[index],
         objective=objective,
         accuracy=base,
         evaluations=np.full(len(floor), len(problem.known_levels)),
         feasible=index >= 0,
+        lower_bound=np.full(len(floor), np.nan),
     )
-    return _better_of(own, endpoints)
+    return _better_of(own, unmodified)

@@ -21,7 +21,7 @@ import numpy as np
 from coinfer_kernels import TreeEnsemble
 
 from coinfer_ray.errors import InputError, check_name
-from coinfer_ray.models.library import load_graph, shipped_graphs
+from coinfer_ray.models.library import load_graph
 from coinfer_ray.predictor.calibration import Calibration, Coverage, held_out_coverage, resolution_of
 from coinfer_ray.predictor.distillation import DistilledBoosting
 from coinfer_ray.predictor.metrics import (
@@ -37,7 +37,7 @@ from coinfer_ray.predictor.metrics import (
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.predictor.regressors import DISTILLED, ORDERED, REGRESSORS, SNR_FEATURE, build_regressor, one_thread
 from coinfer_ray.problem.space import SearchSpace
-from coinfer_ray.records.store import Records, Split, read_records, shipped_records
+from coinfer_ray.records.store import Records, Split, read_records
 from coinfer_ray.version import __version__
 
 DEFAULT_REGRESSOR = DISTILLED
@@ -101,7 +101,7 @@ def fit(
     """
     if regressor is not None:
         check_name("regressor", regressor, REGRESSORS)
-    records = _opened(records)
+    records = opened(records)
     x, names = record_features(records)
     y, groups = records.accuracy(accuracy), strategy_groups(x)
     least, have = max(folds, len(names) + 2), int(groups.max()) + 1
@@ -149,7 +149,7 @@ def fit_predictor(
         InputError: unreadable records, records of a single strategy, or an unknown regressor.
     """
     check_name("regressor", regressor, REGRESSORS)
-    records = _opened(records)
+    records = opened(records)
     x, names = record_features(records)
     groups = strategy_groups(x)
     if groups.max() == 0:
@@ -203,7 +203,7 @@ def _fitted(
         repeated=0 if repeats is None else repeats[1],
         binomial_error=binomial_error(y, images) if images else None,
         records=len(y),
-        records_hash=hashlib.sha256(np.column_stack([x, y]).tobytes()).hexdigest()[:16],
+        records_hash=records_hash(x, y),
         settings_hash=records.info.settings_hash,
         settings=dict(records.settings),
         versions={
@@ -213,45 +213,6 @@ def _fitted(
             "coinfer-ray": __version__,
         },
     )
-
-
-def obtain_predictor(
-    source: Predictor | RecordsSource | None,
-    *,
-    model: str,
-    input_px: int | None = None,
-    regressor: str = DEFAULT_REGRESSOR,
-    accuracy: Split = "validation",
-) -> Predictor:
-    """The predictor for a network: given, loaded, or fitted on the given or the shipped records.
-
-    ``source`` is a predictor, the npz file of one, records, or paths to them; None takes the shipped records of
-    that input size (by default the largest that ships). ``regressor`` is for records; a predictor has its own.
-
-    Raises:
-        InputError: an unknown model, or a source of another network, another input size or the other accuracy.
-    """
-    if model not in {name for name, _ in shipped_graphs()}:
-        load_graph(model)  # an unknown name ends here, with the nearest ones
-    if source is None:
-        source = shipped_records(model, input_px)
-    if isinstance(source, Predictor):
-        predictor = source
-    elif isinstance(source, str | Path) and Path(source).suffix == ".npz":
-        predictor = Predictor.load(source)
-    else:
-        records = _opened(source, model)
-        _check_input_px(records.source, records.input_px, input_px)
-        predictor = fit_predictor(records, regressor=regressor, accuracy=accuracy)
-    if predictor.model != model:
-        raise InputError(f"predictor: was fitted for {predictor.model}, not for {model}; give one for {model}")
-    _check_input_px("the predictor", predictor.input_px, input_px)
-    if predictor.accuracy != accuracy:
-        raise InputError(
-            f"predictor: was fitted to {predictor.accuracy} accuracy, not to {accuracy}; "
-            f"give --accuracy {predictor.accuracy}, or records"
-        )
-    return predictor
 
 
 def record_features(records: Records) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -268,6 +229,11 @@ def record_features(records: Records) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.column_stack([x, snr_db]), (*space.feature_names, SNR_FEATURE)
 
 
+def records_hash(x: np.ndarray, y: np.ndarray) -> str:
+    """Fingerprint of what a predictor is fitted to: features ``x`` (n, F) and accuracies ``y`` (n,)."""
+    return hashlib.sha256(np.column_stack([x, y]).tobytes()).hexdigest()[:16]
+
+
 def regressor_of(records: Records, name: str, seed: int) -> Callable[[], Any]:
     """Makes unfitted regressors of that name for :func:`record_features`."""
     space = SearchSpace(load_graph(records.model, records.input_px))
@@ -279,12 +245,6 @@ def ensemble_of(fitted: Any) -> TreeEnsemble:
     return TreeEnsemble.from_sklearn(*(fitted.parts if isinstance(fitted, DistilledBoosting) else [fitted]))
 
 
-def _opened(records: RecordsSource, model: str | None = None) -> Records:
+def opened(records: RecordsSource, model: str | None = None) -> Records:
+    """Records as they are, or read from their path or paths (:func:`coinfer_ray.records.store.read_records`)."""
     return records if isinstance(records, Records) else read_records(records, model=model)
-
-
-def _check_input_px(what: str, have: int, wanted: int | None) -> None:
-    if wanted is not None and have != wanted:
-        raise InputError(
-            f"records: {what} holds inputs of {have} px, not of {wanted}; give --input-px {have} or other records"
-        )

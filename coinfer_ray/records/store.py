@@ -229,8 +229,7 @@ def read_records(source: str | Path | Sequence[str | Path], *, model: str | None
 
 def _record_files(path: Path) -> list[Path]:
     if not path.is_dir():
-        ships = _shipped_folder() / path
-        return [ships if not path.exists() and path.name == str(path) and ships.is_file() else path]
+        return [path if path.exists() else shipped_file(path) or path]
     shards = sorted(path.glob(SHARD_PATTERN))
     if not shards:
         raise InputError(
@@ -269,16 +268,35 @@ def shipped_records(model: str, input_px: int | None = None) -> Path:
     Raises:
         InputError: none ship for it; the message says which do.
     """
-    found = {}
-    for path in sorted(_shipped_folder().glob("*-*px.parquet")):
-        name, _, pixels = path.stem.rpartition("-")
-        found[name, int(pixels.removesuffix("px"))] = path
-    sizes = sorted(pixels for name, pixels in found if name == model)
+    found = _shipped()
+    sizes = shipped_sizes(model)
     if not sizes or (input_px is not None and input_px not in sizes):
         have = ", ".join(f"{name} at {pixels} px" for name, pixels in sorted(found)) or "none"
         wanted = model if input_px is None else f"{model} at {input_px} px"
         raise InputError(f"records: none ship for {wanted} (shipped: {have}); collect some and pass --records PATH")
     return found[model, input_px or sizes[-1]]
+
+
+def shipped_sizes(model: str) -> list[int]:
+    """Input sizes in pixels, rising, at which noise-free records of the network ship."""
+    return sorted(pixels for name, pixels in _shipped() if name == model)
+
+
+def _shipped() -> dict[tuple[str, int], Path]:
+    found = {}
+    for path in sorted(_shipped_folder().glob("*-*px.parquet")):
+        name, _, pixels = path.stem.rpartition("-")
+        found[name, int(pixels.removesuffix("px"))] = path
+    return found
+
+
+def shipped_file(path: str | Path) -> Path | None:
+    """The shipped records file that ``path`` names, by its whole path or, where nothing of that name lies in the
+    current folder, by its bare name; None where it names none."""
+    path = Path(path)
+    ships = _shipped_folder() / path.name
+    bare = path.name == str(path) and not path.exists()
+    return ships if ships.is_file() and (bare or path.resolve() == ships.resolve()) else None
 
 
 def _shipped_folder() -> Path:

@@ -245,7 +245,7 @@ def _predicted_best(problem: Problem, state: CaseState, optimizer: str, seed: in
     required = problem.required_accuracy(np.array([state.accuracy_floor]), case.confidence)
     snr_db = np.nan if case.snr_db is None else case.snr_db
     scenarios = Scenarios(np.array([case.weights]), required + state.margin, np.array([snr_db]))
-    found = solve(problem, scenarios, optimizer, seed, position)
+    found = solve(problem, scenarios, optimizer, seed, first_scenario=position)
     if not found.feasible[0]:
         return None
     x = features(problem.space.tables, found.levels, snr_db if problem.predictor.noisy else None)

@@ -1,4 +1,4 @@
-"""``coinfer search``: the loop of :mod:`coinfer_ray.refine.rounds` with real trainings, kept in a folder."""
+"""``coinfer refine``: the loop of :mod:`coinfer_ray.refine.rounds` with real trainings, kept in a folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER
 from coinfer_ray.problem.costs import INPUT_BITS
 from coinfer_ray.problem.space import Cuts
 from coinfer_ray.records.store import Records, Split, read_records, shipped_records
@@ -23,7 +24,7 @@ from coinfer_ray.training.verifier import Verifier, obtain_base
 RESULT_FILE = "_search.json"  # pyarrow's data sets pass over names that begin with _
 
 
-def search(
+def refine(
     model: str,
     cases: Sequence[Case],
     data: str | Path,
@@ -33,15 +34,15 @@ def search(
     executor: Executor,
     records: Records | str | Path | None = None,
     base: str | Path | None = None,
-    input_px: int | None = None,
     repeats: int = 1,
+    optimizer: str = DEFAULT_OPTIMIZER,
+    seed: int = 0,
+    quiet: bool = False,
+    input_px: int | None = None,
     cuts: Cuts = "all",
     codec_flops: bool = True,
     input_bits: float = INPUT_BITS,
     accuracy: Split = "validation",
-    optimizer: str = "exact",
-    seed: int = 0,
-    quiet: bool = False,
 ) -> LoopResult:
     """Optimise and train in turn until each case's best trained strategy keeps to its bound and none is predicted
     to be faster, or until ``budget`` trainings are spent.
@@ -60,7 +61,7 @@ def search(
 
     def fit(found: Records) -> Problem:
         return assemble(
-            model, None, found, cuts=cuts, codec_flops=codec_flops, input_bits=input_bits, accuracy=accuracy
+            model, records=found, cuts=cuts, codec_flops=codec_flops, input_bits=input_bits, accuracy=accuracy
         )
 
     splits = load_data(data)

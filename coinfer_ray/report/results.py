@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.methods.proposed import Proposed
+from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.runtime.files import read_run
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
 MOST_SCENARIOS = 1_000_000
-METHOD_COLUMNS = {"All_Local": "all_local_s", "All_Server": "all_server_s", "Neurosurgeon": "neurosurgeon_s"}
-PROPOSED = "coinfer"
+METHOD_COLUMNS = {METHODS[name].title: f"{name}_s" for name in PLAIN_METHODS}
+PROPOSED = Proposed.name
 _AXES = ("model", "device", "server", "max_loss", "confidence")
 _COLUMNS = (
     "scenario",
@@ -38,9 +40,7 @@ _COLUMNS = (
     "accuracy_bound",
     "lower_bound_s",
     "cut_after",
-    "all_local_s",
-    "all_server_s",
-    "neurosurgeon_s",
+    *METHOD_COLUMNS.values(),
 )
 _OF_ANSWER = ("latency_s", "device_s", "uplink_s", "server_s", "predicted_accuracy", "accuracy_bound", "cut_after")
 

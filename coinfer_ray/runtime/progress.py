@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -11,13 +12,16 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 LINE_EVERY_S = 30.0
+WINDOW_S = 120.0  # over which the rate is taken: what was slower or faster long ago says nothing of what is left
+LEAST_S, LEAST_STEPS = 3.0, 3  # a rate over less is noise
 
 
 class Progress:
     """``with Progress("candidates", total, done=already) as progress: progress.advance()``
 
-    Shows the share done, the rate since the start and the time left. Without a terminal it prints a line every
-    half minute and a last one, so that a log file stays readable.
+    Shows the share done and, once it means something, the rate and the time left: over the last two minutes, and
+    never with what came first, whose time is that of starting workers and compiling kernels. Without a terminal it
+    prints a line every half minute and a last one, so that a log file stays readable.
     """
 
     def __init__(self, what: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
@@ -26,7 +30,8 @@ class Progress:
         self.done = done
         self._fresh = 0
         self._quiet = quiet
-        self._started = self._printed = time.monotonic()
+        self._printed = time.monotonic()
+        self._steps: deque[tuple[float, int]] = deque()  # when how much was done, within the window
         self._bar: Bar | None = None
 
     def __enter__(self) -> Self:
@@ -52,20 +57,30 @@ class Progress:
     def advance(self, count: int = 1) -> None:
         self.done += count
         self._fresh += count
+        now = time.monotonic()
+        self._steps.append((now, self.done))
+        while len(self._steps) > LEAST_STEPS + 1 and self._steps[0][0] < now - WINDOW_S:
+            self._steps.popleft()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=self._note())
         elif not self._quiet and time.monotonic() - self._printed >= LINE_EVERY_S:
             self._print()
 
     def _note(self) -> str:
-        rate = self._fresh / max(time.monotonic() - self._started, 1e-9)
-        left = (self.total - self.done) / rate if rate else float("inf")
+        """Rate and time left; empty while they mean nothing, or when nothing is left."""
+        if len(self._steps) <= LEAST_STEPS or self.done >= self.total:
+            return ""
+        (began, before), (now, done) = self._steps[0], self._steps[-1]
+        if now - began < LEAST_S:
+            return ""
+        rate = (done - before) / (now - began)
         shown = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s" if rate >= 0.5 else f"{rate * 60:.1f}/min"
-        return f"{shown}, {_duration(left)} left"
+        return f"{shown}, {_duration((self.total - done) / rate)} left"
 
     def _print(self) -> None:
         self._printed = time.monotonic()
-        print(f"{self.what}: {self.done:,} of {self.total:,}, {self._note()}", file=sys.stderr, flush=True)
+        note = self._note()
+        print(f"{self.what}: {self.done:,} of {self.total:,}{note and f', {note}'}", file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import yaml
@@ -68,32 +68,51 @@ def link_of(
     return chosen if isinstance(chosen, Link) else one_link(chosen)
 
 
-def resolve(
-    *,
-    device: Device | Given | None = None,
-    device_gflops: float | None = None,
-    server: Server | Given | None = None,
-    server_gflops: float | None = None,
-    link: Link | Given | None = None,
-    rate_mbps: float | None = None,
-    bandwidth_mhz: float | None = None,
-    snr_db: float | None = None,
-    max_loss: float = 0.02,
-    confidence: float | None = None,
-) -> Scenario:
-    """One scenario from names, files, objects or numbers (see :func:`device_of`, :func:`link_of`).
+class ScenarioNumbers(TypedDict, total=False):
+    """What a :class:`Scenario` takes in numbers.
+
+    ``device_gflops``, ``server_gflops``: speeds in 1e9 FLOP/s. ``rate_mbps``: uplink rate in 1e6 bit/s;
+    ``bandwidth_mhz`` and ``snr_db``: the same by Shannon's formula. ``max_loss``: allowed loss of accuracy, a share
+    (default 0.02). ``confidence``: how sure the predictor must be (default: its best guess).
+    """
+
+    device_gflops: float | None
+    server_gflops: float | None
+    rate_mbps: float | None
+    bandwidth_mhz: float | None
+    snr_db: float | None
+    max_loss: float
+    confidence: float | None
+
+
+class ScenarioOptions(ScenarioNumbers, total=False):
+    """What decides a :class:`Scenario`: device, server and link each by name, file or object, or by their numbers.
+
+    ``device``, ``server``, ``link``: a preset's name, a YAML file, a mapping with the file's keys, or the object.
+    """
+
+    device: Device | Given | None
+    server: Server | Given | None
+    link: Link | Given | None
+
+
+def resolve(**options: Unpack[ScenarioOptions]) -> Scenario:
+    """One scenario from names, files, objects or numbers (see :class:`ScenarioOptions`).
 
     Raises:
         InputError: the first of them that cannot be used.
     """
+    max_loss, confidence = options.get("max_loss", 0.02), options.get("confidence")
     if not -1 < max_loss < 1:  # a negative loss asks for a strategy that is better than the base network
         raise InputError(f"max loss: {max_loss} must be in (-1, 1); it is a share of all images, 0.02 for 2 points")
     if confidence is not None:
         check_confidence(confidence)
     return Scenario(
-        device=device_of(device, device_gflops),
-        server=server_of(server, server_gflops),
-        link=link_of(link, rate_mbps, bandwidth_mhz, snr_db),
+        device=device_of(options.get("device"), options.get("device_gflops")),
+        server=server_of(options.get("server"), options.get("server_gflops")),
+        link=link_of(
+            options.get("link"), options.get("rate_mbps"), options.get("bandwidth_mhz"), options.get("snr_db")
+        ),
         max_loss=max_loss,
         confidence=confidence,
     )

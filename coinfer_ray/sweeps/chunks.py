@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coinfer_ray.atlas.atlas import StrategyAtlas, solve_by_atlas
-from coinfer_ray.methods.registry import METHODS
+from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.runtime.executors import WorkerContext
 from coinfer_ray.runtime.files import read_holder, write_whole
+from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.grid import Grid
 
 if TYPE_CHECKING:
@@ -24,12 +25,7 @@ if TYPE_CHECKING:
 
 
 METADATA_KEY = b"coinfer_ray.sweep"
-
-
 SWEEP_FORMAT = 2
-
-
-BASELINES = ("all_local", "all_server", "neurosurgeon")
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,7 @@ class How:
     solver: str
     seed: int
     certify: bool
+    time_limit_s: float | None
     options: Mapping[str, Any]
     atlases: Mapping[str, tuple[StrategyAtlas, ...]] | None = None
 
@@ -93,10 +90,10 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
     from coinfer_kernels import Scenarios
 
     columns = grid.columns(chunk.start, chunk.stop)
-    weights = grid.weights(chunk.start, chunk.stop)
-    floor = problem.base_accuracy - columns["max_loss"]
-    scenarios = Scenarios(weights, floor, columns["snr_db"])
-    confidence = columns["confidence"]
+    batch = ScenarioBatch.of_grid(grid, chunk.start, chunk.stop)
+    weights, confidence = batch.weights, batch.confidence
+    floor = problem.base_accuracy - batch.max_loss
+    scenarios = Scenarios(weights, floor, batch.snr_db)
     if how.atlases is not None:
         found = solve_by_atlas(problem, scenarios, how.atlases[problem.graph.model], confidence)
     else:
@@ -108,16 +105,15 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
             first_scenario=chunk.start,
             confidence=confidence,
             certify=how.certify,
+            time_limit_s=how.time_limit_s,
             **how.options,
         )
-    sure = problem.accuracy_bound(found, confidence)
+    answers = problem.answers(found)
+    sure = problem.accuracy_bound(answers, confidence)
 
-    nothing = ~found.feasible
-    levels = np.where(nothing[:, None], 0, found.levels)
-    costs = problem.delay.costs(levels)
+    nothing, costs, point, levels = ~answers.feasible, answers.costs, answers.partition_point, answers.levels
+    assert levels is not None
     seconds = costs * weights
-    points = np.array(problem.space.variables[problem.space.cut_variable].values, dtype=np.int64)
-    point = points[levels[:, problem.space.cut_variable]]
     width = levels.shape[1]
     strategy = pa.ListArray.from_arrays(
         pa.array(np.arange(0, (len(levels) + 1) * width, width, dtype=np.int32)),
@@ -156,17 +152,11 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
         "partition_point": pa.array(point, mask=nothing),
         "cut_after": labelled(point, names, nothing),
         "strategy": strategy,
-        **{f"{name}_s": _baseline(name, problem, weights) for name in BASELINES},
+        **{f"{name}_s": METHODS[name].solve(problem, batch).objective for name in PLAIN_METHODS},
         "evaluations": found.evaluations,
     }
     document = {"format": SWEEP_FORMAT, "solver": how.solver, "seed": how.seed, "problem": problem.provenance()}
     return pa.table(rows).replace_schema_metadata({METADATA_KEY: json.dumps(document)})
-
-
-def _baseline(name: str, problem: Problem, weights: np.ndarray) -> np.ndarray:
-    """Latencies (S,), summed as the answers' own are: a matrix product's last digit depends on the batch."""
-    costs = METHODS[name](problem, weights, cuts=problem.space.cuts).costs
-    return np.asarray((costs * weights).sum(axis=1))
 
 
 def _write(table: pa.Table, path: Path) -> None:

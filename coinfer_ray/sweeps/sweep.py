@@ -13,15 +13,14 @@ from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
 from coinfer_ray.atlas.build import grid_atlases
 from coinfer_ray.errors import InputError, check_name
-from coinfer_ray.optimizer.problem import Problem, assemble
-from coinfer_ray.optimizer.solve import OPTIMIZERS
-from coinfer_ray.problem.costs import INPUT_BITS
+from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
+from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, OPTIMIZERS
 from coinfer_ray.runtime.executors import Executor, make_executor
 from coinfer_ray.runtime.files import claim_folder, read_holder, single_writer
 from coinfer_ray.runtime.progress import Progress
@@ -31,9 +30,6 @@ from coinfer_ray.sweeps.chunks import Chunk, How, _write, split_grid, start_work
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
-
-    from coinfer_ray.problem.space import Cuts
-    from coinfer_ray.records.store import Split
 
 SOLVERS = (*OPTIMIZERS, "atlas")
 LARGEST_CHUNK = 64  # scenarios; some seconds of the population optimizer
@@ -46,22 +42,18 @@ def sweep(
     grid: Grid | Mapping[str, Any] | str | Path,
     out: str | Path | None = None,
     *,
-    solver: str = "quantum",
+    solver: str = DEFAULT_OPTIMIZER,
     executor: Executor | str = "ray",
     address: str | None = None,
     workers: int | None = None,
     seed: int | None = None,
-    cuts: Cuts | None = None,
     confidence: float | None = None,
     certify: bool = False,
-    records: Any = None,
-    input_px: int | None = None,
-    codec_flops: bool = True,
-    input_bits: float = INPUT_BITS,
-    accuracy: Split = "validation",
+    time_limit_s: float | None = None,
+    solver_options: Mapping[str, Any] | None = None,
     chunk: int | None = None,
     quiet: bool = False,
-    **options: Any,
+    **options: Unpack[ProblemOptions],
 ) -> Dataset:
     """Solve every scenario of ``grid`` and return the answers as a data set, in the order of their numbers.
 
@@ -69,17 +61,17 @@ def sweep(
         grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path.
         out: folder of the chunks; run again with the same to resume. None: nothing is kept, the data set is in
             memory.
-        solver: the optimizer of :func:`coinfer_ray.optimizer.solve.solve`; ``options`` go to it. Or ``atlas``: the
-            grid's atlases are built first, in ``out``, and every scenario is then a look-up.
+        solver: the optimizer of :func:`coinfer_ray.optimizer.solve.solve`; ``time_limit_s`` (seconds for a scenario;
+            answers that it ends depend on the machine) and ``solver_options`` go to it. Or ``atlas``: the grid's
+            atlases are built first, in ``out``, and every scenario is then a look-up.
         executor: ``ray``, ``local``, or an executor that the caller has entered. ``address`` and ``workers`` are
             for the first (:class:`RayExecutor`).
-        seed, cuts, confidence: instead of the grid's own.
+        seed, confidence: instead of the grid's own; so is ``cuts`` among the ``options``.
         certify: prove a lower bound beside the answers of any optimizer.
-        records: records or a predictor (see :func:`coinfer_ray.optimizer.problem.assemble`), or a mapping of them by
-            model.
-        input_px, codec_flops, input_bits, accuracy: as in :func:`coinfer_ray.optimize`.
         chunk: scenarios to a chunk; None suits the grid's size.
         quiet: no progress on stderr.
+        options: those of :class:`coinfer_ray.optimizer.problem.ProblemOptions`; ``records`` may be a mapping of them
+            by network.
 
     A scenario whose accuracy bound no strategy meets is a row with ``feasible`` false and no answer. Latencies of
     All_Local, All_Server and Neurosurgeon stand beside it.
@@ -93,20 +85,13 @@ def sweep(
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk: {chunk} scenarios; at least 1 is needed")
     seed = grid.seed if seed is None else seed
-    cuts = grid.cuts if cuts is None else cuts
     grid = grid if confidence is None else grid.asking(confidence)
-    problems = {
-        model: assemble(
-            model,
-            input_px,
-            records.get(model) if isinstance(records, Mapping) else records,
-            cuts=cuts,
-            codec_flops=codec_flops,
-            input_bits=input_bits,
-            accuracy=accuracy,
-        )
-        for model in grid.models
-    }
+    records = options.get("records")
+    problems = {}
+    for model in grid.models:
+        own = records.get(model) if isinstance(records, Mapping) else records
+        of_model = {**options, "records": own, "cuts": options.get("cuts") or grid.cuts}
+        problems[model] = assemble(model, **cast(ProblemOptions, of_model))
     _check_snr(grid, problems)
     for problem in problems.values():  # a confidence that records cannot promise ends here, not in every chunk
         problem.required_accuracy(np.zeros(len(grid.confidence)), grid.confidence)
@@ -114,13 +99,13 @@ def sweep(
     settings = {
         "solver": solver,
         "certify": certify,
-        "options": options,
+        "options": {**(solver_options or {}), "time_limit_s": time_limit_s},
         "seed": seed,
         "grid": grid.document,
         "chunk": chunk,
         "problems": {model: problem.provenance() for model, problem in problems.items()},
     }
-    how = How(solver, seed, certify, options)
+    how = How(solver, seed, certify, time_limit_s, solver_options or {})
     running = (
         make_executor(executor, address=address, workers=workers, in_flight=2)
         if isinstance(executor, str)
@@ -133,7 +118,7 @@ def sweep(
         if pending:
             if solver == "atlas":
                 atlases = {
-                    model: grid_atlases(grid, problem, folder=folder, quiet=quiet, **options)
+                    model: grid_atlases(grid, problem, folder=folder, quiet=quiet, **(solver_options or {}))
                     for model, problem in problems.items()
                 }
                 how = replace(how, atlases=atlases)

@@ -19,7 +19,7 @@ import numpy as np
 from coinfer_ray.compression.quantize import LEAST_BITS, MOST_BITS
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.library import load_graph
-from coinfer_ray.predictor.fit import fit_predictor
+from coinfer_ray.predictor.obtain import kept_fit
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Strategy
@@ -271,7 +271,7 @@ def _checked(
     if max_loss is not None:
         claim = replace(claim, accuracy_floor=known - max_loss)
     if claim.predicted_accuracy is None:
-        predictor = fit_predictor(source, accuracy=accuracy) if isinstance(source, Records) else source
+        predictor = kept_fit(source, accuracy=accuracy) if isinstance(source, Records) else source
         x = space.values(claim.strategy)
         seen = x if snr_db is None else np.append(x, snr_db)
         claim = replace(claim, predicted_accuracy=float(predictor.predict(seen[None])[0]))

@@ -33,6 +33,7 @@ def fields_of(cls: type) -> list[tuple[str, str, str]]:
 
 def _describe(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     if what == "class" and isinstance(thing, type) and issubclass(thing, tuple) and hasattr(thing, "_fields"):
+        lines[:] = [line for line in lines if not line.startswith("Create new instance of")]
         lines += ["", ":Fields:"]
         for field, kind, comment in fields_of(thing):
             lines.append(f"    - **{field}** (``{kind}``)" + (f": {comment}" if comment else ""))

@@ -8,7 +8,7 @@ from coinfer_kernels.atlas.build import build_atlas
 from coinfer_kernels.atlas.lookup import Atlas, make_region
 from coinfer_kernels.blackbox.optimizer import OptimizeResult, QuantumOptimizer, minimize
 from coinfer_kernels.costs import cheapest_feasible, latencies, strategy_costs
-from coinfer_kernels.exact.solve import Certificates, solve_exact
+from coinfer_kernels.exact.solve import solve_exact
 from coinfer_kernels.local_search.solve import solve_quantum
 from coinfer_kernels.notation import CostTables, EnsembleTables, Scenarios, Solutions, SpaceTables
 from coinfer_kernels.space import canonicalize, decode, features
@@ -16,7 +16,6 @@ from coinfer_kernels.trees.ensemble import LevelEnsemble, TreeEnsemble
 
 __all__ = [
     "Atlas",
-    "Certificates",
     "CostTables",
     "EnsembleTables",
     "LevelEnsemble",

@@ -6,7 +6,9 @@ point of the cube into a strategy. The steps of Algorithm 1, as the functions be
 
 1. *Initialisation*: k solutions uniformly at random; the scale is the width of the domain, 1.
 2. *Energy-level stabilisation*: every solution X proposes X' ~ N(X, scale^2) until X' is accurate enough; X' takes
-   X's place if its objective is lower. Repeat while the solutions' standard deviation changes by more than the scale.
+   X's place if its objective is lower than that of the best strategy so far (``rule="best"``, as the paper prints
+   it) or than X's own (``rule="parent"``, as the published codes of the family do it). Repeat while the solutions'
+   standard deviation changes by more than the scale.
 3. *Energy-level transition*: the worst solution becomes the mean of all; back to 2 while the standard deviation
    exceeds the scale.
 4. *Scale adjustment*: the scale is divided by ``shrink``; back to 2, ``scales`` times in all.
@@ -23,7 +25,7 @@ What the paper leaves open, and what is done here:
   two plateaus with an infeasible mean between them never come closer, and step 3 never ends.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -55,6 +57,7 @@ class PaperSettings(NamedTuple):
     max_evaluations: int  # per scenario
     max_tries: int  # proposals for one solution in one pass
     seed: int
+    parent: bool  # a proposal is compared with its parent, not with the best strategy so far
 
 
 class _Best(NamedTuple):
@@ -180,9 +183,10 @@ def _stabilise(problem: Problem, settings: PaperSettings, swarm: _Swarm, s: int,
                 if swarm.best.evaluations[0] >= settings.max_evaluations:
                     return
                 _propose(swarm, i, scale)
+                bar = swarm.objective[i] if settings.parent else swarm.best.objective[0]
                 objective = _evaluate_trial(problem, swarm, s)
                 if objective < np.inf:
-                    if objective < swarm.objective[i]:
+                    if objective < bar:
                         swarm.objective[i] = objective
                         copy_row(swarm.trial, swarm.cube[i])
                     break
@@ -243,6 +247,7 @@ def solve_paper(
     ensemble: EnsembleTables,
     scenarios: Scenarios,
     *,
+    rule: Literal["best", "parent"] = "best",
     solutions: int = 5,
     scales: int = 20,
     shrink: float = 1.3,
@@ -255,11 +260,12 @@ def solve_paper(
     """Solve a batch of scenarios by the paper's Algorithm 1.
 
     ``space``, ``cost`` and ``ensemble`` are the problem, ``scenarios`` the batch (:mod:`coinfer_kernels.notation`).
-    ``solutions`` is the paper's k, ``scales`` its number of scale steps, ``shrink`` its lambda; ``seed`` is a whole
-    number from 0 on. ``max_evaluations`` bounds the strategies evaluated for one scenario, ``max_tries`` the proposals
-    of one solution in one pass. ``keys`` (S,) are the scenarios' own numbers in a larger grid, so that a scenario draws
-    the same random numbers in whatever batch it comes; without them they are numbered from 0. ``threads``: None for all
-    that numba may use. The answer depends neither on ``threads`` nor on the rest of the batch.
+    ``rule`` says what a proposal is compared with (see the module). ``solutions`` is the paper's k, ``scales`` its
+    number of scale steps, ``shrink`` its lambda; ``seed`` is a whole number from 0 on. ``max_evaluations`` bounds the
+    strategies evaluated for one scenario, ``max_tries`` the proposals of one solution in one pass. ``keys`` (S,) are
+    the scenarios' own numbers in a larger grid, so that a scenario draws the same random numbers in whatever batch it
+    comes; without them they are numbered from 0. ``threads``: None for all that numba may use. The answer depends
+    neither on ``threads`` nor on the rest of the batch.
 
     Raises:
         ValueError: tables that don't fit each other, or parameters out of range.
@@ -267,6 +273,8 @@ def solve_paper(
     problem = check_problem(space, cost, ensemble, scenarios)
     if not 1.0 < shrink < np.inf:
         raise ValueError(f"shrink: {shrink} does not shrink the scale; a number above 1 is needed")
+    if rule not in ("best", "parent"):
+        raise ValueError(f"rule: {rule!r} must be 'best' or 'parent'")
     settings = PaperSettings(
         solutions=checks.at_least("solutions", solutions, 2),
         scales=checks.at_least("scales", scales, 1),
@@ -274,6 +282,7 @@ def solve_paper(
         max_evaluations=checks.at_least("max_evaluations", max_evaluations, 1),
         max_tries=checks.at_least("max_tries", max_tries, 1),
         seed=checks.at_least("seed", seed, 0),
+        parent=rule == "parent",
     )
     count = len(problem.scenarios.accuracy_floor)
     numbers = scenario_keys(keys, count)

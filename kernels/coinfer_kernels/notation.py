@@ -108,10 +108,38 @@ class Scenarios(NamedTuple):
 
 
 class Solutions(NamedTuple):
-    """One answer for each scenario."""
+    """One answer for each of S scenarios, and how far it can be from the best.
+
+    What a solver that proves bounds (:func:`coinfer_kernels.solve_exact`) says of a scenario:
+
+    ==============================  =========  ===========  ===========  ============
+    scenario                        feasible   objective    lower_bound  gap
+    ==============================  =========  ===========  ===========  ============
+    solved                          True       finite       finite       <= allowed
+    stopped by a limit, with        True       finite       finite       what it is
+    a strategy at hand
+    proven to have no strategy      False      infinite     infinite     0
+    stopped by a limit, without     False      infinite     finite       infinite
+    a strategy at hand
+    ==============================  =========  ===========  ===========  ============
+    """
 
     levels: IntArray  # (S, V); row s is meaningless where not feasible[s]
     objective: FloatArray  # (S,) infinite where not feasible[s]
     accuracy: FloatArray  # (S,) predicted; where not feasible[s], the best that was seen
-    evaluations: IntArray  # (S,) strategies evaluated
+    evaluations: IntArray  # (S,) strategies evaluated; boxes looked at by the exact solver
     feasible: BoolArray  # (S,)
+    lower_bound: FloatArray  # (S,) no feasible strategy has a lower objective; NaN where nothing is proven
+
+    @property
+    def gap(self) -> FloatArray:
+        """(S,) (objective - lower_bound) / |objective|: by which share of itself an answer can be above the best.
+
+        NaN where nothing is proven.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gap = np.maximum(self.objective - self.lower_bound, 0.0) / np.abs(self.objective)
+        gap = np.where(self.lower_bound >= self.objective, 0.0, gap)
+        gap = np.where(np.isfinite(self.objective) | np.isnan(self.lower_bound), gap, np.inf)
+        proven_empty: FloatArray = np.where(np.isposinf(self.lower_bound), 0.0, gap)
+        return proven_empty

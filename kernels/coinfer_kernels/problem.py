@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from coinfer_kernels import checks
-from coinfer_kernels.notation import BoolArray, CostTables, EnsembleTables, IntArray, Scenarios, Solutions, SpaceTables
+from coinfer_kernels.notation import (
+    BoolArray,
+    CostTables,
+    EnsembleTables,
+    FloatArray,
+    IntArray,
+    Scenarios,
+    Solutions,
+    SpaceTables,
+)
 
 
 class Problem(NamedTuple):
@@ -46,6 +55,7 @@ def empty_solutions(scenarios: int, variables: int) -> Solutions:
         accuracy=np.full(scenarios, -np.inf),
         evaluations=np.zeros(scenarios, dtype=np.int64),
         feasible=feasible,
+        lower_bound=np.full(scenarios, np.nan),
     )
 
 
@@ -56,3 +66,20 @@ def scenario_keys(keys: ArrayLike | None, scenarios: int) -> IntArray:
     checked = checks.shaped("keys", keys, np.int64, (scenarios,))
     checks.within("keys", checked, 0, np.iinfo(np.int64).max)
     return checked
+
+
+def merge_layers(cost: CostTables) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
+    """Layers between the same prunable sets as one: FLOPs at each cut, on the device and on the server.
+
+    Returns ``pair_in`` and ``pair_out`` (Q,), rows of ``cost.kept``; ``pair_flop`` (C, 2, Q) FLOPs per kept input and
+    output channel of a pair; ``set_flop`` (C, 2, P + 1) FLOPs per kept output channel.
+    """
+    pairs, inverse = np.unique(np.stack([cost.in_set, cost.out_set]), axis=1, return_inverse=True)
+    pair_of = inverse.reshape(-1)  # (1, L) in NumPy 2.0, (L,) before and after
+    cuts, rows = len(cost.cut_layers), len(cost.kept)
+    pair_flop, set_flop = np.zeros((cuts, 2, pairs.shape[1])), np.zeros((cuts, 2, rows))
+    for cut, first in enumerate(cost.cut_layers):
+        for side, layers in enumerate((slice(0, first), slice(first, None))):
+            np.add.at(pair_flop[cut, side], pair_of[layers], cost.quadratic[layers])
+            np.add.at(set_flop[cut, side], cost.out_set[layers], cost.linear[layers])
+    return np.ascontiguousarray(pairs[0]), np.ascontiguousarray(pairs[1]), pair_flop, set_flop

@@ -43,12 +43,12 @@ def reference_answer(tables, cost, ensemble, scenarios, s, seed, solutions, limi
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.booleans(), st.integers(2, 6))
-def test_algorithm_1_equals_the_oracle(seed, snr, solutions):
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.integers(2, 6), st.sampled_from(["best", "parent"]))
+def test_algorithm_1_equals_the_oracle(seed, snr, solutions, rule):
     problem = random_problem(seed, snr=snr, share=[0.5, 0.05, 0.0][seed % 3])
-    answer = solve_paper(*problem, solutions=solutions, seed=seed, **LIMITS)
+    answer = solve_paper(*problem, solutions=solutions, seed=seed, rule=rule, **LIMITS)
     for s in range(3):
-        objective, levels, evaluations = reference_answer(*problem, s, seed, solutions, LIMITS)
+        objective, levels, evaluations = reference_answer(*problem, s, seed, solutions, LIMITS | {"rule": rule})
         assert answer.evaluations[s] == evaluations
         assert answer.feasible[s] == (levels is not None)
         assert answer.objective[s] == pytest.approx(objective, rel=1e-13)
@@ -71,22 +71,22 @@ def test_neither_threads_nor_batches_change_an_answer():
     problem = random_problem(3, scenarios=7)
     one = solve_paper(*problem, seed=4, threads=1, **LIMITS)
     two = solve_paper(*problem, seed=4, threads=2, **LIMITS)
-    assert all((a == b).all() for a, b in zip(one, two, strict=True))
+    assert all(np.array_equal(a, b, equal_nan=a.dtype == float) for a, b in zip(one, two, strict=True))
 
     tables, cost, ensemble, scenarios = problem
     part = Scenarios(*(array[[5, 2]] for array in scenarios))
     few = solve_paper(tables, cost, ensemble, part, seed=4, keys=[5, 2], **LIMITS)
-    assert all((a == b[[5, 2]]).all() for a, b in zip(few, one, strict=True))
+    assert all(np.array_equal(a, b[[5, 2]], equal_nan=a.dtype == float) for a, b in zip(few, one, strict=True))
 
     few = solve_paper(tables, cost, ensemble, part, seed=4, **LIMITS)
-    assert any((a != b[[5, 2]]).any() for a, b in zip(few, one, strict=True))
+    assert any((a != b[[5, 2]]).any() for a, b in zip(few[:5], one[:5], strict=True))
     other = solve_paper(*problem, seed=5, **LIMITS)
-    assert any((a != b).any() for a, b in zip(other, one, strict=True))
+    assert any((a != b).any() for a, b in zip(other[:5], one[:5], strict=True))
 
 
 def test_another_process_with_other_threads_gives_the_same_answer():
     code = (
-        "from tests.kernels import test_quantum as t\n"
+        "from tests.kernels import test_algorithm1 as t\n"
         "answer = t.solve_paper(*t.random_problem(3, scenarios=5), seed=4, **t.LIMITS)\n"
         "print(answer.objective.tolist(), answer.levels.tolist(), answer.evaluations.tolist())"
     )
@@ -135,6 +135,7 @@ def test_bad_input_is_named():
         (lambda: solve_paper(tables, cost, ensemble, scenarios, shrink=1.0), "shrink: 1.0"),
         (lambda: solve_paper(tables, cost, ensemble, scenarios, keys=[1, 2]), "keys: has shape"),
         (lambda: solve_paper(tables, cost, ensemble, scenarios, threads=0), "threads: 0"),
+        (lambda: solve_paper(tables, cost, ensemble, scenarios, rule="mean"), "rule: 'mean'"),
         (lambda: solve_paper(tables, cost, seeing_99, scenarios), "sees 99 features"),
         (lambda: solve_paper(tables, cost._replace(cut_layers=cost.cut_layers[1:]), ensemble, scenarios), "cost.cut"),
         (

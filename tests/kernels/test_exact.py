@@ -114,7 +114,7 @@ def test_enumeration_agrees_for_a_weighted_median(seed, snr):
 def test_a_node_limit_leaves_an_honest_gap(seed, max_nodes, gap):
     problem = small_problem(seed, scenarios=4)
     answer = solve_exact(*problem, gap=gap, max_nodes=max_nodes, threads=1)
-    assert (answer.nodes <= max_nodes).all()
+    assert (answer.evaluations <= max_nodes).all()
     check(problem, answer, optima(problem))
 
 
@@ -126,7 +126,7 @@ def some_feasible(problem, rng):
     good = accuracy >= scenarios.accuracy_floor[:, None]
     chosen = good.argmax(axis=1)
     unknown = np.zeros(len(chosen))
-    return Solutions(levels[chosen], unknown, accuracy[chosen], unknown.astype(int), good.any(axis=1))
+    return Solutions(levels[chosen], unknown, accuracy[chosen], unknown.astype(int), good.any(axis=1), unknown)
 
 
 def test_a_wide_gap_is_as_honest():
@@ -155,7 +155,7 @@ def test_a_search_stopped_without_a_strategy_says_so():
 def test_the_clock_ends_a_search_too():
     problem = small_problem(3)
     answer = solve_exact(*problem, max_seconds=1e-9, threads=1)
-    assert (answer.nodes == 0).all()
+    assert (answer.evaluations == 0).all()
     check(problem, answer, optima(problem))
 
 
@@ -173,7 +173,7 @@ def test_incumbents_change_the_nodes_not_the_optimum(seed):
     without, given_ = (solve_exact(*problem, incumbents=start, gap=0.0, threads=1) for start in (None, found))
     assert given_.objective == pytest.approx(without.objective, rel=1e-9)
     check_solved(problem, given_, 0.0)
-    assert given_.nodes.sum() <= without.nodes.sum()
+    assert given_.evaluations.sum() <= without.evaluations.sum()
 
 
 def test_an_incumbent_whose_accuracy_is_known_otherwise_counts():
@@ -281,7 +281,7 @@ def test_what_reduced_costs_drop_bounds_the_optimum_too():
     problem = tables, cost, ensemble, Scenarios(np.ones((1, 3)), np.array([2.999]), np.zeros(1))
     pruned = np.zeros((1, variables), dtype=np.int64)
     pruned[0, 0] = 1
-    incumbent = Solutions(pruned, np.array([100.0]), np.array([4.0]), one, np.ones(1, dtype=bool))
+    incumbent = Solutions(pruned, np.array([100.0]), np.array([4.0]), one, np.ones(1, dtype=bool), np.array([np.nan]))
     answer = solve_exact(*problem, incumbents=incumbent, gap=0.15, threads=1)
     assert optima(problem) == [87.0]
     assert answer.objective[0] == 100.0

@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from coinfer_ray.errors import InputError
 from coinfer_ray.models import trace, zoo
 from coinfer_ray.models.layers import LayerGraph
-from coinfer_ray.models.library import load_graph, shipped_graphs
+from coinfer_ray.models.library import SHIPPED, load_graph, shipped_graphs
 
-TRACED = (*zoo.SHIPPED, "vgg11_bn", "resnet18", "mobilenet_v2")
+TRACED = (*SHIPPED, "vgg11_bn", "resnet18", "mobilenet_v2")
 
 
 def traced(model: str, pixels: int = 224) -> LayerGraph:

@@ -14,7 +14,7 @@ class NoneLeftError(Exception):
     """No evaluations are left."""
 
 
-def solve(judge, variables, streams, *, scales, shrink, max_evaluations, max_tries):
+def solve(judge, variables, streams, *, scales, shrink, max_evaluations, max_tries, rule="best"):
     best = [INFEASIBLE, None]
     evaluations = 0
 
@@ -62,12 +62,14 @@ def solve(judge, variables, streams, *, scales, shrink, max_evaluations, max_tri
                 while True:
                     for i, stream in enumerate(streams):
                         parent = solutions[i]
+                        bar = values[i] if rule == "parent" else best[0]
                         point, value = until_feasible(
                             lambda parent=parent, stream=stream, scale=scale: [
                                 gaussian(stream, x, scale) for x in parent
                             ]
                         )
-                        if value < values[i]:
+                        # As printed: until feasible, so the best so far is one of before this proposal.
+                        if value < bar:
                             solutions[i], values[i] = point, value
                     before, sigma = sigma, spread(solutions)
                     if max(abs(now - then) for now, then in zip(sigma, before, strict=True)) <= scale:

@@ -108,10 +108,13 @@ class Draft:
         nothing = np.zeros(len(weights), dtype=np.int64)
         if not len(self.costs):
             levels, unknown = np.zeros((len(weights), self.levels.shape[1]), dtype=np.int64), np.zeros(len(weights))
-            return Solutions(levels, unknown + np.inf, unknown, nothing, nothing > 0)
+            return Solutions(levels, unknown + np.inf, unknown, nothing, nothing > 0, unknown + np.nan)
         values = self.costs @ weights.T
         best = values.argmin(axis=0)
-        return Solutions(self.levels[best], values.min(axis=0), self.accuracy[best], nothing, nothing == 0)
+        least = values.min(axis=0)
+        return Solutions(
+            self.levels[best], least, self.accuracy[best], nothing, nothing == 0, np.full_like(least, np.nan)
+        )
 
     def tell(self, solved: SolvedWeights, costs: FloatArray) -> None:
         """Take in answers of the exact solver; ``costs`` (k, 3) are those of ``solved.levels``."""
@@ -187,7 +190,9 @@ def build_atlas(
             max_nodes=max_nodes,
             threads=threads,
         )
-        answers = SolvedWeights(asked, found.levels, found.accuracy, found.feasible, found.lower_bound, found.nodes)
+        answers = SolvedWeights(
+            asked, found.levels, found.accuracy, found.feasible, found.lower_bound, found.evaluations
+        )
         if (found.lower_bound == np.inf).any():
             raise ValueError(
                 f"accuracy_floor: no strategy reaches {accuracy_floor}; the best seen has {found.accuracy.max()}"

@@ -1,5 +1,5 @@
 """The exact solver: branch and bound over boxes of levels, with a proof."""
 
-from coinfer_kernels.exact.solve import Certificates, solve_exact
+from coinfer_kernels.exact.solve import solve_exact
 
-__all__ = ["Certificates", "solve_exact"]
+__all__ = ["solve_exact"]

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinfer_kernels.jit import inner, kernel
 from coinfer_kernels.notation import (
     CODEC_KERNEL_1,
     CODEC_KERNEL_2,
@@ -28,7 +27,8 @@ from coinfer_kernels.notation import (
     IntArray,
     SpaceTables,
 )
-from coinfer_kernels.problem import Problem
+from coinfer_kernels.problem import Problem, merge_layers
+from coinfer_kernels.trees.intervals import leaf_intervals, thresholds_of
 
 ROUNDING = 1e-12  # relative; what sums of the same numbers in another order may differ by
 
@@ -88,7 +88,7 @@ def exact_model(problem: Problem) -> ExactModel:
     leaves = _best_first(_leaf_boxes(ensemble, values, space.n_levels, ascending))
     coefficients = np.zeros_like(ensemble.coefficients) if ensemble.median else ensemble.coefficients
     variables = len(space.n_levels)
-    pair_in, pair_out, pair_flop, set_flop = _pairs(cost)
+    pair_in, pair_out, pair_flop, set_flop = merge_layers(cost)
     rising = _rising(cost, pair_in, pair_out, pair_flop, set_flop)
     any_kernel = bool((cost.ratio[[CODEC_KERNEL_1, CODEC_KERNEL_2]].astype(np.int64) % 2 == 0).any())
     useful = _useful(problem, order, leaves, coefficients[:variables] != 0, rising, any_kernel)
@@ -173,18 +173,6 @@ def _order(space: SpaceTables, cost: CostTables) -> tuple[IntArray, BoolArray]:
     return order, ascending
 
 
-def _pairs(cost: CostTables) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
-    """Merge layers between the same sets: FLOPs at each cut on either side, per channel pair and per channel."""
-    pairs, pair_of = np.unique(np.stack([cost.in_set, cost.out_set]), axis=1, return_inverse=True)
-    cuts, rows = len(cost.cut_layers), len(cost.kept)
-    pair_flop, set_flop = np.zeros((cuts, 2, pairs.shape[1])), np.zeros((cuts, 2, rows))
-    for cut, first in enumerate(cost.cut_layers):
-        for side, layers in enumerate((slice(0, first), slice(first, None))):
-            np.add.at(pair_flop[cut, side], pair_of.ravel()[layers], cost.quadratic[layers])
-            np.add.at(set_flop[cut, side], cost.out_set[layers], cost.linear[layers])
-    return np.ascontiguousarray(pairs[0]), np.ascontiguousarray(pairs[1]), pair_flop, set_flop
-
-
 def _rising(
     cost: CostTables, pair_in: IntArray, pair_out: IntArray, pair_flop: FloatArray, set_flop: FloatArray
 ) -> BoolArray:
@@ -245,86 +233,27 @@ def _largest(ensemble: EnsembleTables, leaves: _Leaves, linear: FloatArray, snr_
 
 def _leaf_boxes(ensemble: EnsembleTables, values: FloatArray, n_levels: IntArray, ascending: BoolArray) -> _Leaves:
     """All leaves that some strategy reaches, tree by tree; ``values`` (V, M) are the features by position."""
-    start = np.zeros(len(ensemble.roots) + 1, dtype=np.int64)
-    empty = _Leaves(start, np.empty(0), *(np.empty((0, len(n_levels)), dtype=np.int64),) * 2, np.empty((0, 2)))
-    leaves = _walk(ensemble, values, n_levels, ascending, empty)
-    room = _Leaves(
-        start,
-        np.empty(leaves),
-        np.empty((leaves, len(n_levels)), dtype=np.int64),
-        np.empty((leaves, len(n_levels)), dtype=np.int64),
-        np.empty((leaves, 2)),
-    )
-    _walk(ensemble, values, n_levels, ascending, room)
-    return room
+    variables = len(n_levels)
+    edges = thresholds_of(ensemble, variables + 1)
+    leaves = leaf_intervals(ensemble, edges)
+    first, last = (np.empty((len(leaves.value), variables), dtype=np.int64) for _ in range(2))
+    for v, own in enumerate(n_levels):
+        classes = np.searchsorted(edges[v], values[v, :own])
+        if ascending[v]:
+            first[:, v] = np.searchsorted(classes, leaves.low[v])
+            last[:, v] = np.searchsorted(classes, leaves.high[v]) - 1
+        else:  # the same from behind
+            first[:, v] = own - np.searchsorted(classes[::-1], leaves.high[v])
+            last[:, v] = own - 1 - np.searchsorted(classes[::-1], leaves.low[v])
+    ends = np.concatenate([[-np.inf], edges[variables], [np.inf]])
+    low, high = leaves.low[variables], leaves.high[variables]
+    reached = (first <= last).all(axis=1) & (low < high)
+    start = np.concatenate([[0], np.cumsum(reached)])[leaves.start]
+    snr = np.column_stack([ends[low], ends[np.maximum(high, 0)]])
+    return _Leaves(start, leaves.value[reached], first[reached], last[reached], snr[reached])
 
 
 def _best_first(leaves: _Leaves) -> _Leaves:
     tree = np.repeat(np.arange(len(leaves.start) - 1), np.diff(leaves.start))
     order = np.lexsort((-leaves.value, tree))
     return _Leaves(leaves.start, leaves.value[order], leaves.first[order], leaves.last[order], leaves.snr[order])
-
-
-@inner
-def _split(values: FloatArray, first: int, last: int, threshold: float, ascending: bool) -> int:
-    """First position of ``first`` .. ``last`` on the other side of the threshold than those before it."""
-    at = first
-    while at <= last and (values[at] <= threshold) == ascending:
-        at += 1
-    return at
-
-
-@kernel
-def _walk(ensemble: EnsembleTables, values: FloatArray, n_levels: IntArray, ascending: BoolArray, out: _Leaves) -> int:
-    """Visit all leaves depth first and write their boxes, as far as there is room; returns how many they are."""
-    variables, most_depth = n_levels.shape[0], ensemble.feature.shape[0] + 1
-    node = np.empty(most_depth, np.int64)
-    first, last = np.empty((most_depth, variables), np.int64), np.empty((most_depth, variables), np.int64)
-    snr = np.empty((most_depth, 2))
-    leaves, room = 0, out.value.shape[0]
-    for t in range(ensemble.roots.shape[0]):
-        out.start[t] = leaves
-        depth = 1
-        node[0], snr[0, 0], snr[0, 1] = ensemble.roots[t], -np.inf, np.inf
-        for v in range(variables):
-            first[0, v], last[0, v] = 0, n_levels[v] - 1
-        while depth > 0:
-            depth -= 1
-            j = node[depth]
-            v = ensemble.feature[j]
-            if v < 0:
-                if leaves < room:
-                    out.value[leaves] = ensemble.value[j] * (1.0 if ensemble.median else ensemble.weights[t])
-                    for i in range(variables):
-                        out.first[leaves, i], out.last[leaves, i] = first[depth, i], last[depth, i]
-                    out.snr[leaves, 0], out.snr[leaves, 1] = snr[depth, 0], snr[depth, 1]
-                leaves += 1
-                continue
-            # The place of the node in hand becomes the right child's, the next one the left child's.
-            for i in range(variables):
-                first[depth + 1, i], last[depth + 1, i] = first[depth, i], last[depth, i]
-            snr[depth + 1, 0], snr[depth + 1, 1] = snr[depth, 0], snr[depth, 1]
-            node[depth], node[depth + 1] = ensemble.right[j], ensemble.left[j]
-            if v == variables:
-                edge = ensemble.threshold[j]
-                snr[depth, 0], snr[depth + 1, 1] = max(snr[depth, 0], edge), min(snr[depth + 1, 1], edge)
-                left_open, right_open = snr[depth + 1, 0] < snr[depth + 1, 1], snr[depth, 0] < snr[depth, 1]
-            else:
-                front, back = (depth + 1, depth) if ascending[v] else (depth, depth + 1)
-                at = _split(values[v], first[depth, v], last[depth, v], ensemble.threshold[j], ascending[v])
-                last[front, v], first[back, v] = at - 1, at
-                left_open = first[depth + 1, v] <= last[depth + 1, v]
-                right_open = first[depth, v] <= last[depth, v]
-            if left_open:
-                if not right_open:  # the left child takes the place of the right one
-                    node[depth] = node[depth + 1]
-                    for i in range(variables):
-                        first[depth, i], last[depth, i] = first[depth + 1, i], last[depth + 1, i]
-                    snr[depth, 0], snr[depth, 1] = snr[depth + 1, 0], snr[depth + 1, 1]
-                    depth += 1
-                else:
-                    depth += 2
-            elif right_open:
-                depth += 1
-    out.start[ensemble.roots.shape[0]] = leaves
-    return leaves

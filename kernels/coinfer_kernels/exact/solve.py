@@ -47,36 +47,12 @@ from coinfer_kernels.notation import (
     Solutions,
     SpaceTables,
 )
-from coinfer_kernels.problem import Problem, check_problem
+from coinfer_kernels.problem import Problem, check_problem, empty_solutions
 from coinfer_kernels.space import feature_row
 from coinfer_kernels.trees.leaf_sets import Words
 from coinfer_kernels.trees.walk import predict_row
 
 NODES_PER_SLICE = 1000  # between two looks at the clock
-
-
-class Certificates(NamedTuple):
-    """One answer for each scenario, and how far it can be from the best.
-
-    ==============================  =========  ===========  ===========  ============
-    scenario                        feasible   objective    lower_bound  gap
-    ==============================  =========  ===========  ===========  ============
-    solved                          True       finite       finite       <= allowed
-    stopped by a limit, with        True       finite       finite       what it is
-    a strategy at hand
-    proven to have no strategy      False      infinite     infinite     0
-    stopped by a limit, without     False      infinite     finite       infinite
-    a strategy at hand
-    ==============================  =========  ===========  ===========  ============
-    """
-
-    levels: IntArray  # (S, V); row s is meaningless where not feasible[s]
-    objective: FloatArray  # (S,)
-    accuracy: FloatArray  # (S,) predicted; where not feasible[s], the best that was seen
-    lower_bound: FloatArray  # (S,) no feasible strategy has a lower objective
-    gap: FloatArray  # (S,) (objective - lower_bound) / objective
-    nodes: IntArray  # (S,) boxes looked at
-    feasible: BoolArray  # (S,)
 
 
 class _Search(NamedTuple):
@@ -393,8 +369,8 @@ def _solve_one(
     incumbents: Solutions | None,
     gap: float,
     max_nodes: int,
-    deadline: float,
-    out: Certificates,
+    max_seconds: float,
+    out: Solutions,
 ) -> None:
     """Solve scenario s and write its row."""
     search = _new_search(problem, model, gap)
@@ -402,18 +378,16 @@ def _solve_one(
         search.best[0], search.accuracy[0] = incumbents.objective[s], incumbents.accuracy[s]
         search.levels[:] = incumbents.levels[s]
     at, joint = _begin(problem, model, s, search)
+    _advance(problem, model, at, joint, search, s, 0)  # no box yet: what is compiled here is no part of the search
+    deadline = time.perf_counter() + max_seconds
     while search.size[0] and search.nodes[0] < max_nodes and time.perf_counter() < deadline:
         _advance(problem, model, at, joint, search, s, min(max_nodes, int(search.nodes[0]) + NODES_PER_SLICE))
     best = float(search.best[0])
     waiting = float(search.bound[: search.size[0]].min(initial=np.inf))
-    out.objective[s], out.accuracy[s], out.nodes[s] = best, search.accuracy[0], search.nodes[0]
-    out.lower_bound[s] = bound = min(best, float(search.proven[0]), waiting)
+    out.objective[s], out.accuracy[s], out.evaluations[s] = best, search.accuracy[0], search.nodes[0]
+    out.lower_bound[s] = min(best, float(search.proven[0]), waiting)
     out.feasible[s] = np.isfinite(best)
     out.levels[s] = search.levels
-    if np.isfinite(best):
-        out.gap[s] = (best - bound) / abs(best) if bound < best else 0.0
-    else:
-        out.gap[s] = 0.0 if bound == np.inf else np.inf
 
 
 def solve_exact(
@@ -427,7 +401,7 @@ def solve_exact(
     max_nodes: int = 1_000_000,
     max_seconds: float | None = None,
     threads: int | None = None,
-) -> Certificates:
+) -> Solutions:
     """The cheapest strategy that is accurate enough, for each scenario, with a proven lower bound.
 
     ``space``, ``cost`` and ``ensemble`` are the problem, ``scenarios`` the batch (:mod:`coinfer_kernels.notation`).
@@ -452,20 +426,11 @@ def solve_exact(
     count, variables = len(problem.scenarios.accuracy_floor), len(problem.space.n_levels)
     known = None if incumbents is None else _checked_incumbents(problem, incumbents)
     model = exact_model(problem)
-    out = Certificates(
-        levels=np.zeros((count, variables), dtype=np.int64),
-        objective=np.full(count, np.inf),
-        accuracy=np.full(count, -np.inf),
-        lower_bound=np.full(count, -np.inf),
-        gap=np.full(count, np.inf),
-        nodes=np.zeros(count, dtype=np.int64),
-        feasible=np.zeros(count, dtype=np.bool_),
-    )
+    out = empty_solutions(count, variables)._replace(lower_bound=np.full(count, -np.inf))
 
     def solve(start: int, stop: int) -> None:
         for s in range(start, stop):
-            deadline = np.inf if max_seconds is None else time.perf_counter() + max_seconds
-            _solve_one(problem, model, s, known, gap, max_nodes, deadline, out)
+            _solve_one(problem, model, s, known, gap, max_nodes, np.inf if max_seconds is None else max_seconds, out)
 
     run_parts(solve, count, 1, check_threads(threads))
     return out
@@ -494,4 +459,4 @@ def _checked_incumbents(problem: Problem, incumbents: Solutions) -> Solutions:
         raise ValueError(f"incumbents: row {s} has accuracy {accuracy[s]}; its floor is {floor[s]}")
     objective = np.empty(count)
     _price_rows(problem, levels, feasible, objective)
-    return Solutions(levels, objective, accuracy, np.zeros(count, dtype=np.int64), feasible)
+    return incumbents._replace(levels=levels, objective=objective, accuracy=accuracy, feasible=feasible)

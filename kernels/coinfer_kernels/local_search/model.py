@@ -21,11 +21,11 @@ from coinfer_kernels.notation import (
     CODEC_WIDTH_1,
     CODEC_WIDTH_2,
     CostTables,
-    EnsembleTables,
     FloatArray,
     IntArray,
 )
-from coinfer_kernels.problem import Problem
+from coinfer_kernels.problem import Problem, merge_layers
+from coinfer_kernels.trees.intervals import leaf_intervals, thresholds_of
 from coinfer_kernels.trees.leaf_sets import WORD, Words
 
 PlaceArray = NDArray[np.int16]
@@ -59,22 +59,14 @@ class LevelModel(NamedTuple):
     touching: IntArray  # (P + 1, Q) pairs that a set belongs to, -1 behind the last
 
 
-class _Leaves(NamedTuple):
-    """All leaves, tree by tree, as intervals of thresholds; the last row is the SNR's."""
-
-    low: IntArray  # (V + 1, leaves) thresholds that lie below the leaf
-    high: IntArray  # (V + 1, leaves)
-    value: FloatArray  # (leaves,)
-
-
 def level_model(problem: Problem) -> LevelModel:
     """Number the leaves, merge layers between the same sets, and drop levels that never are the best."""
     space, cost, ensemble = problem.space, problem.cost, problem.ensemble
     variables, most = space.values.shape
     coefficients = np.zeros_like(ensemble.coefficients) if ensemble.median else ensemble.coefficients
     linear = coefficients[:variables, None] * space.values
-    edges = [np.unique(ensemble.threshold[ensemble.feature == v]) for v in range(variables + 1)]
-    leaves = _leaf_intervals(ensemble, edges)
+    edges = thresholds_of(ensemble, variables + 1)
+    leaves = leaf_intervals(ensemble, edges)
     count = len(leaves.value)
     words = max(1, -(-count // WORD))
     places = []
@@ -105,7 +97,8 @@ def level_model(problem: Problem) -> LevelModel:
             channels[v, : len(useful)] = cost.kept[v, useful]
     value = np.zeros(words * WORD)
     value[:count] = leaves.value
-    pair_in, pair_out, pair_flop, set_flop, touching = _merged_layers(cost)
+    pair_in, pair_out, pair_flop, set_flop = merge_layers(cost)
+    touching = _touching(pair_in, pair_out, len(cost.kept))
     return LevelModel(
         cost=cost,
         levels=levels,
@@ -133,54 +126,6 @@ def level_model(problem: Problem) -> LevelModel:
     )
 
 
-def _leaf_intervals(ensemble: EnsembleTables, edges: list[FloatArray]) -> _Leaves:
-    place = np.zeros(len(ensemble.feature), dtype=np.int64)
-    for v, own in enumerate(edges):
-        asks = ensemble.feature == v
-        place[asks] = np.searchsorted(own, ensemble.threshold[asks])
-    leaves = int((ensemble.feature < 0).sum())
-    shape = (len(edges), leaves)
-    out = _Leaves(np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64), np.empty(leaves))
-    count = _walk(ensemble, place, np.array([len(own) + 1 for own in edges]), out)
-    return _Leaves(out.low[:, :count], out.high[:, :count], out.value[:count])
-
-
-@kernel
-def _walk(ensemble: EnsembleTables, place: IntArray, classes: IntArray, out: _Leaves) -> int:
-    """Visit all trees depth first; returns the number of leaves."""
-    nodes, features = place.shape[0], classes.shape[0]
-    depth = np.zeros(nodes, np.int64)
-    for j in range(nodes):  # a child lies behind its parent
-        if ensemble.feature[j] >= 0:
-            depth[ensemble.left[j]] = depth[ensemble.right[j]] = depth[j] + 1
-    room = depth.max() + 2 if nodes else 0
-    node = np.empty(room, np.int64)
-    low, high = np.empty((room, features), np.int64), np.empty((room, features), np.int64)
-    leaf = 0
-    for tree in range(ensemble.roots.shape[0]):
-        node[0], size = ensemble.roots[tree], 1
-        for f in range(features):
-            low[0, f], high[0, f] = 0, classes[f]
-        while size:
-            size -= 1
-            j = node[size]
-            f = ensemble.feature[j]
-            if f < 0:
-                for g in range(features):
-                    out.low[g, leaf], out.high[g, leaf] = low[size, g], high[size, g]
-                out.value[leaf] = ensemble.value[j] * (1.0 if ensemble.median else ensemble.weights[tree])
-                leaf += 1
-                continue
-            for g in range(features):
-                low[size + 1, g], high[size + 1, g] = low[size, g], high[size, g]
-            # The left child, on top of the stack, comes first.
-            node[size], node[size + 1] = ensemble.right[j], ensemble.left[j]
-            high[size + 1, f] = min(high[size + 1, f], place[j] + 1)
-            low[size, f] = max(low[size, f], place[j] + 1)
-            size += 2
-    return leaf
-
-
 @kernel
 def _fill_reach(low: PlaceArray, high: PlaceArray, counts: IntArray, reach: Words) -> None:
     """Set the bit of every leaf at the places of its interval: the bits of a place from those of the one before."""
@@ -198,20 +143,13 @@ def _fill_reach(low: PlaceArray, high: PlaceArray, counts: IntArray, reach: Word
                 reach[v, k, b] ^= reach[v, k - 1, b]
 
 
-def _merged_layers(cost: CostTables) -> tuple[IntArray, IntArray, FloatArray, FloatArray, IntArray]:
-    """Layers between the same sets become one: fields ``pair_in`` to ``touching`` of :class:`LevelModel`."""
-    pairs, pair_of = np.unique(np.stack([cost.in_set, cost.out_set]), axis=1, return_inverse=True)
-    cuts, rows = len(cost.cut_layers), len(cost.kept)
-    pair_flop, set_flop = np.zeros((cuts, 2, pairs.shape[1])), np.zeros((cuts, 2, rows))
-    for cut, first in enumerate(cost.cut_layers):
-        for side, layers in enumerate((slice(0, first), slice(first, None))):
-            np.add.at(pair_flop[cut, side], pair_of[layers], cost.quadratic[layers])
-            np.add.at(set_flop[cut, side], cost.out_set[layers], cost.linear[layers])
-    touching = np.full((rows, pairs.shape[1]), -1, dtype=np.int64)
+def _touching(pair_in: IntArray, pair_out: IntArray, rows: int) -> IntArray:
+    """(rows, Q) the pairs that each set belongs to, -1 behind the last."""
+    touching = np.full((rows, len(pair_in)), -1, dtype=np.int64)
     for row in range(rows):
-        found = np.flatnonzero((pairs == row).any(axis=0))
+        found = np.flatnonzero((pair_in == row) | (pair_out == row))
         touching[row, : len(found)] = found
-    return np.ascontiguousarray(pairs[0]), np.ascontiguousarray(pairs[1]), pair_flop, set_flop, touching
+    return touching
 
 
 def _useful_levels(problem: Problem, v: int, classes: IntArray, linear: FloatArray) -> IntArray:

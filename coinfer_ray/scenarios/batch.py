@@ -1,0 +1,58 @@
+"""Many scenarios as arrays: what every method and optimizer answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coinfer_ray.scenarios.grid import Grid
+from coinfer_ray.scenarios.scenario import Objective, Scenario
+
+
+@dataclass(frozen=True, eq=False)
+class ScenarioBatch:
+    """S scenarios.
+
+    ``weights`` (S, 3): cost of a device FLOP, a server FLOP and an uplink bit (:meth:`Scenario.weights`); ``max_loss``
+    (S,) shares; ``confidence`` (S,), NaN where predictions are taken as they are; ``snr_db`` (S,), NaN where no noise
+    is known of. ``first`` is the number of the first one in the grid that the batch is a part of: with it an answer
+    depends on the scenario's own number and the seed alone.
+    """
+
+    weights: NDArray[np.float64]
+    max_loss: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    snr_db: NDArray[np.float64]
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @classmethod
+    def of(cls, scenarios: Sequence[Scenario], objective: Objective = "latency") -> ScenarioBatch:
+        """The batch of single scenarios.
+
+        Raises:
+            InputError: energy is asked of a device whose powers are not known.
+        """
+
+        def numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+            return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+        return cls(
+            weights=np.array([scenario.weights(objective) for scenario in scenarios]).reshape(-1, 3),
+            max_loss=numbers([scenario.max_loss for scenario in scenarios]),
+            confidence=numbers([scenario.confidence for scenario in scenarios]),
+            snr_db=numbers([scenario.link.snr_db for scenario in scenarios]),
+        )
+
+    @classmethod
+    def of_grid(cls, grid: Grid, start: int, stop: int) -> ScenarioBatch:
+        """Scenarios ``start`` to ``stop - 1`` of a grid, by their latency."""
+        columns = grid.columns(start, stop)
+        return cls(
+            grid.weights(start, stop), columns["max_loss"], columns["confidence"], columns["snr_db"], first=start
+        )
