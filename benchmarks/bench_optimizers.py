@@ -29,6 +29,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -186,25 +187,35 @@ def optuna_tpe(merit: Watched, variables: int, seed: int) -> None:
     )
 
 
-def ask_tell(variant: str) -> Callable[[Watched, int, int], None]:
-    def run(merit: Watched, variables: int, seed: int) -> None:
-        optimizer = QuantumOptimizer([(0, 1)] * variables, variant=variant, seed=seed)  # type: ignore[arg-type]
-        while True:
-            x = optimizer.ask()
-            optimizer.tell(x, *merit.parts(x))
+def ask_tell(merit: Watched, variables: int, seed: int) -> None:
+    optimizer = QuantumOptimizer([(0, 1)] * variables, seed=seed)
+    while True:
+        x = optimizer.ask()
+        optimizer.tell(x, *merit.parts(x))
 
-    return run
+
+def algorithm_1(merit: Watched, variables: int, seed: int) -> None:
+    """The tests' plain Python, one strategy a call: the paper's algorithm as one would write it down."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.reference import algorithm1, random_stream
+
+    def judge(point: list[float]) -> tuple[bool, float]:
+        objective, violation = merit.parts(np.array([point]))
+        return bool(violation[0] <= 0), float(objective[0])
+
+    streams = [random_stream.Stream(seed, 0, i) for i in range(5)]
+    algorithm1.solve(judge, variables, streams, scales=20, shrink=1.3, max_evaluations=10**9, max_tries=10_000)
 
 
 PEERS: dict[str, tuple[Callable[[Watched, int, int], None], bool]] = {
-    "minimize (ours, any function)": (ask_tell("default"), False),
+    "minimize (ours, any function)": (ask_tell, False),
     "SciPy DE": (scipy_de, False),
     "pycma": (pycma, False),
     "pymoo GA": (pymoo("GA"), False),
     "pymoo DE": (pymoo("DE"), False),
     "Optuna TPE": (optuna_tpe, False),
     "SciPy DE, sklearn": (scipy_de, True),
-    "Algorithm 1, sklearn": (ask_tell("paper"), True),
+    "Algorithm 1, sklearn": (algorithm_1, True),
 }
 
 

@@ -11,9 +11,17 @@ line on stderr; for all of them a C compiler is needed and
 
 (They need not be in the environment of the package: a second one that sees its site-packages will do.)
 
-The floor is what depth 3 costs a processor that compares one register of 512 bits a cycle, at the clock that a chain
-of dependent multiplications shows: 7 comparisons of 16 float32 a tree; for levels 7 comparisons of 64 bytes and, as
-one unit does both shifts and look-ups at the rate of one a cycle, 15 of these.
+The trees take one of three forms (``lanes.Form``), chosen by the processor's features. What an older processor would
+run is measured on a newer one with, for AVX2,
+
+    NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,+bmi,+bmi2 python scripts/bench_predict.py
+
+The floor is what depth 3 costs in the form that ran, at the clock that a chain of dependent multiplications shows.
+AVX-512: a register of 512 bits compared a cycle, so 7 comparisons of 16 float32 a tree; for levels 7 comparisons of 64
+bytes and, as one unit does both shifts and look-ups at the rate of one a cycle, 15 of these. AVX2: three instructions
+a cycle; for 8 float32 7 comparisons, 3 selects and 4 additions that make a number, and for 8 values of any kind 2
+look-ups, 2 shuffles and 2 additions; for 32 levels 14, 3, 4, and 3 shifts. Any: two instructions of 128 bits a cycle,
+7 comparisons, 7 selects of the float64 values and an addition.
 """
 
 from __future__ import annotations
@@ -31,6 +39,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from coinfer_kernels import TreeEnsemble
+from coinfer_kernels.machine_code import processor
+from coinfer_kernels.trees.llvm import Form, form
 from numba import njit
 from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor
 
@@ -97,7 +107,12 @@ def clock_ghz() -> float:
 
 def floors(ghz: float) -> dict[str, float]:
     """Nanoseconds a sample at depth 3 (see the module)."""
-    return {"float32": TREES * 7 / 16 / ghz, "levels": TREES * max(7, 15) / 64 / ghz}
+    cycles = {
+        Form.AVX512: {"float32": 7 / 16, "levels": max(7, 15) / 64},
+        Form.AVX2: {"float32": (7 + 3 + 4 + 6) / 8 / 3, "levels": ((14 + 3 + 4 + 3) / 32 + 6 / 8) / 3},
+        Form.ANY: {"float32": (7 / 4 + 7 / 2 + 1 / 2) / 2, "levels": (7 / 16 + 7 / 2 + 1 / 2) / 2},
+    }[form()]
+    return {name: TREES * each / ghz for name, each in cycles.items()}
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:
@@ -186,7 +201,7 @@ def main() -> None:
     kinds = [(depth, False) for depth in arguments.depths] + [(3, True)] * (3 in arguments.depths)
     ghz = clock_ghz()
     if not arguments.json:
-        print(f"clock {ghz:.2f} GHz")
+        print(f"clock {ghz:.2f} GHz; compiled for {processor()[1]}; trees of depth 3: form {form().value}")
     rows: list[dict[str, Any]] = []
     for depth, histogram in kinds:
         table = measure(depth, histogram, arguments.batches)
@@ -194,7 +209,18 @@ def main() -> None:
         if not arguments.json:
             show(table, arguments.batches, floors(ghz))
     if arguments.json:
-        print(json.dumps({"clock_ghz": ghz, "floor_ns": floors(ghz), "rows": rows}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "clock_ghz": ghz,
+                    "processor": processor()[1],
+                    "form": form().value,
+                    "floor_ns": floors(ghz),
+                    "rows": rows,
+                },
+                indent=2,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -25,4 +25,4 @@ for model in alexnet regnet_x_400mf; do
     collect "$model-224px" "$model" 20 --repeats 3
     collect "$model-224px" "$model" 300
 done
-collect alexnet-224px.awgn alexnet 150 --snr-db 0:50 --seed 2 --base "$out/alexnet-224px/base.safetensors"
+collect alexnet-224px.awgn alexnet 150 --snr-db 0:50 --seed 2 --base "$out/alexnet-224px/_base.safetensors"

@@ -20,13 +20,13 @@ collect() { # NAME MODEL BASE_IMAGES CANDIDATES [OPTION ...]
     [[ -z ${names[0]} || " ${names[*]} " == *" $name "* ]] || return 0
     if [ -f "$ships/$name.base.safetensors" ]; then
         set -- "$@" --base "$ships/$name.base.safetensors" --known "$ships/$name.parquet"
-    elif [ -f "$out/$model-64px/base.safetensors" ]; then
-        set -- "$@" --base "$out/$model-64px/base.safetensors"
+    elif [ -f "$out/$model-64px/_base.safetensors" ]; then
+        set -- "$@" --base "$out/$model-64px/_base.safetensors"
     fi
     "$coinfer" collect --model "$model" --data "$data" --out "$out/$name" --candidates "$candidates" --input-px 64 \
         --base-images "$base_images" --validation-images 2000 --test-images 1000 --workers "$workers" \
         --pack "$out/$name.parquet" "$@"
-    cp "$out/$name/base.safetensors" "$out/$name.base.safetensors"
+    cp "$out/$name/"*base.safetensors "$out/$name.base.safetensors"
 }
 
 for network in "alexnet 540000" "regnet_x_400mf 405000"; do

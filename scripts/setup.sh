@@ -7,10 +7,6 @@ setup_environment() {
         echo "setup: Python 3.11 or newer is needed; name one as PYTHON=..." >&2
         return 2
     }
-    # numba does not see that a kernel's callee in another file has changed: drop compiled code older than any source.
-    local newest
-    newest=$(find kernels -name "*.py" -printf "%T@ %p\n" | sort -rn | cut -d" " -f2 | head -n 1)
-    find kernels -name '*.nb[ic]' ! -newer "$newest" -delete
     wanted="$extra $(cat pyproject.toml scripts/constraints.txt | cksum)"
     if [ "$(cat "$directory/.installed" 2>/dev/null)" != "$wanted" ]; then
         echo "setup: installing coinfer-ray[$extra] into $directory (once)" >&2

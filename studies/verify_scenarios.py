@@ -34,7 +34,7 @@ from coinfer_ray.records.store import Records, read_records, shipped_records
 from coinfer_ray.refine.cases import Case
 from coinfer_ray.refine.rounds import LoopResult, search_loop
 from coinfer_ray.runtime.executors import make_executor
-from coinfer_ray.runtime.files import claim_folder, single_writer, write_whole
+from coinfer_ray.runtime.files import run_folder, write_whole
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.training.data import load_data
 from coinfer_ray.training.verifier import Verifier, obtain_base
@@ -70,10 +70,9 @@ def main() -> int:
     ]
     sure = [replace(case, confidence=arguments.confidence) for case in plain]
     with (
-        single_writer(arguments.out) as folder,
+        run_folder(arguments.out, "verify_scenarios", {"settings_hash": start.info.settings_hash}) as folder,
         make_executor(arguments.executor, workers=arguments.workers, gpus_per_worker=gpu_share()) as executor,
     ):
-        claim_folder(folder, "verify_scenarios", {"settings_hash": start.info.settings_hash})
         verifier = Verifier(start.info, splits, base, executor, folder=folder)
         tables: dict[str, list[Judged]] = {}
         for name, cases in (("no confidence", plain), (f"confidence {arguments.confidence:g}", sure)):

@@ -1,4 +1,4 @@
-"""Shared by all tests: where the real images lie, and a small data set made of them."""
+"""Shared by all tests: where real images lie, and a small data set to train on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA_VARIABLE = "COINFER_TEST_DATA"
+CIFAR10 = Path(os.environ.get(DATA_VARIABLE, REPOSITORY.parent / "shared" / "cifar10"))
 # Fits and compiled kernels of the tests stay with the checkout, and out of the user's own cache.
 os.environ.setdefault("COINFER_CACHE_DIR", str(REPOSITORY / ".cache"))
 
@@ -17,14 +18,22 @@ os.environ.setdefault("COINFER_CACHE_DIR", str(REPOSITORY / ".cache"))
 def cifar10() -> Path:
     """The folder with CIFAR-10 as train.parquet and test.parquet: $COINFER_TEST_DATA, or shared/cifar10 beside the
     checkout."""
-    folder = Path(os.environ.get(DATA_VARIABLE, REPOSITORY.parent / "shared" / "cifar10"))
-    if not (folder / "train.parquet").is_file():
+    if not (CIFAR10 / "train.parquet").is_file():
         pytest.skip(f"no CIFAR-10 Parquet files; set {DATA_VARIABLE} to their folder")
-    return folder
+    return CIFAR10
 
 
 @pytest.fixture(scope="session")
-def few_images(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def few_images(request: pytest.FixtureRequest) -> Path:
+    """A thousand real images for ``load_data``: of CIFAR-10 where it is at hand, else the embedded digits."""
+    if (CIFAR10 / "train.parquet").is_file():
+        found: Path = request.getfixturevalue("few_of_cifar10")
+        return found
+    return Path("digits")
+
+
+@pytest.fixture(scope="session")
+def few_of_cifar10(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1,000 training and 200 test images of CIFAR-10 in the same layout: decoded in a second."""
     import pyarrow.parquet as pq
 

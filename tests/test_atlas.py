@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 import typer
 from coinfer_kernels import Scenarios, solve_exact
 
-from coinfer_ray.atlas import build as atlas_build
 from coinfer_ray.atlas.atlas import Ranges, StrategyAtlas, load_atlas, solve_by_atlas
 from coinfer_ray.atlas.build import build, grid_atlases
 from coinfer_ray.cli import atlas as commands
 from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
+from coinfer_ray.report.atlas_figure import FORMATS, draw_atlas
+from coinfer_ray.runtime.outputs import PICTURE_MARK
 from coinfer_ray.scenarios.read import parse_grid
 from tests.synthetic import write_synthetic_records
 
@@ -199,7 +201,7 @@ def test_a_grid_gets_the_atlases_that_it_needs(problem, tmp_path, monkeypatch):
     answers = solve_by_atlas(problem, scenarios, found)
     exact = solve(problem, scenarios, "exact", threads=1)
     assert (answers.objective <= 1.05 * exact.objective).all()
-    monkeypatch.setattr(atlas_build, "build", None)  # nothing is built again
+    monkeypatch.setattr(sys.modules["coinfer_ray.atlas.build"], "build_atlas", None)  # nothing is built again
     again = grid_atlases(grid, problem, tolerance=0.05, folder=tmp_path, threads=1, quiet=True)
     assert all(same(one, other) for one, other in zip(found, again, strict=True))
     wider = parse_grid({**grid.document, "link": ["3g", {"rate_mbps": 500}]})
@@ -238,6 +240,19 @@ def test_bad_input_is_named(problem):
             call()
 
 
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_picture_is_drawn_anew_over_its_own_kind_alone(
+    atlas: StrategyAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr("coinfer_ray.report.atlas_figure.POINTS", 40)
+    path = tmp_path / f"picture{ending}"
+    for _ in range(2):
+        draw_atlas(atlas, path)
+    path.write_bytes(path.read_bytes().replace(PICTURE_MARK.encode(), b"another tool"))
+    with pytest.raises(InputError, match="is not a picture that coinfer drew"):
+        draw_atlas(atlas, path)
+
+
 @pytest.fixture
 def run() -> Any:
     app = typer.Typer()
@@ -270,7 +285,7 @@ def test_build_and_show(run, records, tmp_path, capsys):
         (("show", out, "--link", "3g"), "device: missing"),
         (("show", out, "--device", "rpi3b+", "--rate-mbps", "1000"), "lies outside"),
         (("show", out, "--picture", tmp_path / "a.txt"), "picture: a.txt"),
-        (("build", "--model", "alexnet", "--out", records), "is none"),
+        (("build", "--model", "alexnet", "--out", records), "is there and is not an atlas"),
         (("build", "--model", "alexnet", "--out", out, "--rate-mbps", "fast"), "rate mbps: 'fast' is no range"),
     ):
         with pytest.raises(InputError, match=message):

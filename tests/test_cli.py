@@ -97,7 +97,7 @@ def test_help_of_every_command_has_examples(run: Run) -> None:
         (["optimize", *SCENARIO[:2], "--device", "rpi3", *SCENARIO[4:]], "rpi3b+"),
         (["optimize", *SCENARIO, "--rate-mbps", "3"], "rate_mbps"),
         (["optimize", *SCENARIO[:6], "--rate-mbps", "-3"], "must be > 0"),
-        (["optimize", *SCENARIO, "--max-loss", "1.5"], "max loss"),
+        (["optimize", *SCENARIO, "--max-loss", "1.5"], "max_loss: 1.5 must be in (-1, 1)"),
         (["compare", *SCENARIO, "--methods", "all_local,neurosurgion"], "did you mean neurosurgeon"),
         (["compare", *SCENARIO, "--methods", "all_local", "--input-bits", "0"], "input bits"),
     ],
@@ -162,6 +162,17 @@ def test_fit(run: Run, records: Path, tmp_path: Path) -> None:
     assert "errs no more than that" in out
 
 
+def test_one_input_size_where_none_is_asked_for(run: Run) -> None:
+    """That of the records that ship for the network, the paper's for others, whatever the command."""
+    from coinfer_ray.records.store import usual_input_px
+
+    assert (usual_input_px("alexnet"), usual_input_px("vgg16")) == (64, 224)
+    _, out, _ = run("models", "alexnet", "--json")
+    assert json.loads(out)["input_px"] == 64
+    _, out, _ = run("compare", *SCENARIO, "--methods", "all_server", "--json")
+    assert json.loads(out)[0]["uplink_bit"] == 3 * 64 * 64 * 32
+
+
 def test_collect_passes_its_options_on(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module = pytest.importorskip("coinfer_ray.training.collect")
     given: dict[str, Any] = {}
@@ -176,12 +187,14 @@ def test_collect_passes_its_options_on(run: Run, monkeypatch: pytest.MonkeyPatch
     assert status == 0 and json.loads(out)["failed_now"] == 1
     assert given["arguments"] == ("alexnet", "images", tmp_path, 5)
     assert given["settings"] == module.CollectSettings() and given["snr_db"] is None and given["base"] is None
+    assert given["input_px"] is None and given["base_images"] is None
     changed = ["--snr-db", "-3:20", "--fine-tune-images", "7", "--validation-images", "9", "--seed", "2"]
+    changed += ["--base-images", "70"]
     status, out, _ = run("collect", *needed, *changed, "--base", tmp_path / "base.safetensors", "--input-px", "128")
     assert status == 0 and "4 trained now" in out
     assert (given["snr_db"], given["seed"], given["input_px"]) == ((-3.0, 20.0), 2, 128)
     assert given["base"] == tmp_path / "base.safetensors" and given["settings"].validation_images == 9
-    assert given["settings"].candidate.fine_tune.images == 7
+    assert given["settings"].candidate.fine_tune.images == 7 and given["base_images"] == 70
     assert given["settings"].candidate.end_to_end == module.CollectSettings().candidate.end_to_end
 
 

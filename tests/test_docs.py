@@ -21,6 +21,8 @@ import yaml
 
 import coinfer_ray
 from coinfer_ray.cli.app import app
+from coinfer_ray.optimizer.problem import ProblemOptions
+from coinfer_ray.scenarios.read import ScenarioOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("[ck]*/README.md")])
@@ -182,6 +184,27 @@ def test_every_option_says_what_it_means() -> None:
 # ------------------------------------------------------------------------------------------------------------ Python
 
 
+def check_call(name: str, call: ast.Call) -> None:
+    """TypeError or an assertion for arguments that a public function does not take."""
+    signature = inspect.signature(getattr(coinfer_ray, name))
+    keywords = {str(keyword.arg) for keyword in call.keywords}
+    signature.bind(*call.args, **dict.fromkeys(keywords))
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
+        assert keywords <= {
+            *signature.parameters,
+            *ScenarioOptions.__optional_keys__,
+            *ProblemOptions.__optional_keys__,
+        }
+
+
+def test_a_call_with_a_wrong_argument_is_found() -> None:
+    call = ast.parse('optimize("alexnet", device="rpi4b", rate_mbs=3)').body[0]
+    assert isinstance(call, ast.Expr)
+    assert isinstance(call.value, ast.Call)
+    with pytest.raises(AssertionError):
+        check_call("optimize", call.value)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_python_block_compiles_and_calls_what_there_is(name: str) -> None:
     for block in blocks((ROOT / name).read_text(), "python"):
@@ -194,8 +217,7 @@ def test_every_python_block_compiles_and_calls_what_there_is(name: str) -> None:
         for call in (node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)):
             function = call.func
             if isinstance(function, ast.Attribute) and getattr(function.value, "id", None) == "coinfer":
-                signature = inspect.signature(getattr(coinfer_ray, function.attr))
-                signature.bind(*call.args, **{str(keyword.arg): None for keyword in call.keywords})
+                check_call(function.attr, call)
 
 
 @pytest.mark.parametrize(("page", "package"), [("python", coinfer_ray), ("kernels", coinfer_kernels)])

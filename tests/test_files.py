@@ -18,6 +18,8 @@ from coinfer_ray.runtime.files import (
     claim_folder,
     read_holder,
     read_run,
+    remove_run,
+    run_folder,
     single_writer,
     write_whole,
 )
@@ -84,14 +86,9 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
                 pass
         finally:
             other.send_signal(signal.SIGKILL)
-    # The kernel lets go of a killed holder's lock, and its temporaries go with the next holder.
-    orphan = tmp_path / ".chunk-000001.parquet.17.abc.tmp"
-    orphan.write_text("half")
-    (tmp_path / "chunk-000000.parquet").write_text("whole")
+    # The kernel lets go of a killed holder's lock.
     with single_writer(tmp_path):
-        assert not orphan.exists()
         assert (read_holder(tmp_path) or "").startswith(f"process {os.getpid()} on ")
-    assert visible(tmp_path) == ["chunk-000000.parquet"]
 
 
 def test_each_hold_is_told_apart(tmp_path: Path) -> None:
@@ -147,6 +144,113 @@ def test_a_damaged_run_file(tmp_path: Path, content: str) -> None:
     (tmp_path / RUN_FILE).write_text(content)
     with pytest.raises(InputError, match="give another folder"):
         claim_folder(tmp_path, "sweep", {})
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder, hidden ones too, with what the files hold."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+ORPHAN = ".coinfer-chunk-000001.parquet.17.0123456789ab.tmp"  # as a killed writer leaves it
+
+
+def test_a_refused_run_touches_nothing(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other-run"
+    mine.mkdir()
+    for name in (".notes.tmp", ".lock", ORPHAN, "thesis.tex"):
+        (mine / name).write_text("years of work")
+    with run_folder(other, "sweep", {"seed": 0}):
+        (other / "chunk-000000.parquet").write_text("whole")
+    for name in (".notes.tmp", ORPHAN):
+        (other / name).write_text("half")
+    (other / LOCK_FILE).unlink()  # as in a copy of the folder
+    before = everything(tmp_path)
+    for folder, message in ((mine, "holds files but no"), (other, "seed is 0 there and 1 here")):
+        with pytest.raises(InputError, match=message), run_folder(folder, "sweep", {"seed": 1}):
+            pass
+    assert everything(tmp_path) == before
+
+
+def test_only_our_own_leftovers_are_removed(tmp_path: Path) -> None:
+    """In a folder that is claimed: of all hidden files the temporaries of killed writers alone."""
+    users = [".notes.tmp", ".lock", ".DS_Store", ".coinfer-notes.tmp", ".coinfer-x.1.0123456789ab.tmp.txt"]
+    for name in users:
+        (tmp_path / name).write_text("the user's")
+    with run_folder(tmp_path, "sweep", {}):
+        (tmp_path / ORPHAN).write_text("half")
+    (tmp_path / (ORPHAN + "x")).mkdir()
+    with run_folder(tmp_path, "sweep", {}):
+        assert not (tmp_path / ORPHAN).exists()
+    assert {path.name for path in tmp_path.iterdir()} == {*users, RUN_FILE, LOCK_FILE, ORPHAN + "x"}
+    assert all((tmp_path / name).read_text() == "the user's" for name in users)
+
+
+def test_a_run_refused_before_its_first_file_leaves_no_trace(tmp_path: Path) -> None:
+    """Whether the folder was there before or not; once something is written, the claim stays."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / ".notes.tmp").write_text("the user's")
+    before = everything(tmp_path)
+    for name in ("there", "not/there/yet"):
+        with pytest.raises(InputError, match="no such network"), run_folder(tmp_path / name, "collect", {}):
+            raise InputError("no such network")
+        assert everything(tmp_path) == before
+    with pytest.raises(InputError, match="too late"), run_folder(tmp_path / "there", "collect", {}) as folder:
+        (folder / "candidate-000000.parquet").write_text("trained")
+        raise InputError("too late")
+    assert read_run(tmp_path / "there")["kind"] == "collect"
+    with pytest.raises(InputError, match="again"), run_folder(tmp_path / "there", "collect", {}):
+        raise InputError("again")
+    assert visible(tmp_path / "there") == [".notes.tmp", RUN_FILE, "candidate-000000.parquet"]
+
+
+def test_removing_a_run_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    for name, extra in (("alone", None), ("shared", "notes.txt")):
+        with run_folder(tmp_path / name, "atlas", {}) as folder:
+            for part in ("solved-000000.npz", ORPHAN, *([extra] if extra else [])):
+                (folder / part).write_text("x")
+            remove_run(folder, r"solved-\d{6}\.npz")
+    assert everything(tmp_path) == {str(tmp_path / "shared"): None, str(tmp_path / "shared" / "notes.txt"): b"x"}
+
+
+def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening the lock's file and locking it, its last holder may remove it: that lock protects nothing."""
+    import fcntl
+
+    real, calls = fcntl.flock, []
+
+    def flock(file: object, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            (tmp_path / LOCK_FILE).unlink()
+        real(file, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with single_writer(tmp_path), pytest.raises(InputError, match="in use by"), single_writer(tmp_path):
+        pass
+    assert len(calls) == 3
+
+
+def test_a_link_is_followed_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_whole(tmp_path / "link", lambda temporary: temporary.write_text("x"))
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "x"
+
+
+def test_a_system_without_flock_is_told_in_one_line(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules["fcntl"] = None
+from coinfer_ray.errors import InputError
+from coinfer_ray.runtime.files import run_folder
+try:
+    with run_folder({str(tmp_path / "out")!r}, "sweep", {{}}):
+        pass
+except InputError as error:
+    print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "has no flock" in found.stdout and found.stdout.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_run_there(tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ class Document(HTMLParser):
 @pytest.mark.parametrize("name", ["paper", "rates"])
 def test_page_is_whole_and_fetches_nothing(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
     out = tmp_path / "page.html"
-    write_page(folders[name], out)
+    for _ in range(2):  # its own page is brought up to date
+        write_page(folders[name], out)
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     text = out.read_text(encoding="utf-8")
     document = Document()

@@ -91,8 +91,8 @@ def test_objects_pass_through() -> None:
         ({"device": {"gflop": 1}}, "device: gflop: unknown key; known: name, gflops, compute_w, radio_w, idle_w"),
         ({"link": None, "bandwidth_mhz": 10}, "link: needs either rate_mbps, or bandwidth_mhz and snr_db"),
         ({"link": None, "bandwidth_mhz": 10, "snr_db": -4000}, "link: its rate in bit/s must be > 0 and finite"),
-        ({"max_loss": 2}, r"max loss: 2 must be in \(-1, 1\)"),
-        ({"max_loss": math.nan}, r"max loss: nan must be in \(-1, 1\)"),
+        ({"max_loss": 2}, r"max_loss: 2 must be in \(-1, 1\); it is a share of all images, 0.02 for 2 points"),
+        ({"max_loss": math.nan}, r"max_loss: nan must be in \(-1, 1\)"),
     ],
 )
 def test_what_cannot_be_resolved(arguments: dict[str, Any], message: str) -> None:
@@ -208,7 +208,7 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         ({"confidence": [None, 95]}, "confidence: 95 must be in (0, 1); it is a probability, 0.95 for 95 %"),
         ({"confidence": "high"}, "confidence: 'high' must be a finite number"),
         ({"max_loss": []}, "max_loss: an empty list; give at least one number"),
-        ({"max_loss": [0.01, 2]}, "max_loss: 2 must be in (-1, 1); it is a share, 0.02 for 2 points"),
+        ({"max_loss": [0.01, 2]}, "max_loss: 2 must be in (-1, 1); it is a share of all images, 0.02 for 2 points"),
         ({"device": [{"name": "phone"}]}, "device[0].gflops: is missing"),
         ({"device": [{"gflops": {"logspace": [0, 1, 3]}}]}, "device[0].gflops: logspace: 0 must be > 0"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from coinfer_ray.runtime.files import single_writer
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import parse_grid
 from coinfer_ray.sweeps.chunks import METADATA_KEY, split_grid
-from coinfer_ray.sweeps.sweep import sweep
+from coinfer_ray.sweeps.sweep import FAILED_FILE, sweep
 from tests.synthetic import write_synthetic_records
 
 GRID: dict[str, Any] = {
@@ -155,7 +156,7 @@ def test_damaged_and_orphaned_files_are_redone(
     files[0].write_bytes(files[0].read_bytes()[:-100])
     pq.write_table(pq.read_table(files[1]).slice(1), files[1])
     files[2].unlink()
-    orphan = tmp_path / ".chunk-000002.parquet.1.ff.tmp"
+    orphan = tmp_path / ".coinfer-chunk-000002.parquet.1.0123456789ab.tmp"
     orphan.write_bytes(b"PAR1")
     again = Interrupting()
     assert run(out=tmp_path, chunk=4, executor=again).equals(expected)
@@ -188,7 +189,10 @@ def test_a_chunk_that_fails_stops_no_other(
         with pytest.raises(RuntimeError, match="1 of 4 chunks failed, chunk 1 so: MemoryError: none left"):
             run(out=tmp_path, chunk=4)
     assert [path.name for path in chunk_files(tmp_path)] == [f"chunk-00000{n}.parquet" for n in (0, 2, 3)]
+    (kept,) = json.loads((tmp_path / FAILED_FILE).read_text())
+    assert kept["chunk"] == 1 and kept["scenarios"] == [4, 8] and "Traceback" in kept["error"]
     assert run(out=tmp_path, chunk=4).equals(expected)
+    assert not (tmp_path / FAILED_FILE).exists()
 
 
 def test_two_networks_never_share_a_chunk(run: Callable[..., pa.Table], predictor: Predictor, tmp_path: Path) -> None:
@@ -262,6 +266,16 @@ def test_a_folder_of_another_run(run: Callable[..., pa.Table], tmp_path: Path) -
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_a_refused_sweep_touches_nothing(run: Callable[..., pa.Table], tmp_path: Path) -> None:
+    for name in (".notes.tmp", ".lock", "mine"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match=r"holds files but no _run\.json"):
+        run(out=tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        (".notes.tmp", ".lock", "mine"), "x"
+    )
+
+
 def test_confidence_is_an_axis_and_can_be_overridden(run: Callable[..., pa.Table], predictor: Predictor) -> None:
     few = GRID | {"link": ["3g"], "max_loss": [0.1], "confidence": [None, 0.9]}
     table = run(few).to_pylist()
@@ -295,7 +309,7 @@ def test_an_atlas_answers_what_the_exact_solver_does(monotone: Predictor, tmp_pa
         assert found["latency_s"] == pytest.approx(proven["latency_s"], rel=2e-3)
         assert found["lower_bound_s"] <= proven["latency_s"] * (1 + 1e-9)
         assert found["lower_bound_s"] >= found["latency_s"] * (1 - 2e-3)
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("atlas-*.parquet")}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("_atlas-*.atlas")}
     assert len(kept) == 4
     chunk_files(tmp_path / "out")[0].unlink()
     again = sweep(grid, tmp_path / "out", solver="atlas", **common).to_table().to_pylist()

@@ -32,12 +32,14 @@ LAYERS = (
     ("cli",),
 )
 KERNEL_LAYERS = (
-    ("jit", "notation"),
-    ("rng", "checks"),
+    ("machine_code", "notation"),
+    ("linking", "checks"),
+    ("jit",),
+    ("rng",),
     ("space", "costs", "trees"),
     ("problem",),
     ("algorithm1", "local_search", "exact", "blackbox"),
-    ("atlas",),
+    ("atlas", "warm_up"),
 )
 
 WITHOUT_TORCH = """

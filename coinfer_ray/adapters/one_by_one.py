@@ -61,16 +61,13 @@ def choice(name: str, choices: Sequence[Any]) -> Variable:
 class OneByOne:
     """A :class:`QuantumOptimizer` whose solutions are handed out and answered one by one."""
 
-    def __init__(
-        self, variables: Sequence[Variable], *, population: int | None = None, seed: int = 0, variant: Any = "default"
-    ) -> None:
+    def __init__(self, variables: Sequence[Variable], *, population: int | None = None, seed: int = 0) -> None:
         """Raises ValueError as :class:`QuantumOptimizer` does."""
         self.variables = tuple(variables)
         self.optimizer = QuantumOptimizer(
             [(variable.low, variable.high) for variable in self.variables],
             [variable.integer for variable in self.variables],
             population=population,
-            variant=variant,
             seed=seed,
         )
         self._ask()

@@ -25,6 +25,7 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.outputs import check_replaceable
 from coinfer_ray.scenarios.grid import Grid
 
 ATLAS_FORMAT = 1
@@ -234,7 +235,12 @@ class StrategyAtlas:
         return np.bincount(index, minlength=len(self)) / len(index)
 
     def save(self, path: str | Path) -> None:
-        """Write one Parquet file: a row for each strategy, what is proven and from what in the metadata."""
+        """Write one Parquet file: a row for each strategy, what is proven and from what in the metadata.
+
+        Raises:
+            InputError: ``path`` is there and no atlas.
+        """
+        check_replaceable(path, "atlas")
         import pyarrow as pa
         import pyarrow.parquet as pq
 

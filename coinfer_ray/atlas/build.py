@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 import time
 from dataclasses import replace
@@ -22,7 +21,8 @@ from coinfer_kernels.atlas.lookup import Atlas
 from coinfer_ray.atlas.atlas import AtlasInfo, Range, Ranges, StrategyAtlas, load_atlas
 from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem
-from coinfer_ray.runtime.files import claim_folder, single_writer, write_whole
+from coinfer_ray.runtime.files import RUN_FILE, remove_run, run_folder, write_whole
+from coinfer_ray.runtime.outputs import KINDS, check_replaceable
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.version import __version__
 
@@ -30,7 +30,10 @@ TOLERANCE = 1e-3
 MAX_NODES = 200_000  # boxes that one call of the exact solver may look at
 BATCH = 4  # weights that are solved, and kept, at a time
 NO_EDGE_DB = 1e6  # where an interval of SNRs is open: JSON has no infinity
+_FILE = "_atlas-{}-{:03d}.atlas"
 _PART = "solved-{:06d}.npz"
+_PARTS = ".parts"
+_PART_NAME = r"solved-\d{6,}\.npz"
 _LINE_EVERY_S = 5.0
 
 
@@ -83,13 +86,13 @@ def build(
     if out is None:
         return _solve(problem, info, [], None, max_nodes, threads, quiet)
     out = Path(out)
+    check_replaceable(out, "atlas")
     outcome = ("format", "ratio", "solves", "nodes", "seconds")
     settings = {name: value for name, value in info.to_json().items() if name not in outcome}
-    with single_writer(out.with_name(out.name + ".parts")) as folder:
-        claim_folder(folder, "atlas", {**settings, "max_nodes": max_nodes})
+    with run_folder(out.with_name(out.name + _PARTS), "atlas", {**settings, "max_nodes": max_nodes}) as folder:
         atlas = _solve(problem, info, _read_parts(folder), folder, max_nodes, threads, quiet)
         atlas.save(out)
-        shutil.rmtree(folder)
+        remove_run(folder, _PART_NAME)
     return atlas
 
 
@@ -167,7 +170,9 @@ def grid_atlases(
     """Atlases that together answer a grid's scenarios of one network.
 
     One for each accuracy bound, confidence and, for a noisy predictor, interval of signal-to-noise ratios. ``folder``
-    keeps them as files, ``atlas-MODEL-NUMBER.parquet``; what is there already is read.
+    keeps them as files, ``_atlas-MODEL-NUMBER.atlas``; what is there already is read. They are Parquet, but a folder
+    of answers has no other table that a tool could take for answers: neither begins their name as a data file's does
+    nor ends it so, for DuckDB and Polars go by the ending.
 
     Raises:
         InputError: as :func:`build`, or a file there of another atlas, or of one that is proven less.
@@ -179,7 +184,7 @@ def grid_atlases(
         floor = _required(problem, float(loss), confidence)
         if any(atlas.covers(floor, snr_db) for atlas in found):
             continue
-        out = None if folder is None else Path(folder) / f"atlas-{problem.graph.model}-{len(found):03d}.parquet"
+        out = None if folder is None else Path(folder) / _FILE.format(problem.graph.model, len(found))
         if out is not None and out.exists():
             kept = load_atlas(out)
             own = kept.info.problem == json.loads(json.dumps(problem.provenance())) and kept.info.ranges.holds(ranges)
@@ -202,6 +207,19 @@ def grid_atlases(
             )
         found.append(kept)
     return tuple(found)
+
+
+def rename_old_atlases(folder: str | Path) -> None:
+    """Give the atlases that an earlier version left in a sweep's folder, begun ones too, the names of today.
+
+    They were called ``atlas-MODEL-NUMBER.parquet``, and every reader of the folder took them for answers.
+    """
+    for old in sorted(Path(folder).glob("atlas-*.parquet*")):
+        name, _, rest = old.name.partition(".parquet")
+        ours = KINDS["atlas"][1](old) if old.is_file() and not rest else (old / RUN_FILE).is_file()
+        new = old.with_name(f"_{name}.atlas{rest}")
+        if ours and rest in ("", _PARTS) and not new.exists():
+            old.rename(new)
 
 
 def _required(problem: Problem, max_loss: float, confidence: float | None) -> float:

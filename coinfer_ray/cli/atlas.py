@@ -66,19 +66,19 @@ def build(
     **chosen: Any,
 ) -> None:
     """Build the atlas of a network for ranges of device speeds and uplink rates."""
-    check_output(out)
+    check_output(out, "atlas")
     with stdout_for_answers():
-        from coinfer_ray.atlas.atlas import Ranges, load_atlas
+        from coinfer_ray.atlas.atlas import Ranges
         from coinfer_ray.atlas.build import build as run
+        from coinfer_ray.cli.compile_notice import announce_compilation
         from coinfer_ray.optimizer.problem import assemble
 
+        announce_compilation()
         ranges = Ranges.of_speeds(
             read_range("device gflops", device_gflops, 1e9),
             read_range("server gflops", server_gflops, 1e9),
             read_range("rate mbps", rate_mbps, 1e6),
         )
-        if out.exists():
-            load_atlas(out)  # another kind of file is not written over
         problem = assemble(model, **options.given(chosen))
         atlas = run(
             problem,
@@ -113,7 +113,7 @@ def show(
     json: options.Json = False,
 ) -> None:
     """Show an atlas; with a device its strategies by uplink rate; with a link, too, the best one."""
-    check_output(picture)
+    check_output(picture, "picture")
     with stdout_for_answers():
         from coinfer_ray.atlas.atlas import load_atlas
         from coinfer_ray.scenarios.read import device_of, link_of, server_of

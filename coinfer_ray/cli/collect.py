@@ -31,7 +31,10 @@ def register(app: typer.Typer) -> None:
 
 def collect(
     model: options.Model,
-    data: Annotated[str, typer.Option("--data", help="Folder of images, or cifar10:DIR to download into DIR.")],
+    data: Annotated[
+        str,
+        typer.Option("--data", help="Folder of images, cifar10:DIR to download into DIR, or digits, which needs none."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the records; give it again to resume.")],
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="Strategies to train, in all.")],
     repeats: Annotated[
@@ -40,7 +43,7 @@ def collect(
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, help="Begin no candidate later than this; run again to go on.")
     ] = None,
-    input_px: Annotated[int, typer.Option("--input-px", min=1, help="Side of the network's input, in pixels.")] = 64,
+    input_px: options.InputPx = None,
     snr_db: Annotated[
         str | None,
         typer.Option("--snr-db", metavar="LO:HI", help="Train through a noisy channel, SNR drawn from LO to HI dB."),
@@ -55,6 +58,15 @@ def collect(
     seed: options.Seed = 0,
     base_images: Annotated[
         int | None, typer.Option("--base-images", min=1, help="Images to train the base network on, with repeats.")
+    ] = None,
+    prunable_images: Annotated[
+        int | None,
+        typer.Option(
+            "--prunable-images",
+            min=0,
+            help="Images of its second phase, in which random sub-networks learn too, where its recipe has one; "
+            "default: in proportion to --base-images.",
+        ),
     ] = None,
     fine_tune_images: Annotated[
         int | None, typer.Option("--fine-tune-images", min=0, help="Images to fine-tune a pruned network on.")
@@ -80,17 +92,20 @@ def collect(
     json: options.Json = False,
 ) -> None:
     """Train candidates for real, one record each; run again to resume."""
-    check_output(pack)
+    check_output(pack, "records")
     snr_range = None if snr_db is None else _decibel_range(snr_db)
     with stdout_for_answers():
+        from coinfer_ray.records.store import usual_input_px
         from coinfer_ray.runtime.executors import make_executor
         from coinfer_ray.training.collect import collect as run
         from coinfer_ray.training.worker import default_settings, gpu_share
 
-        settings = replace(default_settings(model), validation_images=validation_images, test_images=test_images)
+        settings = replace(
+            default_settings(model, input_px or usual_input_px(model)),
+            validation_images=validation_images,
+            test_images=test_images,
+        )
         candidate = settings.candidate
-        if base_images is not None:
-            settings = replace(settings, base=replace(settings.base, images=base_images))
         if fine_tune_images is not None:
             candidate = replace(candidate, fine_tune=replace(candidate.fine_tune, images=fine_tune_images))
         if end_to_end_images is not None:
@@ -109,6 +124,8 @@ def collect(
                 snr_db=snr_range,
                 seed=seed,
                 settings=replace(settings, candidate=candidate),
+                base_images=base_images,
+                prunable_images=prunable_images,
                 base=base,
                 known=known,
                 near=near,
@@ -122,8 +139,9 @@ def collect(
     else:
         typer.echo(
             f"{summary.candidates} candidates in {summary.folder} ({summary.trained_now} trained now, "
-            f"{summary.failed_now} of them failed); base accuracy {summary.base_validation_accuracy:.4f} "
-            f"(validation), {summary.base_test_accuracy:.4f} (test)"
+            f"{summary.failed_now} of them failed, {summary.unfinished_now} of which the next run tries again); "
+            f"base accuracy {summary.base_validation_accuracy:.4f} (validation), "
+            f"{summary.base_test_accuracy:.4f} (test)"
         )
 
 

@@ -40,9 +40,11 @@ def compare(
 ) -> None:
     """Put the compared methods side by side on one scenario."""
     with stdout_for_answers():
+        from coinfer_ray.cli.compile_notice import announce_compilation
         from coinfer_ray.methods.compare import compare as run
         from coinfer_ray.methods.registry import DEFAULT_METHODS
 
+        announce_compilation()
         rows = run(
             model,
             **options.given(chosen),

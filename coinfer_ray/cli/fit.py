@@ -43,7 +43,7 @@ def fit(
     json: options.Json = False,
 ) -> None:
     """Compare the regressors on the records, keep the best as predictor, and say what it is worth."""
-    check_output(out)
+    check_output(out, "predictor")
     with stdout_for_answers():
         from coinfer_ray.predictor.fit import fit as run
 

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from coinfer_ray.models.layers import LayerGraph
 
 
-DEFAULT_INPUT_PX = 224
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
     app.command(
@@ -58,7 +55,9 @@ def models(
             _print_networks(sizes)
     else:
         with stdout_for_answers():
-            graph = load_graph(model, DEFAULT_INPUT_PX if input_px is None else input_px)
+            from coinfer_ray.records.store import usual_input_px
+
+            graph = load_graph(model, usual_input_px(model) if input_px is None else input_px)
         if json:
             print_json(graph.to_json())
         else:

@@ -41,8 +41,10 @@ def optimize(
 ) -> None:
     """Find the fastest strategy for one scenario."""
     with stdout_for_answers():
+        from coinfer_ray.cli.compile_notice import announce_compilation
         from coinfer_ray.optimizer.optimize import optimize as run
 
+        announce_compilation()
         answer = run(
             model,
             **options.given(chosen),

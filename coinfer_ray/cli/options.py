@@ -19,7 +19,14 @@ ObjectiveChoice = Literal["latency", "energy"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Model = Annotated[str, typer.Option("--model", help="Network, see `coinfer models`.")]
-InputPx = Annotated[int | None, typer.Option("--input-px", min=1, help="Side of the network's input, in pixels.")]
+InputPx = Annotated[
+    int | None,
+    typer.Option(
+        "--input-px",
+        min=1,
+        help="Side of the network's input, in pixels; default: that of its records, 224 where there are none.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed; the same one gives the same answer.")]
 Records = Annotated[
     Path | None,

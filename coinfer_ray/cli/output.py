@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,10 +36,21 @@ def print_table(*tables: Table) -> None:
         console.print(table)
 
 
-def check_output(path: Path | None) -> None:
-    """Raise InputError, before any work is done, where the folder of an output file does not exist."""
-    if path is not None and not path.absolute().parent.is_dir():
+def check_output(path: Path | None, kind: str) -> None:
+    """Raise InputError, before any work is done, where an output file can't be written or would destroy another.
+
+    ``kind``: what will be written, a key of :data:`coinfer_ray.runtime.outputs.KINDS`.
+    """
+    if path is None:
+        return
+    from coinfer_ray.runtime.outputs import check_replaceable
+
+    folder = path.absolute().parent
+    if not folder.is_dir():
         raise InputError(f"out: {path.parent} is no folder; create it, or write {path.name} elsewhere")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"out: {path.parent} cannot be written; write {path.name} elsewhere")
+    check_replaceable(path, kind)
 
 
 def note(text: str) -> None:

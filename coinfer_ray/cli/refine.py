@@ -57,11 +57,13 @@ def refine(
 ) -> None:
     """Optimize and train in turn until the fastest strategy is a measured one; run again to resume."""
     with stdout_for_answers():
+        from coinfer_ray.cli.compile_notice import announce_compilation
         from coinfer_ray.refine.run import refine as run
         from coinfer_ray.runtime.executors import make_executor
         from coinfer_ray.scenarios.read import resolve
         from coinfer_ray.training.worker import gpu_share
 
+        announce_compilation()
         of_scenario = {name: chosen.pop(name) for name in options.SCENARIO}
         if grid is None:
             from coinfer_ray.refine.cases import Case

@@ -29,7 +29,7 @@ def report(
     json: options.Json = False,
 ) -> None:
     """Show a sweep's answers as a table, and as a page with figures."""
-    check_output(out)
+    check_output(out, "page")
     with stdout_for_answers():
         from coinfer_ray.report import read_sweep, summary_table, write_page
 

@@ -57,8 +57,10 @@ def sweep(
 ) -> None:
     """Answer a grid of scenarios into a Parquet data set; run again to resume."""
     with stdout_for_answers():
+        from coinfer_ray.cli.compile_notice import announce_compilation
         from coinfer_ray.sweeps.sweep import sweep as run
 
+        announce_compilation()
         if cuts is not None:
             chosen["cuts"] = cuts
         answers = run(

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 \b
   coinfer optimize --model alexnet --device rpi3b+ --server p100 --link 4g --json > strategy.json
-  coinfer verify strategy.json --data cifar10:images --base records/base.safetensors
+  coinfer verify strategy.json --data cifar10:images --base records/_base.safetensors
   coinfer verify strategy.json --data cifar10:images --records records/ --append records/ --seeds 3
 """,
     )(verify)
@@ -54,11 +54,13 @@ def verify(
 ) -> None:
     """Train a strategy for real and compare with what was predicted."""
     with stdout_for_answers():
+        from coinfer_ray.cli.compile_notice import announce_compilation
         from coinfer_ray.runtime.executors import make_executor
         from coinfer_ray.training.verify import Claim
         from coinfer_ray.training.verify import verify as run
         from coinfer_ray.training.worker import gpu_share
 
+        announce_compilation()
         claim = Claim.load(strategy)
         with make_executor(executor, address=address, workers=workers, gpus_per_worker=gpu_share()) as running:
             found = run(

@@ -41,7 +41,7 @@ class CodecPair:
 
 
 def build_codec(codec: Codec, feature: Feature, kind: Literal["spatial", "vector"]) -> CodecPair:
-    """Freshly initialised encoder and decoder for a feature (the paper's Section III-B)."""
+    """Freshly initialised encoder and decoder for a feature (the paper's Section V-B)."""
     return _convolutional(codec, feature) if kind == "spatial" else _linear(codec, feature)
 
 

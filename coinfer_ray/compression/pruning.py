@@ -86,6 +86,16 @@ class ChannelRanking:
             keep[name] = channels.nonzero().flatten()
         return keep
 
+    def order(self) -> dict[str, torch.Tensor]:
+        """All channels of each set, the most important first; those of one group stay together, ascending."""
+        modules = {layer.name: layer.module for layer in self.graph.layers}
+        order = {}
+        for prunable in self.graph.prunable_sets:
+            scores = [self._metrics[modules[name]]["weight"].flatten() for name in prunable.layers]
+            first = torch.stack(scores).mean(0).argsort(descending=True) * prunable.unit
+            order[prunable.name] = (first[:, None] + torch.arange(prunable.unit)).flatten()
+        return order
+
 
 def _nni_ratio(prunable: PrunableSet, kept: int) -> float:
     """A ratio that makes NNI remove exactly ``channels - kept``: it truncates, and a float may fall just short."""

@@ -24,6 +24,7 @@ from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.records.store import shipped_records
 from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.outputs import check_replaceable
 from coinfer_ray.scenarios.batch import ScenarioBatch
 
 QUANTIZED_FORMAT = 1
@@ -109,7 +110,12 @@ def quantized_path(model: str, input_px: int | None = None) -> Path:
 
 
 def write_quantized(path: str | Path, rows: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> None:
-    """Write measured pairs (the columns of :class:`QuantizedTable`) as one whole file."""
+    """Write measured pairs (the columns of :class:`QuantizedTable`) as one whole file.
+
+    Raises:
+        InputError: ``path`` is there and no such table.
+    """
+    check_replaceable(path, "quantized")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

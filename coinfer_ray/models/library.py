@@ -10,6 +10,7 @@ from pathlib import Path
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.outputs import check_replaceable
 
 # Networks whose graphs ship with the package, and at which input sizes.
 SHIPPED = ("alexnet", "regnet_x_400mf")
@@ -26,7 +27,7 @@ def shipped_graphs() -> dict[tuple[str, int], Path]:
     return found
 
 
-def load_graph(model: str, input_px: int = 224) -> LayerGraph:
+def load_graph(model: str, input_px: int) -> LayerGraph:
     """The layer graph of a known network: the shipped one, or a fresh trace where torch is installed.
 
     Raises:
@@ -52,17 +53,20 @@ def load_graph(model: str, input_px: int = 224) -> LayerGraph:
 
 
 def write_graphs(folder: str | Path) -> list[Path]:
-    """Trace the networks that ship, at every size that ships, and write ``MODEL-NNpx.json`` into ``folder``."""
+    """Trace the networks that ship, at every size that ships, and write ``MODEL-NNpx.json`` into ``folder``.
+
+    Raises:
+        InputError: a file of one of these names is there and no layer graph; nothing is written then.
+    """
     from coinfer_ray.models import trace, zoo
 
     folder = Path(folder)
+    paths = {(model, pixels): folder / f"{model}-{pixels}px.json" for model in SHIPPED for pixels in SHIPPED_PX}
+    for path in paths.values():
+        check_replaceable(path, "graph")
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for model in SHIPPED:
-        for pixels in SHIPPED_PX:
-            graph = trace.trace_graph(zoo.build(model, classes=10), (3, pixels, pixels), model)
-            path = folder / f"{model}-{pixels}px.json"
-            text = json.dumps(graph.to_json(), indent=1) + "\n"
-            write_whole(path, partial(Path.write_text, data=text))
-            written.append(path)
-    return written
+    for (model, pixels), path in paths.items():
+        graph = trace.trace_graph(zoo.build(model, classes=10), (3, pixels, pixels), model)
+        text = json.dumps(graph.to_json(), indent=1) + "\n"
+        write_whole(path, partial(Path.write_text, data=text))
+    return list(paths.values())

@@ -20,6 +20,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import Layer, LayerGraph, PrunableSet
+from coinfer_ray.models.pointwise import StridedPointwise
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -232,6 +233,13 @@ def _area(kernel: Any) -> int:
     return int(kernel) ** 2
 
 
+class _Tracer(torch.fx.Tracer):
+    """torch's own, to which our form of a torch layer is a layer too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, StridedPointwise) or super().is_leaf_module(m, module_qualified_name)
+
+
 def fx_trace(network: nn.Module, model: str) -> torch.fx.GraphModule:
     """Symbolic trace in evaluation mode.
 
@@ -239,7 +247,7 @@ def fx_trace(network: nn.Module, model: str) -> torch.fx.GraphModule:
         InputError: the network's forward depends on its data; the message has torch.fx's reason.
     """
     try:
-        return torch.fx.symbolic_trace(network)
+        return torch.fx.GraphModule(network, _Tracer().trace(network))
     except Exception as error:  # torch.fx raises whatever the network's own forward runs into
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(

@@ -19,9 +19,7 @@ from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS, DelayCalculator
 from coinfer_ray.problem.space import Cuts, SearchSpace
-from coinfer_ray.records.store import Split, shipped_sizes
-
-PAPER_INPUT_PX = 224
+from coinfer_ray.records.store import Split, usual_input_px
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptio
             accuracy=accuracy,
         )
         input_px = predictor.input_px
-    space = SearchSpace(load_graph(model, input_px or _usual_input_px(model)), cuts=options.get("cuts", "all"))
+    space = SearchSpace(load_graph(model, input_px or usual_input_px(model)), cuts=options.get("cuts", "all"))
     expected = len(space.feature_names)
     if predictor is not None and predictor.feature_names[:expected] != space.feature_names:
         raise InputError(f"predictor: sees other variables than {model} has; fit its records again with `coinfer fit`")
@@ -188,12 +186,6 @@ def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptio
         space, feature_bits=FEATURE_BITS, input_bits=input_bits, codec_flops=options.get("codec_flops", True)
     )
     return Problem(space, delay, predictor, accuracy)
-
-
-def _usual_input_px(model: str) -> int:
-    """The input size of the shipped records, so that every choice of methods speaks of the same network."""
-    sizes = shipped_sizes(model)
-    return sizes[-1] if sizes else PAPER_INPUT_PX
 
 
 def check_input_bits(input_bits: float) -> None:

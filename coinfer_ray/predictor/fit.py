@@ -1,4 +1,4 @@
-"""The Accuracy Predictor (the paper's Section III-B): from a strategy to the accuracy it will reach.
+"""The Accuracy Predictor (the paper's Section V-B): from a strategy to the accuracy it will reach.
 
 Fitted on records of really trained strategies by one of the regressors of :mod:`coinfer_ray.predictor.regressors`.
 What its predictions are worth stands beside them: the figures out of fold (every record predicted by a regressor that

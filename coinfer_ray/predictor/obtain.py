@@ -28,7 +28,7 @@ from coinfer_ray.predictor.fit import (
     records_hash,
 )
 from coinfer_ray.predictor.predictor import PREDICTOR_FORMAT, Predictor
-from coinfer_ray.records.store import Records, Split, shipped_file, shipped_records
+from coinfer_ray.records.store import PAPER_INPUT_PX, Records, Split, shipped_file, shipped_records
 from coinfer_ray.runtime.cache import cache_folder
 
 _SOURCES = ("coinfer_ray.predictor", "coinfer_ray.problem")  # the code that decides what a fit gives
@@ -51,7 +51,7 @@ def obtain_predictor(
         InputError: an unknown model, or a source of another network, another input size or the other accuracy.
     """
     if model not in {name for name, _ in shipped_graphs()}:
-        load_graph(model)  # an unknown name ends here, with the nearest ones
+        load_graph(model, PAPER_INPUT_PX)  # an unknown name ends here, with the nearest ones
     if source is None:
         source = shipped_records(model, input_px)
     if isinstance(source, str | Path) and regressor == DEFAULT_REGRESSOR:

@@ -17,6 +17,7 @@ from coinfer_ray.predictor.calibration import Calibration
 from coinfer_ray.predictor.regressors import SNR_FEATURE
 from coinfer_ray.records.store import Split
 from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.outputs import check_replaceable
 
 PREDICTOR_FORMAT = 2
 
@@ -94,7 +95,12 @@ class Predictor:
         return fields | whole
 
     def save(self, path: str | Path) -> None:
-        """Write to ``path`` in NumPy's npz format, without pickle."""
+        """Write to ``path`` in NumPy's npz format, without pickle.
+
+        Raises:
+            InputError: ``path`` is there and no predictor.
+        """
+        check_replaceable(path, "predictor")
         document = json.dumps({"format": PREDICTOR_FORMAT, **self.provenance()})
         arrays: dict[str, Any] = self.ensemble.to_arrays() | self.calibration.to_arrays()
 

@@ -6,12 +6,13 @@ and the residuals' mean square MSE:
     R^2 = 1 - MSE / var(y)        adjusted R^2 = 1 - (1 - R^2) (n - 1) / (n - F - 1)
     AIC = n ln(MSE) + 2 p         BIC = n ln(MSE) + p ln(n)
 
-(The paper's own figures satisfy these with F = 16 and n = 396.) A seventh, ``monotone_boosting``, knows which way
-each variable acts: more pruning, a narrower codec, a longer stride or more noise never help. That takes from the
-noise of some hundred records most of what an optimizer could harvest: no strategy is predicted to be better than
-one that is larger in every way, so a single lucky record cannot open a hole in the accuracy bound. An eighth,
-``distilled_boosting``, is as monotone, and has learned from one that sees sums and products of the variables as well
-(:mod:`coinfer_ray.predictor.distillation`).
+(By its Table IV gradient boosting is the best of the six: MSE 4.87e-5, adjusted R^2 0.832, AIC -3900, BIC -3830. Of
+the six rows this one satisfies the formulas for AIC and BIC, with F = 16 and n = 396.) A seventh,
+``monotone_boosting``, knows which way each variable acts: more pruning, a narrower codec, a longer stride or more
+noise never help. That takes from the noise of some hundred records most of what an optimizer could harvest: no
+strategy is predicted to be better than one that is larger in every way, so a single lucky record cannot open a hole
+in the accuracy bound. An eighth, ``distilled_boosting``, is as monotone, and has learned from one that sees sums and
+products of the variables as well (:mod:`coinfer_ray.predictor.distillation`).
 """
 
 from __future__ import annotations

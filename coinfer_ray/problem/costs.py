@@ -1,7 +1,8 @@
-"""The Delay Calculator (the paper's Section III-C): from a layer graph to the kernels' cost tables.
+"""The Delay Calculator (the paper's Section V-B): from a layer graph to the kernels' cost tables.
 
-End-to-end latency is the sum of computation on the device, computation on the server and transmission of the
-compressed feature (the paper's equations 1 to 4); the downlink result is neglected. FLOPs follow Table I.
+End-to-end latency is the sum of computation on the device and on the server (the paper's Section IV-A) and of the
+transmission of the compressed feature (Section IV-B, equation 5); the downlink result is neglected. FLOPs follow
+Table I.
 """
 
 from __future__ import annotations

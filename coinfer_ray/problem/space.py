@@ -1,4 +1,4 @@
-"""The Parameters Generator (the paper's Section III-A): decision variables, their levels, strategies.
+"""The Parameters Generator (the paper's Section V-B): decision variables, their levels, strategies.
 
 A strategy has one sparsity ratio for each prunable set, one partition point and eight codec parameters. All of
 them are discrete by nature (channels are counted, kernels are odd), so a strategy is a vector of level indices;

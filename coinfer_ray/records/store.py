@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RECORDS_FORMAT = 1
+PAPER_INPUT_PX = 224
 SHARD_PATTERN = "candidate-*.parquet"
+UNFINISHED = "error"  # the status of a candidate that no worker brought to an end: no result
 Split = Literal["validation", "test"]
 _METADATA_KEY = b"coinfer_ray.records"
 _COLUMNS = {
     "candidate": "int64",  # index in the sampling plan
-    "status": "string",  # "ok", or why there is no accuracy: "diverged", "out_of_memory", "error"
+    "status": "string",  # "ok", or why there is no accuracy: "diverged", "out_of_memory", UNFINISHED
     "error": "string",
     "sparsity": "list<double>",  # realised, in the order of the metadata's prunable_sets
     "partition_point": "int64",
@@ -188,9 +190,20 @@ def shard_path(folder: Path, candidate: int, repeat: int = 0) -> Path:
 
 
 def finished_candidates(folder: Path) -> set[tuple[int, int]]:
-    """Candidates and repeats whose shard is on disk."""
-    names = (path.stem.split("-") for path in folder.glob(SHARD_PATTERN))
-    return {(int(number), int(repeat[0]) if repeat else 0) for _, number, *repeat in names}
+    """Candidates and repeats whose shard is on disk, but for those that no worker brought to an end."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = set()
+    for path in folder.glob(SHARD_PATTERN):
+        try:
+            if UNFINISHED in pq.read_table(path, columns=["status"])["status"].to_pylist():
+                continue
+        except (pa.ArrowException, OSError):
+            pass  # broken: whoever reads the records says so
+        _, number, *repeat = path.stem.split("-")
+        found.add((int(number), int(repeat[0]) if repeat else 0))
+    return found
 
 
 def read_records(source: str | Path | Sequence[str | Path], *, model: str | None = None) -> Records:
@@ -248,18 +261,33 @@ def _each_once(table: pa.Table) -> pa.Table:
 
 
 def pack(folder: str | Path, path: str | Path) -> Records:
-    """Join the shards of a collection, failed candidates included, into one file."""
+    """Join the shards of a collection, failed candidates included, into one file.
+
+    Raises:
+        InputError: a folder without records (:func:`read_records`), or ``path`` is there and no file of records.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from coinfer_ray.runtime.files import write_whole
+    from coinfer_ray.runtime.outputs import check_replaceable
 
     folder, path = Path(folder), Path(path)
+    check_replaceable(path, "records")
     records = read_records(folder)
     tables = [pq.read_table(file) for file in sorted(folder.glob(SHARD_PATTERN))]
     table = pa.concat_tables(tables).sort_by("candidate").replace_schema_metadata(tables[0].schema.metadata)
     write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
     return records
+
+
+def usual_input_px(model: str) -> int:
+    """The side of a network's input in pixels where none is asked for and no records are given: that of the records
+    that ship for it, the largest; for other networks the paper's 224."""
+    try:
+        return int(shipped_records(model).name.rpartition("-")[2].partition("px")[0])
+    except InputError:
+        return PAPER_INPUT_PX
 
 
 def shipped_records(model: str, input_px: int | None = None) -> Path:

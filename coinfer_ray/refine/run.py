@@ -17,7 +17,7 @@ from coinfer_ray.records.store import Records, Split, read_records, shipped_reco
 from coinfer_ray.refine.cases import Case
 from coinfer_ray.refine.rounds import LoopResult, search_loop
 from coinfer_ray.runtime.executors.base import Executor
-from coinfer_ray.runtime.files import claim_folder, single_writer, write_whole
+from coinfer_ray.runtime.files import run_folder, write_whole
 from coinfer_ray.training.data import load_data
 from coinfer_ray.training.verifier import Verifier, obtain_base
 
@@ -66,20 +66,19 @@ def refine(
 
     splits = load_data(data)
     network = obtain_base(base, records, start.info, splits)
-    with single_writer(out) as folder:
-        options = {
-            "model": model,
-            "start_records": _fingerprint(start),
-            "scenarios": [asdict(case) for case in cases],
-            "repeats": repeats,
-            "cuts": cuts,
-            "codec_flops": codec_flops,
-            "input_bits": input_bits,
-            "accuracy": accuracy,
-            "optimizer": optimizer,
-            "seed": seed,
-        }
-        claim_folder(folder, "search", options)
+    options = {
+        "model": model,
+        "start_records": _fingerprint(start),
+        "scenarios": [asdict(case) for case in cases],
+        "repeats": repeats,
+        "cuts": cuts,
+        "codec_flops": codec_flops,
+        "input_bits": input_bits,
+        "accuracy": accuracy,
+        "optimizer": optimizer,
+        "seed": seed,
+    }
+    with run_folder(out, "search", options) as folder:
         verifier = Verifier(start.info, splits, network, executor, folder=folder, quiet=quiet)
 
         def keep(result: LoopResult) -> None:

@@ -13,6 +13,7 @@ from coinfer_ray.report.figures import figure_captions, latency_figure, second_f
 from coinfer_ray.report.results import PROPOSED, SweepResults, read_sweep
 from coinfer_ray.report.table import summary_cells, summary_header, summary_note, times_faster
 from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.outputs import PAGE_MARK, check_replaceable
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -20,6 +21,7 @@ _PAGE = Template("""<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+$mark
 <title>$title</title>
 <style>
 :root {
@@ -85,12 +87,15 @@ def write_page(results: SweepResults | str | Path, out: str | Path) -> None:
     """Write the page about a sweep's results, or about the folder of one, to ``out``.
 
     Raises:
-        InputError: a folder that is no sweep's (see :func:`coinfer_ray.report.results.read_sweep`).
+        InputError: a folder that is no sweep's (see :func:`coinfer_ray.report.results.read_sweep`), or ``out`` is a
+            file that is no such page.
     """
+    check_replaceable(out, "page")
     results = results if isinstance(results, SweepResults) else read_sweep(results)
     first_caption, second_caption = figure_captions(results)
     models = " and ".join(results.problems)
     page = _PAGE.substitute(
+        mark=PAGE_MARK,
         title=escape(f"{models}: what to run where, scenario by scenario"),
         summary=escape(_summary(results)),
         table=_table(results),

@@ -3,25 +3,29 @@
 Every file of a run is written under a temporary name in its own folder and moved into place, so a reader never
 sees half of one and a killed writer leaves nothing but a temporary, which the next driver removes. The names of
 temporaries begin with a dot, which pyarrow's data sets ignore.
+
+Nothing of the user's is ever touched. Only names that begin with ``.coinfer`` are removed, and only in a folder that
+a run of ours has claimed; a run that is refused leaves its folder as it was.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import platform
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from coinfer_ray.errors import InputError
 
 RUN_FILE = "_run.json"  # pyarrow's data sets pass over names that begin with _ or a dot
-LOCK_FILE = ".lock"
+LOCK_FILE = ".coinfer.lock"
 RUN_FORMAT = 1
-_TEMPORARY = ".tmp"
+_TEMPORARY = re.compile(r"\.coinfer-.+\.\d+\.[0-9a-f]{12}\.tmp")  # as write_whole names them
 _SHOWN = 60  # characters of a setting's value in an error message
 
 
@@ -29,10 +33,13 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then move it to ``path``.
 
     The temporary's name is unique to this call, so that two attempts at the same file (a worker believed dead
-    and its replacement) never share one; the last to finish wins whole.
+    and its replacement) never share one; the last to finish wins whole. Where ``path`` is a symbolic link, the file
+    that it leads to is written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(6)}{_TEMPORARY}")
+    if path.is_symlink():
+        path = path.resolve()
+    temporary = path.with_name(f".coinfer-{path.name}.{os.getpid()}.{secrets.token_hex(6)}.tmp")
     try:
         write(temporary)
         with temporary.open("rb") as written:  # a name must never reach the disk before the bytes it stands for
@@ -44,33 +51,81 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
+def run_folder(
+    folder: str | Path, kind: str, settings: Mapping[str, Any], *, joins: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
+    """Hold ``folder`` for one run: as its only driver, claimed for it, what a killed run left behind removed.
+
+    ``kind`` and ``settings`` as in :func:`claim_folder`. ``joins`` says of a folder that some run has claimed whether
+    this one may add to it all the same; it may raise InputError to refuse in its own words.
+
+    A run that ends with an InputError before it has written anything leaves the folder as it was: not created, not
+    claimed, without a lock.
+
+    Raises:
+        InputError: another process holds the folder, it belongs to another run or to nobody of ours, or it cannot
+            be written.
+    """
+    folder = Path(folder)
+    wanted = _claim_document(kind, settings)
+    _check_claim(folder, wanted, joins)  # before the lock, which would be the first thing to be written there
+    fresh = not (folder / RUN_FILE).exists()
+    created = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        with single_writer(folder):
+            try:
+                claim_folder(folder, kind, settings, joins=joins)
+                _remove_temporaries(folder)
+                yield folder
+            except InputError:
+                if fresh:
+                    _withdraw(folder, wanted)
+                raise
+    except InputError:
+        with suppress(OSError):  # the first that holds something ends it
+            for each in created:
+                each.rmdir()
+        raise
+
+
+@contextmanager
 def single_writer(folder: str | Path) -> Iterator[Path]:
-    """Hold ``folder`` as its only driver, creating it where needed and removing what a killed run left behind.
+    """Hold ``folder`` as its only driver, creating it where needed.
 
     The lock is the kernel's (``flock``), so it ends with the process that holds it, however that ends.
 
     Raises:
-        InputError: another process holds the folder, or it cannot be created or written.
+        InputError: another process holds the folder, it cannot be created or written, or this is no POSIX system.
     """
-    folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("a+")
-    except OSError as error:
-        raise InputError(f"out: {folder} cannot be written ({error.strerror}); give a folder that can") from None
-    with lock:
+        import fcntl
+    except ModuleNotFoundError:
+        raise InputError(
+            f"out: {platform.system()} has no flock, by which a folder has one writer; run this on Linux or macOS "
+            "(on Windows: in WSL)"
+        ) from None
+    folder = Path(folder)
+    path = folder / LOCK_FILE
+    while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise InputError(f"out: {folder} is in use by {holder}; wait for it, or give another folder") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {os.uname().nodename} ({secrets.token_hex(4)})")
-        lock.flush()
-        for orphan in folder.glob(f".*{_TEMPORARY}"):
-            orphan.unlink(missing_ok=True)
-        yield folder
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = path.open("a+")
+        except OSError as error:
+            raise InputError(f"out: {folder} cannot be written ({error.strerror}); give a folder that can") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                raise InputError(f"out: {folder} is in use by {holder}; wait for it, or give another folder") from None
+            if not _is_file_at(lock.fileno(), path):
+                continue  # its holder removed it between our two calls: what we hold is nobody's any more
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()} ({secrets.token_hex(4)})")
+            lock.flush()
+            yield folder
+            return
 
 
 def read_holder(folder: str | Path) -> str | None:
@@ -84,32 +139,39 @@ def read_holder(folder: str | Path) -> str | None:
         return None
 
 
-def claim_folder(folder: str | Path, kind: str, settings: Mapping[str, Any]) -> None:
+def claim_folder(
+    folder: str | Path, kind: str, settings: Mapping[str, Any], *, joins: Callable[[Path], bool] | None = None
+) -> None:
     """Mark ``folder`` as the output of one run, or check that it belongs to the same one.
 
     ``_run.json`` keeps ``kind`` (the command) and ``settings`` (everything that decides what the run's files hold;
-    values that JSON can say). Call it while :func:`single_writer` holds the folder.
+    values that JSON can say). Call it while :func:`single_writer` holds the folder; :func:`run_folder` does both.
 
     Raises:
         InputError: the folder belongs to a run of another kind or other settings (the first difference is
             named), or holds files that no run has claimed.
     """
-    folder = Path(folder)
-    path = folder / RUN_FILE
-    wanted = {"format": RUN_FORMAT, "kind": kind, "settings": json.loads(json.dumps(settings))}
+    path = Path(folder) / RUN_FILE
+    wanted = _claim_document(kind, settings)
+    _check_claim(path.parent, wanted, joins)
     if not path.exists():
-        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise InputError(f"out: {folder} holds files but no {RUN_FILE}; give an empty or a new folder")
-        text = json.dumps(wanted, indent=2) + "\n"
-        write_whole(path, lambda temporary: temporary.write_text(text))
-        return
-    difference = _first_difference(read_run(folder), wanted)
-    if difference is not None:
-        key, there, here = difference
-        raise InputError(
-            f"out: {folder} belongs to another run: {key} is {there} there and {here} here; "
-            "give another folder or the same settings"
-        )
+        write_whole(path, lambda temporary: temporary.write_text(_claim_text(wanted)))
+
+
+def remove_run(folder: str | Path, own: str) -> None:
+    """Remove a finished run's files, those whose whole name matches the pattern ``own``, and the folder's claim.
+
+    The caller holds the folder. The folder itself goes too, unless there is something in it that is not ours.
+    """
+    folder = Path(folder)
+    for path in sorted(folder.iterdir()):
+        if re.fullmatch(own, path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+    _remove_temporaries(folder)
+    (folder / RUN_FILE).unlink(missing_ok=True)
+    (folder / LOCK_FILE).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
@@ -129,6 +191,64 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != RUN_FORMAT:
         raise InputError(f"{path}: not of format {RUN_FORMAT}; give another folder")
     return document
+
+
+def _claim_document(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"format": RUN_FORMAT, "kind": kind, "settings": json.loads(json.dumps(settings))}
+
+
+def _claim_text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _check_claim(folder: Path, wanted: Mapping[str, Any], joins: Callable[[Path], bool] | None) -> None:
+    """Raise the InputError of :func:`claim_folder`, or nothing; touches nothing."""
+    if not (folder / RUN_FILE).exists():
+        try:
+            taken = any(not entry.name.startswith(".") for entry in folder.iterdir())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(f"out: {folder} cannot be written ({error.strerror}); give a folder that can") from None
+        if taken:
+            raise InputError(f"out: {folder} holds files but no {RUN_FILE}; give an empty or a new folder")
+        return
+    there = read_run(folder)
+    if joins is not None and joins(folder):
+        return
+    difference = _first_difference(there, wanted)
+    if difference is not None:
+        key, theirs, ours = difference
+        raise InputError(
+            f"out: {folder} belongs to another run: {key} is {theirs} there and {ours} here; "
+            "give another folder or the same settings"
+        )
+
+
+def _withdraw(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Take back a claim under which nothing was written."""
+    for entry in folder.iterdir():
+        ours_or_seen = entry.name.startswith(".coinfer") or not entry.name.startswith(".")
+        if ours_or_seen and entry.name not in (RUN_FILE, LOCK_FILE):
+            return
+    path = folder / RUN_FILE
+    if path.exists() and path.read_text() == _claim_text(wanted):
+        path.unlink()
+    if not path.exists():
+        (folder / LOCK_FILE).unlink(missing_ok=True)
+
+
+def _remove_temporaries(folder: Path) -> None:
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _is_file_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _first_difference(there: Any, here: Any, key: str = "") -> tuple[str, str, str] | None:

@@ -28,6 +28,7 @@ class Progress:
         self.what = what
         self.total = total
         self.done = done
+        self.failed = 0  # of those done; shown where there are any
         self._fresh = 0
         self._quiet = quiet
         self._printed = time.monotonic()
@@ -67,7 +68,11 @@ class Progress:
             self._print()
 
     def _note(self) -> str:
-        """Rate and time left; empty while they mean nothing, or when nothing is left."""
+        """How many failed, the rate and the time left; empty while these mean nothing, or when nothing is left."""
+        notes = [self._rate(), f"{self.failed:,} failed" if self.failed else ""]
+        return ", ".join(note for note in notes if note)
+
+    def _rate(self) -> str:
         if len(self._steps) <= LEAST_STEPS or self.done >= self.total:
             return ""
         (began, before), (now, done) = self._steps[0], self._steps[-1]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.scenarios.grid import Axis, Grid
-from coinfer_ray.scenarios.scenario import Device, Given, Link, Scenario, Server, check_confidence
+from coinfer_ray.scenarios.scenario import Device, Given, Link, Scenario, Server, check_confidence, check_max_loss
 from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys
 
 MOST_SCENARIOS = 2**62
@@ -103,8 +103,7 @@ def resolve(**options: Unpack[ScenarioOptions]) -> Scenario:
         InputError: the first of them that cannot be used.
     """
     max_loss, confidence = options.get("max_loss", 0.02), options.get("confidence")
-    if not -1 < max_loss < 1:  # a negative loss asks for a strategy that is better than the base network
-        raise InputError(f"max loss: {max_loss} must be in (-1, 1); it is a share of all images, 0.02 for 2 points")
+    check_max_loss(max_loss)
     if confidence is not None:
         check_confidence(confidence)
     return Scenario(

@@ -1,7 +1,7 @@
 """Scenarios: a device, a server, a link and an allowed loss of accuracy; grids of many of them.
 
 The presets are the paper's Tables II (computing speeds) and III (uplink rates). A link is given by its rate, or by
-bandwidth and signal-to-noise ratio through Shannon's R = B log2(1 + SNR) (the paper's equation for the uplink).
+bandwidth and signal-to-noise ratio through Shannon's R = B log2(1 + SNR) (the paper's equation 5).
 A grid is the product of its axes and is never materialised: any range of its scenarios is computed from their
 numbers (mixed radix, the model slowest, then device, server, link and allowed loss; the confidence fastest).
 """
@@ -92,6 +92,12 @@ class Scenario:
 def shannon_rate_bps(bandwidth_hz: float, snr_db: float) -> float:
     """R = B log2(1 + SNR), where SNR = 10^(snr_db / 10) is a ratio of powers; no SNR in dB overflows."""
     return bandwidth_hz * float(np.logaddexp2(0.0, snr_db / 10 * math.log2(10)))
+
+
+def check_max_loss(max_loss: float) -> None:
+    """Raise InputError unless the loss is a share; a negative one asks for better than the base network."""
+    if not -1 < max_loss < 1:
+        raise InputError(f"max_loss: {max_loss:g} must be in (-1, 1); it is a share of all images, 0.02 for 2 points")
 
 
 def check_confidence(confidence: float) -> None:

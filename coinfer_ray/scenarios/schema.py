@@ -13,13 +13,14 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from coinfer_ray.errors import check_name
+from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.problem.space import Cuts
 from coinfer_ray.scenarios.grid import Axis
 from coinfer_ray.scenarios.scenario import (
     DEVICE_FLOPS_PER_S,
     LINK_RATE_BPS,
     SERVER_FLOPS_PER_S,
+    check_max_loss,
     shannon_rate_bps,
 )
 
@@ -70,8 +71,10 @@ def _positive(values: tuple[float, ...]) -> tuple[float, ...]:
 
 def _share(values: tuple[float, ...]) -> tuple[float, ...]:
     for value in values:
-        if not -1 < value < 1:
-            raise ValueError(f"{value:g} must be in (-1, 1); it is a share, 0.02 for 2 points")
+        try:
+            check_max_loss(value)
+        except InputError as error:
+            raise ValueError(str(error).removeprefix("max_loss: ")) from None  # pydantic names the place
     return values
 
 

@@ -8,6 +8,7 @@ that doesn't (a node without the file system) sends it back for the driver to wr
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
@@ -17,18 +18,19 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
-from coinfer_ray.atlas.build import grid_atlases
+from coinfer_ray.atlas.build import grid_atlases, rename_old_atlases
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, OPTIMIZERS
-from coinfer_ray.runtime.executors import Executor, make_executor
-from coinfer_ray.runtime.files import claim_folder, read_holder, single_writer
+from coinfer_ray.runtime.executors import Envelope, Executor, make_executor
+from coinfer_ray.runtime.files import read_holder, run_folder, write_whole
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.scenarios.read import parse_grid, read_grid
 from coinfer_ray.sweeps.chunks import Chunk, How, _write, split_grid, start_worker
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyarrow.dataset import Dataset
 
 SOLVERS = (*OPTIMIZERS, "atlas")
@@ -36,6 +38,7 @@ LARGEST_CHUNK = 64  # scenarios; some seconds of the population optimizer
 LARGEST_LOOK_UP = 100_000  # scenarios of an atlas
 SMALL_GRID_CHUNKS = 64  # a small grid still spreads over many workers
 MOST_CHUNKS = 20_000  # files of one run
+FAILED_FILE = "_failed.json"  # the chunks that the last run could not solve, and why
 
 
 def sweep(
@@ -59,8 +62,9 @@ def sweep(
 
     Args:
         grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path.
-        out: folder of the chunks; run again with the same to resume. None: nothing is kept, the data set is in
-            memory.
+        out: folder of the chunks; run again with the same to resume. It holds answers alone besides files whose
+            names begin with ``_`` or a dot: any reader of Parquet takes the folder, or ``FOLDER/*.parquet``. None:
+            nothing is kept, the data set is in memory.
         solver: the optimizer of :func:`coinfer_ray.optimizer.solve.solve`; ``time_limit_s`` (seconds for a scenario;
             answers that it ends depend on the machine) and ``solver_options`` go to it. Or ``atlas``: the grid's
             atlases are built first, in ``out``, and every scenario is then a look-up.
@@ -78,7 +82,8 @@ def sweep(
 
     Raises:
         InputError: an unusable grid, unknown names, records that don't fit, or a folder of another run.
-        RuntimeError: chunks failed; what is done stays, and running again tries them again.
+        RuntimeError: chunks failed: their worker died or raised. They have no file, ``_failed.json`` says why; what
+            is done stays, and running again tries them again.
     """
     grid = grid if isinstance(grid, Grid) else read_grid(grid) if isinstance(grid, str | Path) else parse_grid(grid)
     check_name("solver", solver, SOLVERS)
@@ -111,8 +116,11 @@ def sweep(
         if isinstance(executor, str)
         else nullcontext(executor)
     )
-    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as place, single_writer(place) as folder:
-        claim_folder(folder, "sweep", settings)
+    with (
+        tempfile.TemporaryDirectory() if out is None else nullcontext(out) as place,
+        run_folder(place, "sweep", settings) as folder,
+    ):
+        rename_old_atlases(folder)
         chunks = list(split_grid(grid, chunk))
         pending = [each for each in chunks if not _finished(folder / each.file_name, each)]
         if pending:
@@ -122,6 +130,10 @@ def sweep(
                     for model, problem in problems.items()
                 }
                 how = replace(how, atlases=atlases)
+            elif solver == "exact" and address is None:
+                from coinfer_kernels.warm_up import compile_solvers
+
+                compile_solvers()  # once and here, not in every worker
             with running as started:
                 _run(started, {"grid": grid, "problems": problems, "how": how}, folder, pending, len(grid), quiet)
         return _open(folder, chunks, in_memory=out is None)
@@ -131,9 +143,9 @@ def _run(
     executor: Executor, shared: Mapping[str, Any], folder: Path, pending: list[Chunk], total: int, quiet: bool
 ) -> None:
     """Solve the ``pending`` chunks; those that fail are named when the others are done."""
-    names: dict[Any, str] = {chunk.number: chunk.file_name for chunk in pending}
+    chunks: dict[Any, Chunk] = {chunk.number: chunk for chunk in pending}
     done = total - sum(chunk.stop - chunk.start for chunk in pending)
-    failed: list[tuple[Any, str | None]] = []
+    failed: list[Envelope[tuple[int, pa.Table | None]]] = []
     shared = {**shared, "folder": str(folder.resolve()), "holder": read_holder(folder)}
     tasks = ((chunk.number, chunk) for chunk in pending)
     with (
@@ -142,15 +154,32 @@ def _run(
     ):
         for envelope in envelopes:
             if envelope.value is None:
-                failed.append((envelope.task_id, envelope.error))
+                failed.append(envelope)
                 continue
             rows, table = envelope.value
             if table is not None:
-                _write(table, folder / names[envelope.task_id])
+                _write(table, folder / chunks[envelope.task_id].file_name)
             progress.advance(rows)
-    if failed:
-        number, error = min(failed)
-        raise RuntimeError(f"{len(failed)} of {len(pending)} chunks failed, chunk {number} so: {error}")
+    if not failed:
+        (folder / FAILED_FILE).unlink(missing_ok=True)
+        return
+    failed.sort(key=lambda envelope: chunks[envelope.task_id].number)
+    document = [
+        {
+            "chunk": chunk.number,
+            "scenarios": [chunk.start, chunk.stop],
+            "attempts": envelope.attempts,
+            "error": envelope.error,
+        }
+        for envelope in failed
+        for chunk in [chunks[envelope.task_id]]
+    ]
+    text = json.dumps(document, indent=2) + "\n"
+    write_whole(folder / FAILED_FILE, lambda temporary: temporary.write_text(text))
+    raise RuntimeError(
+        f"{len(failed)} of {len(pending)} chunks failed, chunk {failed[0].task_id} so: {failed[0].reason}; "
+        "run again to try them again"
+    )
 
 
 def _chunk_size(scenarios: int, largest: int) -> int:

@@ -1,7 +1,8 @@
 """The base network of a collection: trained once, kept as safetensors, the start of every candidate.
 
-A collection's folder holds it as ``base.safetensors``; a packed records file may have it beside itself under its own
-name, ``alexnet-64px.base.safetensors`` beside ``alexnet-64px.parquet``.
+A collection's folder holds it as ``_base.safetensors`` (earlier versions: ``base.safetensors``, which made the folder
+unreadable as a data set); a packed records file may have it beside itself under its own name,
+``alexnet-64px.base.safetensors`` beside ``alexnet-64px.parquet``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.training.data import DataSplits
 from coinfer_ray.training.trainer import Phase, Preprocess, accuracy, train
 
-BASE_FILE = "base.safetensors"
+BASE_FILE = "_base.safetensors"
+_OLD_BASE_FILE = "base.safetensors"
 
 # Ten passes over CIFAR-10's 45,000 training images.
 BASE_PHASE = Phase(images=450_000, batch_size=128, learning_rate=5e-4, weight_decay=1e-2, warmup=0.1, optimizer="adamw")
@@ -34,7 +36,10 @@ BASE_PHASE = Phase(images=450_000, batch_size=128, learning_rate=5e-4, weight_de
 
 def base_beside(records: Path) -> Path:
     """Where the base network of a records file, or of a collection's folder, would be."""
-    return records / BASE_FILE if records.is_dir() else records.with_suffix(f".{BASE_FILE}")
+    if not records.is_dir():
+        return records.with_suffix(".base.safetensors")
+    old = records / _OLD_BASE_FILE
+    return old if old.is_file() and not (records / BASE_FILE).exists() else records / BASE_FILE
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Train one candidate: prune, fine-tune, split, insert the codec, train end to end, test (the paper's III-B)."""
+"""Train one candidate: prune, fine-tune, split, insert the codec, train end to end, test (the paper's V-B)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from coinfer_ray.compression.codec_start import restore_power, start_from_compon
 from coinfer_ray.compression.pruning import ChannelRanking, Criterion, shrink
 from coinfer_ray.compression.quantize import Quantizer, huffman_bits
 from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.pointwise import with_safe_strides
 from coinfer_ray.models.split import SplitNetwork, split
 from coinfer_ray.models.trace import trace_graph
 from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS
@@ -209,8 +210,8 @@ class CandidateTrainer:
             bits = (feature_bits or FEATURE_BITS) * sent_elements(pair.encoder, feature)
         pair = pair or CodecPair(nn.Identity(), nn.Identity(), 0, 0)
         device_half, server_half = split(pruned, self.graph, point)
-        # Nothing crosses a link where everything runs on the device, so no noise either.
-        channel = make_channel(None if kind == "none" else snr_db)
+        # Nothing crosses a link where everything runs on the device, and raw input crosses it as bits: no noise there.
+        channel = make_channel(None if kind in ("raw", "none") else snr_db)
         if feature_bits is not None and kind not in ("raw", "none"):
             channel = Quantizer(feature_bits)
         network = SplitNetwork(device_half, pair.encoder, channel, pair.decoder, server_half)
@@ -245,6 +246,7 @@ class CandidateTrainer:
         if not parameters or not phase.images:
             return
         torch.manual_seed(seed)
+        with_safe_strides(network)
         known = self._features(network, self.train_images, phase.images)
         if not torch.isfinite(known).all():
             raise Diverged("the feature at the cut is no number")

@@ -17,27 +17,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import torch
-
 from coinfer_ray.errors import InputError
 from coinfer_ray.models import zoo
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.problem.sampling import plan_levels, plan_snr_db
 from coinfer_ray.problem.space import SearchSpace
-from coinfer_ray.records.store import Records, RecordsInfo, finished_candidates, read_records, shard_path, write_records
-from coinfer_ray.runtime.executors.base import Envelope, Executor
-from coinfer_ray.runtime.files import claim_folder, single_writer
+from coinfer_ray.records.store import (
+    UNFINISHED,
+    Records,
+    RecordsInfo,
+    finished_candidates,
+    read_records,
+    shard_path,
+    usual_input_px,
+    write_records,
+)
+from coinfer_ray.runtime.executors.base import Executor
+from coinfer_ray.runtime.files import run_folder
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import (
-    BASE_FILE,
     BaseNetwork,
+    base_beside,
     load_base,
     save_base,
-    train_base,
 )
 from coinfer_ray.training.data import DataSplits, load_data
-from coinfer_ray.training.memory import keep_freed_memory, pick_precision
 from coinfer_ray.training.near import near_candidates
+from coinfer_ray.training.prunable import obtain_trained_base
 from coinfer_ray.training.worker import (
     CollectSettings,
     Task,
@@ -50,12 +56,14 @@ from coinfer_ray.training.worker import (
 
 T = TypeVar("T")
 
-BASE_CHECKPOINT = ".base.checkpoint"
-
 
 @dataclass(frozen=True)
 class CollectSummary:
-    """What a collection holds at its end."""
+    """What a collection holds at its end.
+
+    ``failed_now`` of those ``trained_now`` have no accuracy; ``unfinished_now`` of these because no worker brought
+    them to an end, which is no result: the next run tries them again.
+    """
 
     folder: Path
     candidates: int
@@ -63,6 +71,7 @@ class CollectSummary:
     failed_now: int
     base_validation_accuracy: float
     base_test_accuracy: float
+    unfinished_now: int = 0
 
 
 def collect(
@@ -74,10 +83,12 @@ def collect(
     repeats: int = 1,
     minutes: float | None = None,
     executor: Executor,
-    input_px: int = 64,
+    input_px: int | None = None,
     snr_db: tuple[float, float] | None = None,
     seed: int = 0,
     settings: CollectSettings | None = None,
+    base_images: int | None = None,
+    prunable_images: int | None = None,
     base: str | Path | None = None,
     known: str | Path | None = None,
     near: float | None = None,
@@ -89,8 +100,15 @@ def collect(
     predictor can see through. A folder may hold more repeats of its first candidates than of the others.
     ``minutes``: begin no candidate later than that, for machines that are lent in slices; run again to go on.
 
+    ``base_images``, ``prunable_images``: what the base network is trained on in its two phases, with repeats
+    (:meth:`CollectSettings.with_base_images`); where neither is given, as ``settings`` say, but no more passes over the
+    training images than :func:`coinfer_ray.training.recipes.for_images` allows.
+
+    ``input_px``: side of the network's input in pixels, by default
+    :func:`coinfer_ray.records.store.usual_input_px`.
+
     ``snr_db`` draws each candidate's channel from that range of dB; None is a noise-free channel. ``base`` names
-    trained base weights (``base.safetensors`` of another collection); without it the base network is trained
+    trained base weights (``_base.safetensors`` of another collection); without it the base network is trained
     first, and kept in ``out``. ``known``: records of the same settings (what ``pack`` made of a folder since lost);
     their candidates are put into ``out`` instead of being trained again. ``near``: not the plan's first candidates but
     the next that ``known`` predicts to lose at most so much (:func:`coinfer_ray.training.near.near_candidates`); they
@@ -100,7 +118,6 @@ def collect(
         InputError: an unknown model, a folder without images or of another run, a base network of other data,
             known records of other settings, too few candidates as near as asked for.
     """
-    settings = settings or default_settings(model)
     if candidates < 1:
         raise InputError(f"candidates: {candidates} asked for; at least 1 is needed")
     if repeats < 1:
@@ -110,12 +127,17 @@ def collect(
     if near is not None and known is None:
         raise InputError("near: which candidates lose little is predicted from records; give them as known")
     zoo.check_model(model)
+    input_px = usual_input_px(model) if input_px is None else input_px
+    settings = settings or default_settings(model, input_px)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     splits = load_data(data)
+    if base_images is None and prunable_images is None:
+        settings = settings.for_training_images(len(splits.train))
+    else:
+        settings = settings.with_base_images(base_images, prunable_images)
     graph = graph_for(model, input_px, splits)
     space = SearchSpace(graph)
-    with single_writer(out) as folder:
-        claim_folder(folder, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings))
+    with run_folder(out, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings)) as folder:
         network = _obtain_base(folder, base, model, input_px, splits, settings, seed, quiet)
         info = _records_info(graph, splits, network, snr_db, settings)
         numbers: Sequence[int] = range(candidates)
@@ -130,17 +152,31 @@ def collect(
         finished = finished_candidates(folder)
         pending = [attempt for attempt in asked if attempt not in finished]
         shared = shared_values(graph, splits, network, settings)
-        tasks = planned_tasks(space, pending, numbers[-1] + 1, snr_db, seed)
-        trained = failed = 0
+        tasks = dict(planned_tasks(space, pending, numbers[-1] + 1, snr_db, seed))
+        trained = failed = unfinished = 0
         with Progress("candidates", len(asked), done=len(asked) - len(pending), quiet=quiet) as progress:
-            for envelope in executor.run(start_worker, shared, _until(deadline, tasks)) if pending else ():
+            for envelope in (
+                executor.run(start_worker, shared, _until(deadline, iter(tasks.items()))) if pending else ()
+            ):
                 attempt = cast(tuple[int, int], envelope.task_id)
-                row = _row(attempt[0], envelope, network)
+                row = (envelope.value or failed_row(tasks[attempt], envelope.reason)) | {
+                    "base_validation_accuracy": network.validation_accuracy,
+                    "base_test_accuracy": network.test_accuracy,
+                }
                 failed += row["status"] != "ok"
+                unfinished += row["status"] == UNFINISHED
                 write_records(shard_path(folder, *attempt), [row], info)
                 trained += 1
+                progress.failed = failed
                 progress.advance()
-    return CollectSummary(folder, candidates, trained, failed, network.validation_accuracy, network.test_accuracy)
+    return CollectSummary(
+        folder, candidates, trained, failed, network.validation_accuracy, network.test_accuracy, unfinished
+    )
+
+
+def failed_row(task: Task, reason: str) -> dict[str, Any]:
+    """The record of a task that no worker brought to an end: kept for what it says, tried again by the next run."""
+    return task.columns | {"status": UNFINISHED, "error": reason}
 
 
 def planned_tasks(
@@ -176,13 +212,6 @@ def _until(deadline: float, tasks: Iterator[T]) -> Iterator[T]:
     return itertools.takewhile(lambda _: time.monotonic() < deadline, tasks)
 
 
-def _row(candidate: int, envelope: Envelope[dict[str, Any]], base: BaseNetwork) -> dict[str, Any]:
-    row = envelope.value
-    if row is None:
-        row = {"candidate": candidate, "status": "error", "error": envelope.reason}
-    return row | {"base_validation_accuracy": base.validation_accuracy, "base_test_accuracy": base.test_accuracy}
-
-
 def _obtain_base(
     folder: Path,
     given: str | Path | None,
@@ -193,28 +222,16 @@ def _obtain_base(
     seed: int,
     quiet: bool,
 ) -> BaseNetwork:
-    kept = folder / BASE_FILE
+    kept = base_beside(folder)
     if kept.exists():
         return load_base(kept, model=model, input_px=input_px, data=data)
     if given is not None:
         base = load_base(Path(given), model=model, input_px=input_px, data=data)
-    else:
-        keep_freed_memory()
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        with Progress("base network, images", settings.base.images, quiet=quiet) as progress:
-            base = train_base(
-                model,
-                input_px,
-                data,
-                phase=settings.base,
-                seed=seed,
-                device=device,
-                precision=pick_precision(device),
-                checkpoint=folder / BASE_CHECKPOINT,
-                on_images=progress.advance,
-            )
-    save_base(base, kept)
-    return base
+        save_base(base, kept)
+        return base
+    return obtain_trained_base(
+        kept, model, input_px, data, phase=settings.base, prunable=settings.prunable, seed=seed, quiet=quiet
+    )
 
 
 def _run_settings(
@@ -256,6 +273,7 @@ def _records_info(
             "base_fingerprint": base.fingerprint,
             "base_training": base.info["phase"],
             "base_seed": base.info["seed"],
+            **{f"base_{name}": base.info[name] for name in ("prunable", "prunable_seed") if name in base.info},
             "candidate_training": candidate,
             "channel": "awgn" if snr_db else "noise-free",
         },

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.training.base import BASE_PHASE
 from coinfer_ray.training.candidate import CODEC, END_TO_END, FINE_TUNE, CandidateSettings
+from coinfer_ray.training.prunable import PrunablePhase
 from coinfer_ray.training.trainer import Phase
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """``base``: the base network's training; ``candidate``: that of every candidate that starts from it."""
+    """``base``: the base network's training, ``prunable``: its second phase, in which sub-networks learn with it;
+    ``candidate``: the training of every candidate that starts from it."""
 
     base: Phase = BASE_PHASE
+    prunable: PrunablePhase | None = None
     candidate: CandidateSettings = field(default_factory=CandidateSettings)
 
 
@@ -24,6 +28,16 @@ PLAIN = Recipe()
 # nothing has to be repaired, and twenty times cost a network that is hardly pruned three points.
 NORMALISED = Recipe(
     base=replace(BASE_PHASE, images=540_000, learning_rate=3e-3, weight_decay=5e-2),
+    # Another 26 passes, half of them for the whole network alone.
+    prunable=PrunablePhase(
+        images=1_170_000,
+        batch_size=256,
+        learning_rate=4e-3,
+        weight_decay=5e-2,
+        warmup=0.05,
+        optimizer="adamw",
+        plain=0.5,
+    ),
     candidate=CandidateSettings(
         fine_tune=replace(FINE_TUNE, learning_rate=2e-4),
         codec=replace(CODEC, end_to_end_rate=0.1),
@@ -31,10 +45,19 @@ NORMALISED = Recipe(
     ),
 )
 
-# Networks without batch norm; whatever is not named here is taken to have it.
-_PLAIN_NETWORKS = ("alexnet", "vgg11", "vgg13", "vgg16", "vgg19")
+# As many passes as few images are worth: the recipes' own numbers are for CIFAR-10's 45,000, where they are 10 to 12.
+MOST_PASSES = 16
+SMALL_BATCH = 64  # so that few images still make some hundreds of steps
 
 
-def recipe_for(model: str) -> Recipe:
-    """The recipe of a network by its torchvision name."""
-    return PLAIN if model in _PLAIN_NETWORKS else NORMALISED
+def for_images(phase: Phase, training_images: int) -> Phase:
+    """The base network's phase where there are so few training images that it would repeat them too often."""
+    most = MOST_PASSES * training_images
+    if phase.images <= most:
+        return phase
+    return replace(phase, images=most, batch_size=min(phase.batch_size, SMALL_BATCH))
+
+
+def recipe_for(graph: LayerGraph) -> Recipe:
+    """The recipe of a network by its layers: :data:`NORMALISED` where one of them is a batch norm."""
+    return NORMALISED if any(layer.kind == "batch_norm" for layer in graph.layers) else PLAIN

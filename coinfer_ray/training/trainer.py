@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from coinfer_ray.models.pointwise import with_safe_strides
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.training.data import DataSplits, ImageSet
 from coinfer_ray.training.memory import flushed_denormals
@@ -24,7 +25,7 @@ from coinfer_ray.training.memory import flushed_denormals
 PAD_FRACTION = 8  # a random crop shifts an image by at most 1/8 of its side
 MOST_GRADIENT = 5.0
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
-CHECKPOINT_EVERY = 500  # steps
+CHECKPOINT_EVERY = 200  # steps
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,25 @@ class Phase:
     warmup: float = 0.15
     optimizer: str = "sgd"
     augment: bool = True
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss sees of one step: ``x`` (n, 3, px, px) float32, ``labels`` (n,) int64, ``done``, the share 0..1 of
+    the phase that lies behind it, and the phase's random generator, which checkpoints keep."""
+
+    x: torch.Tensor
+    labels: torch.Tensor
+    done: float
+    rng: np.random.Generator
+
+
+Loss = Callable[[nn.Module, Batch], torch.Tensor]
+
+
+def label_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Cross-entropy with the labels."""
+    return F.cross_entropy(model(batch.x).float(), batch.labels)
 
 
 class Diverged(RuntimeError):
@@ -124,8 +144,9 @@ def train(
     rates: Mapping[nn.Parameter, float] | None = None,
     on_images: Callable[[int], None] | None = None,
     checkpoint: Path | None = None,
+    loss: Loss = label_loss,
 ) -> None:
-    """Train ``model`` in place by cross-entropy for one phase: warm-up, then a linear decay to zero.
+    """Train ``model`` in place by ``loss`` for one phase: warm-up, then a linear decay to zero.
 
     The same seed draws the same batches and augmentations; dropout and the channel's noise follow torch's own
     generator, seeded here too. ``rates``: the peak learning rates of parameters that do not take the phase's.
@@ -138,6 +159,7 @@ def train(
     if phase.images <= 0:
         return
     torch.manual_seed(seed)
+    with_safe_strides(model)
     images = ResidentImages.of(images, device)
     sampler = _Sampler(len(images), phase.batch_size, seed)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -163,14 +185,13 @@ def train(
         batch = images.take(torch.from_numpy(rows).to(device, non_blocking=True))
         x = preprocess(batch.images, sampler.rng if phase.augment else None)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits = model(x)
-        loss = F.cross_entropy(logits.float(), batch.labels)
+            value = loss(model, Batch(x, batch.labels, step / steps, sampler.rng))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        value.backward()  # type: ignore[no-untyped-call]
         _clip(parameters, optimizer)
         optimizer.step()
-        if (step % CHECK_EVERY == 0 or step == steps - 1) and not torch.isfinite(loss):
-            raise Diverged(f"the loss is {float(loss.detach())} after {step + 1} of {steps} steps")
+        if (step % CHECK_EVERY == 0 or step == steps - 1) and not torch.isfinite(value):
+            raise Diverged(f"the loss is {float(value.detach())} after {step + 1} of {steps} steps")
         if on_images is not None:
             on_images(len(rows))
     if checkpoint is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,14 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.records.request import Request
-from coinfer_ray.records.store import RecordsInfo, shard_path, shipped_records, write_records
+from coinfer_ray.records.store import UNFINISHED, RecordsInfo, shard_path, shipped_records, write_records
 from coinfer_ray.runtime.executors.base import Executor
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import BASE_FILE, BaseNetwork, base_beside, load_base
 from coinfer_ray.training.candidate import CandidateSettings, CodecPhase
+from coinfer_ray.training.collect import failed_row
 from coinfer_ray.training.data import DataSplits
+from coinfer_ray.training.prunable import PrunablePhase
 from coinfer_ray.training.trainer import Phase
 from coinfer_ray.training.worker import CollectSettings, Task, candidate_seed, graph_for, shared_values, start_worker
 
@@ -37,7 +40,7 @@ class Verifier:
     ``base`` is their base network and ``data`` their images (:func:`obtain_base` checks both). With a ``folder``
     every measurement is kept there as a shard the moment it ends, under a number that follows from the strategy
     and the channel alone; what is there is not trained again. The caller holds the folder
-    (:func:`coinfer_ray.runtime.files.single_writer`). ``feature_bits`` sends quantised features, which the records
+    (:func:`coinfer_ray.runtime.files.run_folder`). ``feature_bits`` sends quantised features, which the records
     don't: such measurements are of another kind and have no place in a folder.
 
     Raises:
@@ -69,6 +72,8 @@ class Verifier:
         """Yield (position in ``requests``, row) for each of them, which must all differ; those at hand come first.
 
         A row has the columns of ``coinfer_ray.records.store``; a training that fails is a row whose ``status`` says so.
+        Where it failed with ``error`` (its worker died or raised) that is no result of training: the row is kept, is
+        said on stderr, and the next call trains the strategy again.
 
         Raises:
             InputError: a strategy that this network does not have, or a shard of other settings in the folder.
@@ -85,28 +90,23 @@ class Verifier:
                 yield position, kept
         if not tasks:
             return
+        lost: list[str] = []
         with Progress("strategies trained", len(tasks), quiet=self.quiet) as progress:
             for envelope in self.executor.run(start_worker, self._shared, tasks.items()):
                 position = cast(int, envelope.task_id)
-                row = self._row(tasks[position], envelope.value, envelope.reason)
+                row = (envelope.value or failed_row(tasks[position], envelope.reason)) | {
+                    "base_validation_accuracy": self.base.validation_accuracy,
+                    "base_test_accuracy": self.base.test_accuracy,
+                }
                 if self.folder is not None:
                     path = shard_path(self.folder, tasks[position].candidate, requests[position].repeat)
                     write_records(path, [row], self.info)
+                if row["status"] == UNFINISHED:
+                    lost.append(row["error"])
                 progress.advance()
                 yield position, row
-
-    def _row(self, task: Task, value: Mapping[str, Any] | None, reason: str) -> dict[str, Any]:
-        row = {
-            "candidate": task.candidate,
-            "sparsity": list(task.strategy.sparsity.values()),
-            "partition_point": task.strategy.partition_point,
-            "codec": list(task.strategy.codec.values()),
-            "snr_db": task.snr_db,
-            "seed": task.seed,
-            "base_validation_accuracy": self.base.validation_accuracy,
-            "base_test_accuracy": self.base.test_accuracy,
-        }
-        return row | ({"status": "error", "error": reason} if value is None else dict(value))
+        if lost and not self.quiet:
+            print(f"{len(lost)} of {len(tasks)} trainings failed, one so: {lost[0]}", file=sys.stderr)
 
     def _kept(self, number: int, repeat: int) -> dict[str, Any] | None:
         if self.folder is None:
@@ -117,7 +117,7 @@ class Verifier:
         row = _read_shard(path)
         if row.get("settings_hash") != self.info.settings_hash:
             raise InputError(f"records: {path} was trained with other settings; give another folder")
-        return row
+        return None if row["status"] == UNFINISHED else row
 
 
 def collect_settings(info: RecordsInfo) -> CollectSettings:
@@ -132,6 +132,7 @@ def collect_settings(info: RecordsInfo) -> CollectSettings:
         training |= {name: phase(**training[name]) for name, phase in phases.items()}
         return CollectSettings(
             base=Phase(**info.settings["base_training"]),
+            prunable=PrunablePhase(**prunable) if (prunable := info.settings.get("base_prunable")) else None,
             candidate=CandidateSettings(**training),
             validation_images=info.settings["validation_images"],
             test_images=info.settings["test_images"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ from coinfer_ray.records.store import (
     shipped_records,
 )
 from coinfer_ray.runtime.executors.base import Executor
-from coinfer_ray.runtime.files import RUN_FILE, claim_folder, single_writer
+from coinfer_ray.runtime.files import run_folder
+from coinfer_ray.scenarios.scenario import check_max_loss
 from coinfer_ray.training.data import load_data
 from coinfer_ray.training.verifier import Verifier, _read_shard, obtain_base, realised
 
@@ -168,9 +169,7 @@ def verify(
     splits = load_data(data)
     network = obtain_base(base, records, info, splits)
     requests = [Request(claim.strategy, snr_db, repeat) for repeat in range(seeds)]
-    with nullcontext(None) if append is None else single_writer(append) as folder:
-        if folder is not None:
-            claim_for(folder, info)
+    with nullcontext(None) if append is None else shard_folder(append, info) as folder:
         verifier = Verifier(info, splits, network, executor, folder=folder, feature_bits=feature_bits, quiet=quiet)
         found = dict(verifier.measure(requests))
     rows = [found[position] for position in range(seeds)]
@@ -219,18 +218,21 @@ def info_of(source: Predictor | Records) -> RecordsInfo:
     return RecordsInfo(source.model, source.input_px, sets, source.settings, source.versions)
 
 
-def claim_for(folder: Path, info: RecordsInfo) -> None:
-    """Take ``folder`` for shards of these settings: a new one, or one that holds such already.
+def shard_folder(folder: str | Path, info: RecordsInfo) -> AbstractContextManager[Path]:
+    """Hold ``folder`` for shards of these settings: a new one, or one of any run that holds such already.
 
-    Raises:
+    Raises (on entering):
         InputError: it holds something else.
     """
-    shards = sorted(folder.glob(SHARD_PATTERN))
-    if not (folder / RUN_FILE).exists() or not shards:
-        settings = {"model": info.model, "input_px": info.input_px, "settings_hash": info.settings_hash}
-        claim_folder(folder, "verify", settings)
-    elif _read_shard(shards[0]).get("settings_hash") != info.settings_hash:
-        raise InputError(f"append: {folder} holds records of other settings; give another folder")
+
+    def joins(place: Path) -> bool:
+        shards = sorted(place.glob(SHARD_PATTERN))
+        if shards and _read_shard(shards[0]).get("settings_hash") != info.settings_hash:
+            raise InputError(f"append: {place} holds records of other settings; give another folder")
+        return bool(shards)
+
+    settings = {"model": info.model, "input_px": info.input_px, "settings_hash": info.settings_hash}
+    return run_folder(folder, "verify", settings, joins=joins)
 
 
 def mean_accuracy(rows: Sequence[Mapping[str, Any]], split: Split) -> float | None:
@@ -269,6 +271,7 @@ def _checked(
             f"is {known:.4f}; give the --records and --accuracy that it was found with"
         )
     if max_loss is not None:
+        check_max_loss(max_loss)
         claim = replace(claim, accuracy_floor=known - max_loss)
     if claim.predicted_accuracy is None:
         predictor = kept_fit(source, accuracy=accuracy) if isinstance(source, Records) else source

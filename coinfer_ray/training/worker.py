@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from coinfer_ray.training.base import BASE_PHASE, BaseNetwork, build_base
 from coinfer_ray.training.candidate import CandidateData, CandidateSettings, CandidateTrainer
 from coinfer_ray.training.data import DataSplits, ImageSet
 from coinfer_ray.training.memory import keep_freed_memory, pick_precision, release_freed_memory
-from coinfer_ray.training.recipes import recipe_for
+from coinfer_ray.training.prunable import PrunablePhase
+from coinfer_ray.training.recipes import for_images, recipe_for
 from coinfer_ray.training.trainer import Diverged, Phase, Preprocess
 
 SPLITS = ("train", "validation", "test")
@@ -27,19 +28,46 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class CollectSettings:
-    """How a collection trains. ``validation_images`` and ``test_images`` cap what a candidate is measured on
+    """How a collection trains. ``prunable``: a second phase of the base network's training (None: it has none).
+    ``validation_images`` and ``test_images`` cap what a candidate is measured on
     (None: all): an accuracy of 0.8 on 2,000 images has a standard error of 0.9 points, on 5,000 of 0.57."""
 
     base: Phase = BASE_PHASE
+    prunable: PrunablePhase | None = None
     candidate: CandidateSettings = field(default_factory=CandidateSettings)
     validation_images: int | None = None
     test_images: int | None = None
 
+    def for_training_images(self, images: int) -> CollectSettings:
+        """With no more passes over so many training images than :func:`coinfer_ray.training.recipes.for_images` allows;
+        the second phase is shortened in proportion."""
+        first = for_images(self.base, images)
+        shorter = self.with_base_images(first.images, None) if first.images != self.base.images else self
+        return replace(shorter, base=first)
 
-def default_settings(model: str) -> CollectSettings:
-    """How a network's base and candidates are trained where nothing else is asked."""
-    recipe = recipe_for(model)
-    return CollectSettings(base=recipe.base, candidate=recipe.candidate)
+    def with_base_images(self, base: int | None, prunable: int | None) -> CollectSettings:
+        """With so many images in the two phases of the base network's training.
+
+        None leaves the first as it is and shortens the second in proportion; 0 leaves the second out. Recipes without
+        a second phase don't get one.
+        """
+        second = self.prunable
+        if second is not None:
+            if prunable is None:
+                prunable = second.images if base is None else round(second.images * base / self.base.images)
+            second = replace(second, images=prunable) if prunable else None
+        first = self.base if base is None else replace(self.base, images=base)
+        return replace(self, base=first, prunable=second)
+
+
+def default_settings(model: str, input_px: int = 224) -> CollectSettings:
+    """How a network's base and candidates are trained where nothing else is asked.
+
+    Raises:
+        InputError: an unknown network, or an input too small for it.
+    """
+    recipe = recipe_for(load_graph(model, input_px))
+    return CollectSettings(base=recipe.base, prunable=recipe.prunable, candidate=recipe.candidate)
 
 
 @dataclass(frozen=True)
@@ -51,6 +79,18 @@ class Task:
     snr_db: float | None
     seed: int
     feature_bits: int | None = None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns of its record that are known before it is trained."""
+        return {
+            "candidate": self.candidate,
+            "sparsity": list(self.strategy.sparsity.values()),
+            "partition_point": self.strategy.partition_point,
+            "codec": list(self.strategy.codec.values()),
+            "snr_db": self.snr_db,
+            "seed": self.seed,
+        }
 
 
 def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Task], dict[str, Any]]:
@@ -79,14 +119,7 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
     )
 
     def work(task: Task) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "candidate": task.candidate,
-            "sparsity": list(task.strategy.sparsity.values()),
-            "partition_point": task.strategy.partition_point,
-            "codec": list(task.strategy.codec.values()),
-            "snr_db": task.snr_db,
-            "seed": task.seed,
-        }
+        row = task.columns
         try:
             trained = trainer.train(task.strategy, snr_db=task.snr_db, seed=task.seed, feature_bits=task.feature_bits)
             return row | {"status": "ok"} | dict(trained.measured)

@@ -1,7 +1,8 @@
 """The Delay Calculator: what a strategy costs, and what a scenario makes of the costs.
 
-FLOPs follow the paper's Table I, latency its problem formulation (system.md, sections 1 and 2): a strategy's
-costs (device FLOPs, server FLOPs, uplink bits) belong to no scenario, a scenario is three weights.
+FLOPs follow the paper's Table I, latency its Sections IV-A (computation) and IV-B (transmission, equation 5): a
+strategy's costs (device FLOPs, server FLOPs, uplink bits) belong to no scenario, a scenario is three weights of them
+in the problem's objective (equations 6 to 9).
 """
 
 from math import floor

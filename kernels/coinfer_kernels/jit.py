@@ -7,30 +7,37 @@ from typing import Any, TypeVar, cast
 from numba import config, njit, typeof
 from numpy.typing import NDArray
 
+from coinfer_kernels import machine_code
+from coinfer_kernels.linking import KernelCompiler, PartCompiler
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 _compile: Any = njit  # some of its options are missing in its type hints
 _type_of: Any = typeof
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+_PART = _OPTIONS | {"no_cpython_wrapper": True, "pipeline_class": PartCompiler}
 
 
 def kernel(function: Function) -> Function:
-    """Compile ``function`` without the interpreter lock; the machine code is kept on disk between processes."""
-    return cast(Function, _compile(**_OPTIONS)(function))
+    """Compile ``function`` without the interpreter lock; the machine code is kept on disk (``machine_code``)."""
+    dispatcher = _compile(pipeline_class=KernelCompiler, **_OPTIONS)(function)
+    if not config.DISABLE_JIT:  # type: ignore[attr-defined]
+        machine_code.keep(dispatcher)
+    return cast(Function, dispatcher)
 
 
 def inner(function: Function) -> Function:
-    """As :func:`kernel`, to be called by kernels only, and making no arrays.
+    """As :func:`kernel`, to be called by compiled code only (``linking``), and making no arrays.
 
     Reference counting is off: taking an array out of a tuple would count all the arrays in it, which is most of the
     time of a small kernel. So is the code that unpacks Python's tuples, which is most of the time of compiling.
     """
-    return cast(Function, _compile(no_cpython_wrapper=True, _nrt=False, **_OPTIONS)(function))
+    return cast(Function, _compile(_nrt=False, **_PART)(function))
 
 
 def maker(function: Function) -> Function:
     """As :func:`inner`, but making arrays."""
-    return cast(Function, _compile(no_cpython_wrapper=True, **_OPTIONS)(function))
+    return cast(Function, _compile(**_PART)(function))
 
 
 def entry_point(compiled: Callable[..., Any], *arguments: object) -> Callable[..., Any]:

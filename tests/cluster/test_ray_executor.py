@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,9 +19,13 @@ import ray
 from ray import cloudpickle
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.predictor.fit import obtain_predictor
 from coinfer_ray.runtime.executors import WorkerContext
 from coinfer_ray.runtime.executors.ray_executor import RayExecutor
+from coinfer_ray.sweeps.chunks import start_worker
+from coinfer_ray.sweeps.sweep import FAILED_FILE, sweep
 from tests.cluster.conftest import alive, descendants, wait_until
+from tests.synthetic import write_synthetic_records
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -91,6 +96,46 @@ def test_a_task_that_always_kills_is_given_up(tmp_path: Path) -> None:
     assert envelopes["deadly"].attempts == 2
     assert envelopes["deadly"].reason.startswith("WorkerDied: 2 workers died over this task, the last one so: ")
     assert "\n" not in (envelopes["deadly"].error or "")
+
+
+def test_a_chunk_whose_workers_die_is_tried_again_by_the_next_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is missing and its failure kept; the others' files stay, and the second run does this one alone."""
+    records = write_synthetic_records(tmp_path / "records.parquet", count=60)
+    grid = {"model": ["alexnet"], "device": ["tk1"], "server": ["p100"], "link": ["3g", "4g", "wifi"], "max_loss": 0.2}
+    out, deadly = tmp_path / "out", tmp_path / "deadly"
+    deadly.touch()
+
+    def start(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Any], Any]:
+        work = start_worker(shared, context)
+
+        def solve(chunk: Any) -> Any:
+            if chunk.number == 1 and deadly.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return work(chunk)
+
+        return solve
+
+    monkeypatch.setattr("coinfer_ray.sweeps.sweep.start_worker", start)
+
+    def run() -> Any:
+        predictor = obtain_predictor(records, model="alexnet", regressor="decision_tree")
+        with RayExecutor(workers=1, max_attempts=1) as executor:
+            return sweep(
+                grid, out, solver="paper", max_evaluations=50, chunk=1, executor=executor, records=predictor, quiet=True
+            )
+
+    with pytest.raises(RuntimeError, match="1 of 3 chunks failed, chunk 1 so: WorkerDied: 1 workers died over this"):
+        run()
+    done = {path.name: path.stat().st_mtime_ns for path in out.glob("chunk-*.parquet")}
+    assert sorted(done) == ["chunk-000000.parquet", "chunk-000002.parquet"]
+    (kept,) = json.loads((out / FAILED_FILE).read_text())
+    assert kept["chunk"] == 1 and kept["attempts"] == 1
+    deadly.unlink()
+    assert run().to_table()["scenario"].to_pylist() == [0, 1, 2]
+    assert {name: (out / name).stat().st_mtime_ns for name in done} == done
+    assert not (out / FAILED_FILE).exists()
 
 
 def test_a_task_that_only_waited_is_not_charged(tmp_path: Path) -> None:

@@ -1,16 +1,22 @@
 """Vector code against plain loops over the same numbers, in the form for this processor and in the one for any."""
 
 import bisect
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from coinfer_kernels.machine_code import processor
 from coinfer_kernels.trees import llvm as lanes
 from numba import njit
 
 from tests.reference import trees as reference
 
 KINDS = (np.float32, np.float64, np.uint8)
-FORMS = (False, True) if lanes.has_permutes() else (False,)
+# A processor runs its own form and those below.
+FORMS = list(lanes.Form)[list(lanes.Form).index(lanes.form()) :]
 
 
 def complete_trees(rng, kind, features, count):
@@ -21,11 +27,11 @@ def complete_trees(rng, kind, features, count):
     return trees
 
 
-@pytest.mark.parametrize("permutes", FORMS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", [lanes.NARROW, lanes.WIDE])
-def test_trees_are_added_as_by_walking_them(kind, width, permutes):
-    add_trees = lanes.make_add_trees(width, permutes)
+def test_trees_are_added_as_by_walking_them(kind, width, form):
+    add_trees = lanes.make_add_trees(width, form)
 
     @njit
     def added(columns, trees, total, begin):
@@ -33,7 +39,7 @@ def test_trees_are_added_as_by_walking_them(kind, width, permutes):
 
     rng = np.random.default_rng(width)
     trees, rows = complete_trees(rng, kind, 5, 9), rng.integers(0, 6, (width, 5)).astype(kind)
-    order = lanes.samples(width, lanes.numbers_together(width, 8 * np.dtype(kind).itemsize, permutes))
+    order = lanes.samples(width, 8 * np.dtype(kind).itemsize, form)
     total = rng.normal(size=width + 3)
     before = total.copy()
     added(rows[order].T.ravel().copy(), trees.view(np.uint8).view(kind), total, 2)
@@ -43,10 +49,10 @@ def test_trees_are_added_as_by_walking_them(kind, width, permutes):
 
 
 @pytest.mark.parametrize("width", [lanes.NARROW, lanes.WIDE])
-@pytest.mark.parametrize("together", [1, 2, 8])
-def test_every_sample_has_one_place(width, together):
-    if width * 64 // together >= 512:
-        assert sorted(lanes.samples(width, together)) == list(range(width))
+@pytest.mark.parametrize("bits", [8, 32, 64])
+@pytest.mark.parametrize("form", lanes.Form)
+def test_every_sample_has_one_place(width, bits, form):
+    assert sorted(lanes.samples(width, bits, form)) == list(range(width))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_rows_become_columns(source, column):
             assert not transposed(odd.ravel(), 2 * 11, 3, starts * 11, 8, columns, 16)
 
 
-@pytest.mark.skipif(not lanes.has_permutes(), reason="this processor does not look up 8 values by number")
+@pytest.mark.skipif(lanes.form() is not lanes.Form.AVX512, reason="this processor does not look up 8 values by number")
 @pytest.mark.parametrize("levels", [6, 7])
 def test_ranks_count_the_edges_that_a_number_exceeds(levels):
     rank = lanes.make_rank(levels)
@@ -96,3 +102,59 @@ def test_ranks_count_the_edges_that_a_number_exceeds(levels):
         expected = [bisect.bisect_left(edges.tolist(), x) << (8 - levels) for x in columns.tolist()]
         assert codes[lanes.WIDE : -lanes.WIDE].tolist() == expected[lanes.WIDE : -lanes.WIDE]
         assert not codes[: lanes.WIDE].any()
+
+
+# Sums of predictions in every form of rows, by trees that every form of the kernels takes.
+PREDICTIONS = """
+import numpy as np
+from coinfer_kernels import TreeEnsemble, lanes
+from tests.kernels.random_tables import random_ensemble
+rng = np.random.default_rng(0)
+for features in (5, 11):
+    tables = random_ensemble(rng, features, trees=40, depth=3)
+    tables = tables._replace(threshold=np.floor(tables.threshold * 32) / 32)
+    ensemble = TreeEnsemble(tables)
+    coded = TreeEnsemble(tables._replace(coefficients=np.zeros(features))).code_levels(
+        np.tile(np.arange(64) / 64, (features, 1)))
+    for rows in (1, 5, 33, 200):
+        levels = rng.integers(0, 64, (rows, features)).astype(np.uint8)
+        for x in (levels / 64, (levels / 64).astype(np.float32)):
+            print(ensemble.predict(x).tobytes().hex())
+        print(coded.predict(levels).tobytes().hex())
+    wide = TreeEnsemble(tables._replace(threshold=rng.random(len(tables.threshold))))  # not float32's numbers
+    print(wide.predict(rng.random((200, features))).tobytes().hex())
+print(lanes.form().name)
+"""
+OLDER = {
+    "AVX2": ("haswell", "+avx2,+fma,+bmi,+bmi2"),
+    "ANY": ("nehalem", "+sse4.2,+popcnt"),
+}
+
+
+def predictions(tmp_path, **environment):
+    root = Path(__file__).parents[2]
+    found = subprocess.run(
+        [sys.executable, "-c", PREDICTIONS],
+        env=os.environ
+        | {"PYTHONPATH": f"{root}:{root / 'kernels'}", "COINFER_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "1"}
+        | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return found.stdout.split()
+
+
+@pytest.mark.skipif(not processor()[0].startswith("x86_64"), reason="compiles for older processors of this kind")
+@pytest.mark.parametrize("form", OLDER)
+def test_an_older_processor_gives_the_same_answers_to_the_last_bit(form, tmp_path):
+    name, features = OLDER[form]
+    if form == "AVX2" and lanes.form() is lanes.Form.ANY:
+        pytest.skip("this processor has no AVX2")
+    here = predictions(tmp_path)
+    there = predictions(tmp_path, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features)
+    assert there[-1] == form
+    assert len(there) == 2 * (4 * 3 + 1) + 1
+    assert there[:-1] == here[:-1]
+    # Each processor's machine code has a folder of its own.
+    assert len({each.name for each in tmp_path.iterdir()}) == (1 if lanes.form().name == form else 2)

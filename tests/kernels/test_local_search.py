@@ -12,6 +12,7 @@ from coinfer_kernels import (
     solve_quantum,
     strategy_costs,
 )
+from coinfer_kernels import problem as problems
 from coinfer_kernels.jit import kernel
 from coinfer_kernels.local_search.model import level_model
 from coinfer_kernels.local_search.moves import move_in_plane, move_on_line
@@ -219,3 +220,17 @@ def test_a_little_budget_is_kept_to_but_for_the_first_descents():
     spent = solve_quantum(tables, cost, ensemble, scenarios, max_evaluations=1).evaluations[0]
     more = solve_quantum(tables, cost, ensemble, scenarios, max_evaluations=200_000).evaluations[0]
     assert spent < 100_000 and 200_000 <= more < 220_000
+
+
+def test_numpy_2_0_numbers_pairs_of_layers_in_another_shape(monkeypatch):
+    """There, and in no other version, an inverse along an axis has as many dimensions as the array."""
+    _, cost = random_tables(np.random.default_rng(1))
+    expected, unique = problems.merge_layers(cost), np.unique
+
+    def as_in_numpy_2_0(values, **options):
+        found, inverse = unique(values, **options)
+        return found, inverse.reshape(1, -1)
+
+    monkeypatch.setattr(problems.np, "unique", as_in_numpy_2_0)
+    for field, wanted in zip(problems.merge_layers(cost), expected, strict=True):
+        assert np.array_equal(field, wanted)

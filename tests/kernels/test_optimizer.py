@@ -6,8 +6,6 @@ import pytest
 from coinfer_kernels import OptimizeResult, QuantumOptimizer, minimize
 from scipy.optimize import Bounds, differential_evolution
 
-VARIANTS = ("default", "paper", "mpss")
-
 
 def sphere(x):
     return ((x - 0.3) ** 2).sum(axis=-1)
@@ -44,10 +42,9 @@ def jitted_limits_of_one(x):
 BOX = [(-5.0, 4.0)] * 5
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_approaches_the_minimum(variant):
-    result = minimize(sphere, BOX, max_evaluations=6000, seed=1, variant=variant)
-    assert result.fun < (1e-9 if variant == "default" else 0.5)
+def test_it_approaches_the_minimum():
+    result = minimize(sphere, BOX, max_evaluations=6000, seed=1)
+    assert result.fun < 1e-9
     assert result.fun == sphere(result.x)
     assert result.success and result.violation == 0
     assert result.nfev == 6000
@@ -73,28 +70,25 @@ def test_integers_are_integers_and_found_exactly():
     )
     assert result.x[:2].tolist() == [7, -2]
     assert result.fun == pytest.approx(0, abs=1e-6)
-    for variant in VARIANTS:
-        optimizer = QuantumOptimizer([(-2, 2), (0, 1)], [1, 0], variant=variant)
-        for _ in range(5):
-            x = optimizer.ask()
-            assert np.isin(x[:, 0], [-2, -1, 0, 1, 2]).all()
-            optimizer.tell(x, sphere(x))
+    optimizer = QuantumOptimizer([(-2, 2), (0, 1)], [1, 0])
+    for _ in range(5):
+        x = optimizer.ask()
+        assert np.isin(x[:, 0], [-2, -1, 0, 1, 2]).all()
+        optimizer.tell(x, sphere(x))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_constraints_are_met(variant):
+def test_constraints_are_met():
     result = minimize(
         sphere,
         [(-2, 2)] * 3,
         constraints=lambda x: np.stack([1 - x[:, 0], x[:, 1] + 0.5], axis=1),
         max_evaluations=6000,
         seed=3,
-        variant=variant,
     )
     assert result.success
     assert result.x[0] >= 1 and result.x[1] <= -0.5
     best = 0.7**2 + 0.8**2
-    assert result.fun == pytest.approx(best, rel=1e-4 if variant == "default" else 0.5)
+    assert result.fun == pytest.approx(best, rel=1e-4)
 
 
 def test_impossible_constraints_end_with_the_least_violation():
@@ -135,8 +129,7 @@ def test_target_callback_and_budget_end_the_search():
     assert sum(calls) == 77
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_stopped_saved_and_gone_on_asks_as_without_the_stop(variant):
+def test_stopped_saved_and_gone_on_asks_as_without_the_stop():
     def run(optimizer, calls):
         asked = []
         for _ in range(calls):
@@ -146,8 +139,8 @@ def test_stopped_saved_and_gone_on_asks_as_without_the_stop(variant):
         return asked
 
     box, integral = [(-5, 5)] * 4, [False, False, False, True]
-    straight = run(QuantumOptimizer(box, integral, variant=variant, seed=5), 30)
-    first = QuantumOptimizer(box, integral, variant=variant, seed=5)
+    straight = run(QuantumOptimizer(box, integral, seed=5), 30)
+    first = QuantumOptimizer(box, integral, seed=5)
     run(first, 12)
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **first.state())
@@ -157,7 +150,7 @@ def test_stopped_saved_and_gone_on_asks_as_without_the_stop(variant):
     assert second.best_objective == first.best_objective and second.evaluations == first.evaluations
     rest = run(second, 18)
     assert all((a == b).all() for a, b in zip(straight[12:], rest, strict=True))
-    assert not (QuantumOptimizer(box, variant=variant, seed=6).ask() == straight[0]).all()
+    assert not (QuantumOptimizer(box, seed=6).ask() == straight[0]).all()
 
 
 def test_fixed_variables_and_scipy_bounds():
@@ -200,7 +193,6 @@ def test_bad_input_is_named():
         (lambda: minimize(sphere, BOX, max_evaluations=0), "max_evaluations: 0"),
         (lambda: minimize(sphere, BOX, population=3), "population: 3"),
         (lambda: minimize(sphere, BOX, seed=-1), "seed: -1"),
-        (lambda: minimize(sphere, BOX, variant="other"), "variant: 'other' is unknown"),
         (lambda: minimize(lambda x: np.full(len(x), np.nan), BOX), "fun: returned NaN"),
         (lambda: minimize(lambda x: x, BOX), "fun: returned shape"),
         (lambda: minimize(lambda x: 1.0, BOX), "fun: returned shape"),

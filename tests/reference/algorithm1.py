@@ -1,4 +1,4 @@
-"""The paper's Algorithm 1 in plain Python (system.md, section 3, "Optimizer").
+"""The paper's Algorithm 1 in plain Python.
 
 ``judge(point)`` returns (feasible, objective) of a point of the unit cube; ``streams`` one random stream for each
 solution. Returns the best feasible (objective, point) and the number of evaluations.

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -81,12 +82,15 @@ def test_the_base_lies_beside_packed_records(few_images: Path, data: DataSplits,
     folder, packed = tmp_path / "records", tmp_path / f"{MODEL}-64px.parquet"
     with LocalExecutor(threads=1) as executor:
         collect(MODEL, few_images, folder, 2, executor=executor, settings=SETTINGS, quiet=True)
+    assert pq.read_table(folder).num_rows == 2  # the base network beside the shards is no data to a reader
     info = store.pack(folder, packed).info
     with pytest.raises(InputError, match="is needed; give --base FILE"):
         obtain_base(None, packed, info, data)
     shutil.copy(base_beside(folder), base_beside(packed))
     assert base_beside(packed).name == f"{MODEL}-64px.base.safetensors"
     assert obtain_base(None, packed, info, data).fingerprint == info.settings["base_fingerprint"]
+    base_beside(folder).rename(folder / "base.safetensors")  # as earlier versions called it
+    assert obtain_base(None, folder, info, data).fingerprint == info.settings["base_fingerprint"]
 
 
 def test_base_networks_that_ship_are_those_of_their_records() -> None:

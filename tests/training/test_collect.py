@@ -104,7 +104,7 @@ def test_a_candidate_is_the_same_in_process_as_on_ray(killed_twice: Path, few_im
             2,
             executor=executor,
             settings=SETTINGS,
-            base=killed_twice / "base.safetensors",
+            base=killed_twice / "_base.safetensors",
             quiet=True,
         )
     there = store.read_records(killed_twice).table.slice(0, 2).drop_columns(["wall_s"])
@@ -113,7 +113,7 @@ def test_a_candidate_is_the_same_in_process_as_on_ray(killed_twice: Path, few_im
 
 
 def test_repeats_are_the_same_strategies_from_other_seeds(killed_twice: Path, few_images: Path, tmp_path: Path) -> None:
-    base = killed_twice / "base.safetensors"
+    base = killed_twice / "_base.safetensors"
     with LocalExecutor(threads=1) as executor:
         for minutes, trained in ((0, 0), (None, 4)):
             summary = collect(
@@ -150,7 +150,7 @@ def test_a_candidate_that_fails_is_a_record_that_says_so(
         return really(self, *arguments, **named)
 
     monkeypatch.setattr(CandidateTrainer, "train", sometimes)
-    base = killed_twice / "base.safetensors"
+    base = killed_twice / "_base.safetensors"
     for trained, failed in ((3, 2), (0, 0)):
         with LocalExecutor(threads=1) as executor:
             summary = collect(
@@ -180,7 +180,7 @@ def test_packed_records_stand_for_a_lost_folder(killed_twice: Path, few_images: 
                 minutes=seconds / 60,
                 executor=executor,
                 settings=settings,
-                base=killed_twice / "base.safetensors",
+                base=killed_twice / "_base.safetensors",
                 known=packed,
                 quiet=True,
             )
@@ -211,7 +211,7 @@ def test_candidates_near_the_base_network_join_what_is_known(
                 minutes=minutes,
                 executor=executor,
                 settings=SETTINGS,
-                base=killed_twice / "base.safetensors",
+                base=killed_twice / "_base.safetensors",
                 known=known,
                 near=0.5,
                 quiet=True,
@@ -234,7 +234,7 @@ def test_packed_records_are_the_shards(killed_twice: Path, tmp_path: Path) -> No
 
 
 def test_ctrl_c_leaves_whole_records_and_no_processes(few_images: Path, killed_twice: Path, tmp_path: Path) -> None:
-    driver = start(few_images, tmp_path / "out", CANDIDATES, "ray", killed_twice / "base.safetensors")
+    driver = start(few_images, tmp_path / "out", CANDIDATES, "ray", killed_twice / "_base.safetensors")
     wait_until(lambda: len(store.finished_candidates(tmp_path / "out")) >= 1, driver)
     children = psutil.Process(driver.pid).children(recursive=True)
     os.kill(driver.pid, signal.SIGINT)

@@ -16,6 +16,7 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.training import trainer as loop
 from coinfer_ray.training.data import DataSplits, ImageSet, load_data
 from coinfer_ray.training.memory import pick_precision
+from coinfer_ray.training.recipes import for_images, recipe_for
 from coinfer_ray.training.trainer import Diverged, Phase, Preprocess, ResidentImages, accuracy, train
 
 CPU = torch.device("cpu")
@@ -39,7 +40,52 @@ def small_network(seed: int = 0) -> nn.Module:
     )
 
 
-def test_parquet_images_are_split_without_overlap(data: DataSplits) -> None:
+@pytest.fixture(scope="module")
+def cifar(few_of_cifar10: Path) -> DataSplits:
+    return load_data(few_of_cifar10)
+
+
+def side(data: DataSplits) -> int:
+    """The images' own size: to be left as it is."""
+    return data.train.images.shape[1]
+
+
+def test_digits_are_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image of scikit-learn's once, in a fixed split that holds each class alike."""
+    from sklearn.datasets import load_digits
+
+    data = load_data("digits")
+    parts = (data.train, data.validation, data.test)
+    assert [len(part) for part in parts] == [1297, 250, 250]
+    assert data.train.images.dtype == np.uint8 and data.train.images.shape[1:] == (8, 8, 3)
+    assert data.train.labels.dtype == np.int64 and data.classes == tuple("0123456789")
+    for part in parts[1:]:
+        assert np.bincount(part.labels).tolist() == [25] * 10
+    found = load_digits()
+    images = np.concatenate([part.images for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    ours = {(image[..., 0].tobytes(), label) for image, label in zip(images, labels, strict=True)}
+    grey = np.rint(found.images * 255 / 16).astype(np.uint8)
+    assert ours == {(image.tobytes(), label) for image, label in zip(grey, found.target, strict=True)}
+    assert images.max() == 255 and (images == images[..., :1]).all()
+    assert data.fingerprint == load_data("digits").fingerprint == "40ba6a28c033d024"
+
+    monkeypatch.chdir(tmp_path)  # a folder of that name is what it says
+    (tmp_path / "digits").mkdir()
+    with pytest.raises(InputError, match="data: digits holds no images of two classes"):
+        load_data("digits")
+
+
+def test_few_images_are_not_repeated_as_often_as_many() -> None:
+    whole = recipe_for("resnet18").base
+    assert for_images(whole, 45_000) == whole
+    few = for_images(whole, 1_297)
+    assert few == replace(whole, images=16 * 1_297, batch_size=64)
+    assert for_images(replace(whole, images=100), 50) == replace(whole, images=100)
+
+
+def test_parquet_images_are_split_without_overlap(cifar: DataSplits) -> None:
+    data = cifar
     assert (len(data.train), len(data.validation), len(data.test)) == (900, 100, 200)
     assert data.train.images.dtype == np.uint8
     assert data.train.images.shape[1:] == (32, 32, 3)
@@ -47,8 +93,11 @@ def test_parquet_images_are_split_without_overlap(data: DataSplits) -> None:
     assert not held & {image.tobytes() for image in data.train.images}
 
 
-def test_torchvisions_cifar10_folder_is_read(data: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvisions_cifar10_folder_is_read(
+    cifar: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The official archive's layout (pickled batches), made from real images; its checksums are not ours to match."""
+    data = cifar
     from torchvision.datasets import CIFAR10
 
     folder = tmp_path / "cifar-10-batches-py"
@@ -97,9 +146,9 @@ def test_folders_without_usable_images_are_refused(tmp_path: Path) -> None:
         load_data(tmp_path)
 
 
-def test_truncated_parquet_is_refused(few_images: Path, tmp_path: Path) -> None:
+def test_truncated_parquet_is_refused(few_of_cifar10: Path, tmp_path: Path) -> None:
     for name in ("train", "test"):
-        (tmp_path / f"{name}.parquet").write_bytes((few_images / f"{name}.parquet").read_bytes()[:5000])
+        (tmp_path / f"{name}.parquet").write_bytes((few_of_cifar10 / f"{name}.parquet").read_bytes()[:5000])
     with pytest.raises(InputError, match="not a readable Parquet file"):
         load_data(tmp_path)
 
@@ -110,21 +159,22 @@ def pixels(data: DataSplits) -> torch.Tensor:
 
 def test_preprocessing_normalises_and_scales(data: DataSplits) -> None:
     x = Preprocess.of(data, 48)(pixels(data))
-    assert x.shape == (900, 3, 48, 48)
-    plain = Preprocess.of(data, 32)(pixels(data))
+    assert x.shape == (len(data.train), 3, 48, 48)
+    plain = Preprocess.of(data, side(data))(pixels(data))
     assert plain.mean((0, 2, 3)).abs().max() < 1e-4
     assert (plain.std((0, 2, 3)) - 1).abs().max() < 1e-3
 
 
 def test_augmentation_only_flips_and_shifts(data: DataSplits) -> None:
     """Every augmented image must be a flipped or plain crop of its reflected original."""
-    preprocess = Preprocess.of(data, 32)
+    preprocess = Preprocess.of(data, side(data))
     images = pixels(data)[:20]
     plain = preprocess(images)
     moved = preprocess(images, np.random.default_rng(0))
-    padded = torch.nn.functional.pad(plain, (4, 4, 4, 4), mode="reflect")
+    pad = side(data) // 8
+    padded = torch.nn.functional.pad(plain, (pad, pad, pad, pad), mode="reflect")
     for original, image in zip(padded, moved, strict=True):
-        crops = original.unfold(1, 32, 1).unfold(2, 32, 1)  # (3, 9, 9, 32, 32)
+        crops = original.unfold(1, side(data), 1).unfold(2, side(data), 1)  # (3, 9, 9, 32, 32) of CIFAR-10
         same = [(crops == other[:, None, None]).all(dim=(0, 3, 4)).any() for other in (image, image.flip(-1))]
         assert any(same)
     assert not torch.equal(plain, moved)

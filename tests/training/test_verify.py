@@ -18,7 +18,7 @@ from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.records import store
 from coinfer_ray.refine.cases import Case
 from coinfer_ray.refine.run import RESULT_FILE, search
-from coinfer_ray.runtime.executors import LocalExecutor
+from coinfer_ray.runtime.executors import Envelope, LocalExecutor
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.training.collect import collect
 from coinfer_ray.training.verifier import realised, strategy_number
@@ -38,7 +38,7 @@ def collection(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def base(collection: Path) -> Path:
-    return collection / "base.safetensors"
+    return collection / "_base.safetensors"
 
 
 def space() -> SearchSpace:
@@ -111,6 +111,26 @@ def test_what_is_measured_is_not_trained_again(
     assert again.rows[0]["wall_s"] == first.rows[0]["wall_s"]
 
 
+def test_a_training_whose_worker_failed_is_kept_as_failed_and_trained_again(
+    collection: Path, few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(LocalExecutor):
+        def run(self, start: Any, shared: Any, tasks: Any) -> Any:
+            for task_id, _ in tasks:
+                yield Envelope(task_id, None, "WorkerDied: 3 workers died over this task", 3, 0.0)
+
+    claim = Claim(a_strategy(15), "alexnet", 64, predicted_accuracy=0.5)
+    options: dict[str, Any] = {"records": collection, "append": tmp_path / "out"}
+    with Failing(threads=1) as executor:
+        lost = verify(claim, few_images, executor=executor, **options)
+    assert lost.measured_accuracy is None and lost.rows[0]["status"] == "error"
+    assert "1 of 1 trainings failed, one so: WorkerDied: 3 workers" in capsys.readouterr().err
+    (shard,) = (tmp_path / "out").glob("candidate-*.parquet")
+    found = checked(claim, few_images, collection, append=tmp_path / "out")
+    assert found.measured_accuracy is not None and found.rows[0]["status"] == "ok"
+    assert [str(shard)] == list(found.shards)
+
+
 def test_a_claim_without_a_prediction_gets_the_records_own(few_images: Path, collection: Path) -> None:
     from coinfer_ray.predictor.fit import fit_predictor
 
@@ -123,7 +143,7 @@ def test_a_claim_without_a_prediction_gets_the_records_own(few_images: Path, col
             few_images,
             executor=executor,
             records=predictor,
-            base=collection / "base.safetensors",
+            base=collection / "_base.safetensors",
             max_loss=0.5,
             quiet=True,
         )
@@ -235,7 +255,7 @@ def test_the_loop_closes_on_real_trainings_and_goes_on_after_a_kill(
 ) -> None:
     cases = [Case.of(resolve(device=device, server="p100", link="3g", max_loss=0.3)) for device in ("rpi3b+", "rpi4b")]
     enough = replace(store.read_records(collection))
-    options: dict[str, Any] = {"budget": 3, "records": enough, "base": collection / "base.safetensors", "quiet": True}
+    options: dict[str, Any] = {"budget": 3, "records": enough, "base": collection / "_base.safetensors", "quiet": True}
 
     def run(out: Path) -> dict[str, Any]:
         with LocalExecutor(threads=1) as executor:
@@ -303,7 +323,7 @@ def test_a_trained_quantizer_spans_the_features_and_no_more(collection: Path, fe
     from coinfer_ray.training.trainer import Preprocess
 
     data = load_data(few_images)
-    base = load_base(collection / "base.safetensors", model="alexnet", input_px=64, data=data)
+    base = load_base(collection / "_base.safetensors", model="alexnet", input_px=64, data=data)
     preprocess = Preprocess.of(data, 64)
     trainer = CandidateTrainer(
         build_base(base, 10),

@@ -1,8 +1,7 @@
 """The quantum-inspired optimizer for any bounded problem: ask and tell, or :func:`minimize`.
 
 Real and integer variables, constraints as violation, NumPy callables and numba-jitted ones, a state that can be
-saved. ``variant`` chooses the form: ``"default"`` (``population``), ``"paper"`` (Algorithm 1) or ``"mpss"``
-(``variants``).
+saved. The algorithm is SHADE's (``shade``). The paper's Algorithm 1 is in ``algorithm1``, for the mission's problem.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -18,13 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from coinfer_kernels import checks
 from coinfer_kernels.blackbox.shade import HISTORY, TOLD, PopulationState, ask_population, tell_population
-from coinfer_kernels.blackbox.variants import Engine, MpssEngine, PaperEngine
 from coinfer_kernels.notation import BoolArray, FloatArray
 from coinfer_kernels.rng import seed_stream
 
-Variant = Literal["default", "paper", "mpss"]
-VARIANTS: tuple[Variant, ...] = ("default", "paper", "mpss")
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 
 class QuantumOptimizer:
@@ -40,49 +36,37 @@ class QuantumOptimizer:
         integrality: ArrayLike | None = None,
         *,
         population: int | None = None,
-        variant: Variant = "default",
         seed: int = 0,
     ) -> None:
         """``bounds`` (D, 2): lower and upper; ``integrality`` (D,): which variables are integers.
 
-        ``population``: solutions held at a time; without it, what suits the variant and D. ``variant``: ``default``
-        (SHADE), ``paper`` (Algorithm 1) or ``mpss`` (multi-population); ``seed``: a whole number from 0 on.
+        ``population``: solutions held at a time; without it, what suits D. ``seed``: 0 or more.
 
         Raises:
             ValueError: bounds that are no pairs, not finite, inverted, or hold no integer where one is needed.
         """
         self.low, self.high, self.integral = _domain(bounds, integrality)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant: {variant!r} is unknown; {', '.join(VARIANTS)} are known")
         if seed < 0:
             raise ValueError(f"seed: {seed} is negative; 0 or more is needed")
-        size = {"default": min(100, max(20, 4 * len(self.low))), "paper": 5, "mpss": 30}[variant]
-        size = size if population is None else int(population)
-        if (size < 4 and variant != "paper") or size < 2:
-            raise ValueError(f"population: {size} solutions are too few; 4 are needed (2 by variant 'paper')")
-        self.variant: Variant = variant
+        size = min(100, max(20, 4 * len(self.low))) if population is None else int(population)
+        if size < 4:
+            raise ValueError(f"population: {size} solutions are too few; 4 are needed")
         self.evaluations = 0
         self._asked: FloatArray | None = None
         self._best = (np.inf, np.inf)
         self._best_x = np.full(len(self.low), np.nan)
-        self._engine: Engine
-        if variant == "default":
-            self._engine = _PopulationEngine(self.low, self.high, self.integral, size, seed)
-        elif variant == "paper":
-            self._engine = PaperEngine(len(self.low), size, seed)
-        else:
-            self._engine = MpssEngine(len(self.low), size, seed)
+        self._population = new_population(self.low, self.high, self.integral, size, seed)
 
     def ask(self) -> FloatArray:
-        """Solutions (n, D) to evaluate next; n may differ from call to call.
+        """Solutions (n, D) to evaluate next, n the population's size.
 
         Raises:
             RuntimeError: the solutions asked for before have not been told yet.
         """
         if self._asked is not None:
             raise RuntimeError("ask: the solutions asked for before have not been told; call tell() first")
-        cube = self._engine.ask()
-        self._asked = cube.copy() if self.variant == "default" else self._from_cube(cube)
+        ask_population(self._population)
+        self._asked = self._population.trial.copy()
         return self._asked.copy()
 
     def tell(self, x: ArrayLike, objective: ArrayLike, violation: ArrayLike | None = None) -> None:
@@ -102,7 +86,7 @@ class QuantumOptimizer:
         row = int(np.lexsort((values, excess))[0])
         if (excess[row], values[row]) < self._best or self.evaluations == 0:
             self._best, self._best_x = (float(excess[row]), float(values[row])), self._asked[row].copy()
-        self._engine.tell(values, excess)
+        tell_population(self._population, values, excess)
         self.evaluations += len(values)
         self._asked = None
 
@@ -127,15 +111,14 @@ class QuantumOptimizer:
             raise RuntimeError("state: solutions have been asked for and not told; call tell() first")
         head = {
             "format": STATE_FORMAT,
-            "variant": self.variant,
             "bounds": np.stack([self.low, self.high], axis=1),
             "integrality": self.integral,
             "evaluations": self.evaluations,
             "best": self._best,
             "best_x": self._best_x,
         }
-        engine = {f"engine.{name}": value for name, value in self._engine.arrays().items()}
-        return {name: np.array(value) for name, value in head.items()} | engine
+        population = {f"population.{name}": value.copy() for name, value in self._population._asdict().items()}
+        return {name: np.array(value) for name, value in head.items()} | population
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> QuantumOptimizer:
@@ -147,14 +130,9 @@ class QuantumOptimizer:
         try:
             if int(state["format"]) != STATE_FORMAT:
                 raise ValueError(f"state: has format {int(state['format'])}; {STATE_FORMAT} is needed")
-            engine = {name.removeprefix("engine."): state[name] for name in state if name.startswith("engine.")}
-            optimizer = cls(
-                state["bounds"],
-                state["integrality"],
-                population=len(engine["x"]),
-                variant=str(state["variant"]),  # type: ignore[arg-type]
-            )
-            optimizer._engine.load(engine)
+            optimizer = cls(state["bounds"], state["integrality"], population=len(state["population.x"]))
+            for name, value in optimizer._population._asdict().items():
+                value[...] = state[f"population.{name}"]
             optimizer.evaluations = int(state["evaluations"])
             violation, objective = state["best"]
             optimizer._best = (float(violation), float(objective))
@@ -162,33 +140,6 @@ class QuantumOptimizer:
         except KeyError as error:
             raise ValueError(f"state: {error} is missing; state() writes all that is needed") from None
         return optimizer
-
-    def _from_cube(self, cube: FloatArray) -> FloatArray:
-        """Every integer owns an interval of the unit interval of the same width."""
-        real = self.low + cube * (self.high - self.low)
-        whole = np.minimum(np.floor(self.low + cube * (self.high - self.low + 1)), self.high)
-        return np.where(self.integral, whole, real)
-
-
-class _PopulationEngine:
-    """The default form; it knows the domain, so its solutions need no translation."""
-
-    def __init__(self, low: FloatArray, high: FloatArray, integral: BoolArray, size: int, seed: int) -> None:
-        self.state = new_population(low, high, integral, size, seed)
-
-    def ask(self) -> FloatArray:
-        ask_population(self.state)
-        return self.state.trial
-
-    def tell(self, objective: FloatArray, violation: FloatArray) -> None:
-        tell_population(self.state, objective, violation)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        return {name: value.copy() for name, value in self.state._asdict().items()}
-
-    def load(self, arrays: dict[str, NDArray[Any]]) -> None:
-        for name, value in self.state._asdict().items():
-            value[...] = arrays[name]
 
 
 def new_population(low: FloatArray, high: FloatArray, integral: BoolArray, size: int, seed: int) -> PopulationState:
@@ -249,17 +200,16 @@ def minimize(
     callback: Callback | None = None,
     *,
     population: int | None = None,
-    variant: Variant = "default",
 ) -> OptimizeResult:
     """Minimise ``fun`` over a box, with the conventions of ``scipy.optimize.differential_evolution``.
 
     ``bounds`` (D, 2): lower and upper; ``integrality`` (D,) or one truth value: which variables are integers.
-    ``population``, ``variant`` and ``seed`` are those of :class:`QuantumOptimizer`.
+    ``population`` and ``seed`` are those of :class:`QuantumOptimizer`.
 
     ``fun`` takes solutions (n, D) and returns objectives (n,); with ``vectorized=False`` one solution (D,) and one
     number. ``constraints`` likewise returns violations, (n,) or (n, m), or a number or (m,): positive where
-    violated. Where ``fun`` (and ``constraints``, if any) are numba-jitted, the variant is the default and there is
-    no ``callback``, the whole loop runs compiled, and gives the same answer. The search ends at ``max_evaluations``,
+    violated. Where ``fun`` (and ``constraints``, if any) are numba-jitted and there is no ``callback``, the whole loop
+    runs compiled, and gives the same answer. The search ends at ``max_evaluations``,
     at a feasible objective of ``target`` or less, or when ``callback`` returns True.
 
     Raises:
@@ -267,11 +217,11 @@ def minimize(
     """
     if max_evaluations < 1:
         raise ValueError(f"max_evaluations: {max_evaluations} is too few; at least 1 is needed")
-    optimizer = QuantumOptimizer(bounds, integrality, population=population, variant=variant, seed=seed)
+    optimizer = QuantumOptimizer(bounds, integrality, population=population, seed=seed)
     goal = -np.inf if target is None else float(target)
     jitted = all(hasattr(one, "py_func") for one in (fun, constraints) if one is not None)
-    if jitted and callback is None and isinstance(optimizer._engine, _PopulationEngine):
-        return _minimize_compiled(fun, constraints, vectorized, optimizer._engine.state, max_evaluations, goal)
+    if jitted and callback is None:
+        return _minimize_compiled(fun, constraints, vectorized, optimizer._population, max_evaluations, goal)
     rounds = 0
     while True:
         asked = optimizer.ask()

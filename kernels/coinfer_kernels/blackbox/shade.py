@@ -1,9 +1,14 @@
-"""The default form of the population optimizer, on any bounded problem: kernels over one state.
+"""The population optimizer on any bounded problem: SHADE, a differential evolution that learns its own parameters.
 
-Every solution is the centre of a wave packet, as in Algorithm 1, but the packet's shape is the population's own: its
-width in every direction comes from the difference of two other solutions, its drift from one of the best, and how
-far it reaches is learnt from the proposals that succeeded (success-history adaptation, Tanabe and Fukunaga, 2013).
-A proposal replaces its own parent. Beyond that:
+The mutation is current-to-pbest/1 with an archive, the crossover binomial: with F the scale factor (``reach``), CR the
+crossover rate (``crossing``), p one of the best, r and s two others (s possibly one of the archive's replaced parents),
+
+    trial = x + F (p - x) + F (r - s)    in each coordinate with the probability CR, and in one at least
+
+F and CR are drawn around a history of those that succeeded (R. Tanabe and A. Fukunaga, "Success-History Based
+Parameter Adaptation for Differential Evolution", CEC 2013). A trial replaces its own parent if it is no worse. In the
+terms of the quantum-inspired family every solution is the centre of a wave packet whose shape is the population's own.
+Beyond SHADE:
 
 - *Integers as such*: a coordinate between two integers goes to either at random, the nearer the likelier, so that
   small differences still move; a proposal that equals its parent takes a step in one integer variable.
@@ -41,10 +46,10 @@ class PopulationState(NamedTuple):
     objective: FloatArray  # (N,)
     violation: FloatArray  # (N,) infinite where the solution has not been told yet
     trial: FloatArray  # (N, D)
-    reach: FloatArray  # (N,) of the trial's step
-    crossing: FloatArray  # (N,) share of coordinates that the trial changes
-    reach_history: FloatArray  # (H,)
-    crossing_history: FloatArray  # (H,)
+    reach: FloatArray  # (N,) F of the trial
+    crossing: FloatArray  # (N,) CR of the trial
+    reach_history: FloatArray  # (H,) means of F that succeeded
+    crossing_history: FloatArray  # (H,) means of CR
     archive: FloatArray  # (N, D) parents that were replaced
     counters: IntArray  # (5,)
     best_x: FloatArray  # (D,)

@@ -1,10 +1,18 @@
 """Bounds over a box of positions at one cut: how accurate a strategy of it can be, and how little it can cost.
 
 *Accuracy, from above*: the sum over trees of the best leaf that meets the box, plus what positions add by themselves.
-Which leaves meet the box is kept as a bit set (``leaves``), in which every tree's leaves lie in the order of their
-values, the best first: a tree's best reachable leaf is its lowest bit, and all trees of a word give theirs in three
-operations. Variables that the cut fixes and the SNR are substituted first; a tree that then asks for one variable only
-becomes a table over that variable's positions, exactly.
+Which leaves meet the box is kept as a bit set (``trees.leaf_sets``), in which every tree's leaves lie in the order of
+their values, the best first: a tree's best reachable leaf is its lowest bit, and all trees of a word give theirs in
+three operations:
+
+    word w       | tree 0: best .. worst | tree 1: best .. worst |  (bits 0, 1, 2, ... from the left)
+    open leaves  |   0   1   1   0       |   1   0   1   1       |
+    starts       |   1   0   0   0       |   1   0   0   0       |   the first bit of every tree
+    best         |   0   1   0   0       |   1   0   0   0       |   open & ~(open - starts)
+                                                                     the borrow of each tree ends at its lowest open bit
+
+A tree of more than 64 leaves has words of its own (``span``). Variables that the cut fixes and the SNR are substituted
+first; a tree that then asks for one variable only becomes a table over that variable's positions, exactly.
 
 *Objective, from below*: the cheapest corner of the box. Costs fall from position to position, except that a codec stage
 whose parameters are all 1 is left out and costs no FLOPs; so of every stage two forms are looked at, its cheapest one

@@ -1,19 +1,24 @@
-"""A joint bound over a box: the least cost of what is accurate enough, both relaxed to sums over variables.
+"""A Lagrangian lower bound over a box: the cost and the accuracy of a strategy x are relaxed to separable functions,
+and the accuracy constraint is priced with a multiplier.
 
-The two bounds of ``exact_bounds`` are far apart by nature: the most accurate strategy of a box is its dearest one. Here
-both sides become sums over variables, so that they can be weighed against each other:
+The two bounds of ``bounds`` are far apart by nature: the most accurate strategy of a box is its dearest one. Here both
+sides become sums over the variables v, so that they can be weighed against each other:
 
-- *Accuracy, from above*: ``acc(x) <= constant + sum_v gain_v(x_v)``. From each tree in turn, one variable after the
-  other takes what its position costs at least, whatever the others are; the leaves keep the rest (as soft arc
-  consistency does in weighted constraint networks; Cooper et al., Artificial Intelligence 174, 2010). A tree that is a
-  sum of functions of one variable is taken apart exactly.
-- *Cost, from below*: a product of kept channels is ``exp(y_i + y_o)`` in their logarithms, and lies above its tangent
-  ``P (1 + (y_i - a_i) + (y_o - a_o))``, ``P = exp(a_i + a_o)``, for any point a. So does what the codec sends, a
-  product of channels, ratios and strides but for the rounding of each; the codec's FLOPs stay at their least.
-- For any multiplier ``m >= 0``, ``min_x cost(x) + m (floor - acc(x))`` is a lower bound on the objective, now found
-  variable by variable. m and a move to where it is greatest; whatever they are, it holds.
+(L1) accuracy, from above:   acc(x) <= constant + sum_v gain_v(x_v)
+     From each tree in turn, one variable after the other takes what its position costs at least, whatever the others
+     are; the leaves keep the rest (soft arc consistency of weighted constraint networks; M. Cooper et al., Artificial
+     Intelligence 174, 2010). A tree that is a sum of functions of one variable is taken apart exactly.
+(L2) FLOPs, from below:      kept_i kept_o = exp(y_i + y_o) >= P (1 + (y_i - a_i) + (y_o - a_o)),  P = exp(a_i + a_o)
+     with y the logarithms of kept channels: a convex function lies above its tangent at any point a (outer
+     linearisation).
+(L3) bits, from below:       the same for what the codec sends, a product of channels, ratios and strides but for the
+     rounding of each; the codec's FLOPs stay at their least.
+(L4) dual function:          d(m) = min_x cost(x) + m (floor - acc(x)),  m >= 0
+     is a lower bound on the objective for any multiplier m, now minimised variable by variable. d is concave in m with
+     the slope floor - acc(x): m goes where the lines through a value on either side of the maximum meet (a secant
+     step on the slope), and the tangents' points a move towards the minimisers. Whatever they are, the bound holds.
 
-The same numbers tell which positions cannot belong to a strategy that is good enough (reduced costs).
+The same numbers tell which positions cannot belong to a strategy that is good enough (fixing by reduced costs).
 """
 
 from typing import NamedTuple
@@ -43,7 +48,7 @@ TANGENTS = 3  # points tried for a box
 MULTIPLIERS = 5  # tried for each
 
 
-class Joint(NamedTuple):
+class Relaxation(NamedTuple):
     """Room for the bound. K: most leaves of a tree."""
 
     gain: FloatArray  # (V, M + 1) what a position adds to the accuracy at most, as differences while it is built
@@ -68,13 +73,13 @@ class Joint(NamedTuple):
 
 
 @maker
-def new_joint(model: ExactModel) -> Joint:
+def new_relaxation(model: ExactModel) -> Relaxation:
     """Room for any box."""
     variables, most = model.level.shape
     sets, leaves = model.kept.shape[0] - 1, 1
     for t in range(model.tree_start.shape[0] - 1):
         leaves = max(leaves, model.tree_start[t + 1] - model.tree_start[t])
-    return Joint(
+    return Relaxation(
         gain=np.zeros((variables, most + 1)),
         rest=np.zeros(leaves),
         least=np.zeros(leaves),
@@ -98,14 +103,16 @@ def new_joint(model: ExactModel) -> Joint:
 
 
 @inner
-def _take_apart(model: ExactModel, at: CutTables, low: IntArray, high: IntArray, size: int, joint: Joint) -> None:
-    """Share out one tree, ``size`` leaves of which (``joint.leaf``) meet the box."""
-    rest, least = joint.rest, joint.least
+def _relax_tree(
+    model: ExactModel, at: CutTables, low: IntArray, high: IntArray, size: int, relaxed: Relaxation
+) -> None:
+    """(L1) for one tree, ``size`` leaves of which (``relaxed.leaf``) meet the box."""
+    rest, least = relaxed.rest, relaxed.least
     for i in range(at.active[0]):
         v = at.variables[i]
         asked = False
         for k in range(size):
-            leaf = joint.leaf[k]
+            leaf = relaxed.leaf[k]
             if model.leaf_first[leaf, v] > low[v] or model.leaf_last[leaf, v] < high[v]:
                 asked = True
                 break
@@ -117,17 +124,17 @@ def _take_apart(model: ExactModel, at: CutTables, low: IntArray, high: IntArray,
         while position <= high[v]:
             end, most = high[v], -np.inf
             for k in range(size):
-                leaf = joint.leaf[k]
+                leaf = relaxed.leaf[k]
                 first, last = model.leaf_first[leaf, v], model.leaf_last[leaf, v]
                 if first > position:
                     end = min(end, first - 1)
                 elif last >= position:
                     end = min(end, last)
                     most = max(most, rest[k])
-            joint.gain[v, position] += most
-            joint.gain[v, end + 1] -= most
+            relaxed.gain[v, position] += most
+            relaxed.gain[v, end + 1] -= most
             for k in range(size):
-                leaf = joint.leaf[k]
+                leaf = relaxed.leaf[k]
                 if model.leaf_first[leaf, v] <= position <= model.leaf_last[leaf, v]:
                     least[k] = min(least[k], most)
             position = end + 1
@@ -136,17 +143,19 @@ def _take_apart(model: ExactModel, at: CutTables, low: IntArray, high: IntArray,
     most = -np.inf
     for k in range(size):
         most = max(most, rest[k])
-    joint.constant[0] += most
+    relaxed.constant[0] += most
 
 
 @inner
-def share_out(model: ExactModel, at: CutTables, low: IntArray, high: IntArray, words: Words, joint: Joint) -> None:
-    """Bound the accuracy in a box, of which ``words`` are the leaves, by a sum over variables."""
-    gain = joint.gain
+def relax_accuracy(
+    model: ExactModel, at: CutTables, low: IntArray, high: IntArray, words: Words, relaxed: Relaxation
+) -> None:
+    """(L1): bound the accuracy in a box, of which ``words`` are the leaves, by a sum over variables."""
+    gain = relaxed.gain
     for v in range(low.shape[0]):
         for position in range(low[v], high[v] + 2):
             gain[v, position] = 0.0
-    joint.constant[0] = at.constant[0]
+    relaxed.constant[0] = at.constant[0]
     for t in range(at.trees[0]):
         first, size = at.tree_bit[t], 0
         for b in range(first // WORD, (first + at.tree_size[t] - 1) // WORD + 1):
@@ -158,16 +167,16 @@ def share_out(model: ExactModel, at: CutTables, low: IntArray, high: IntArray, w
                 word &= (np.uint64(1) << np.uint64(stop)) - np.uint64(1)
             while word:
                 bit = b * WORD + int(lowest_bit(word))
-                joint.leaf[size] = at.leaf[bit]
-                joint.rest[size] = at.value[bit]
+                relaxed.leaf[size] = at.leaf[bit]
+                relaxed.rest[size] = at.value[bit]
                 size += 1
                 word &= word - np.uint64(1)
-        best = joint.rest[0]
-        joint.constant[0] += best
+        best = relaxed.rest[0]
+        relaxed.constant[0] += best
         if size > 1:
             for k in range(size):
-                joint.rest[k] -= best
-            _take_apart(model, at, low, high, size, joint)
+                relaxed.rest[k] -= best
+            _relax_tree(model, at, low, high, size, relaxed)
     for v in range(low.shape[0]):
         total = 0.0
         for position in range(low[v], high[v] + 1):
@@ -186,29 +195,29 @@ def _rounded(count: int) -> float:
 
 
 @inner
-def spread_codec(
-    problem: Problem, model: ExactModel, at: CutTables, low: IntArray, high: IntArray, joint: Joint
+def relax_bits(
+    problem: Problem, model: ExactModel, at: CutTables, low: IntArray, high: IntArray, relaxed: Relaxation
 ) -> None:
-    """Bound what the codec sends by a product over variables, or, where that is no better, by its least.
+    """(L3): bound what the codec sends by a product over variables, or, where that is no better, by its least.
 
     With ratio r, stride s and kernel K a stage makes ``max(1, round(r C))`` channels of C and, of H rows,
     ``floor((H + 2 floor(K / 2) - K) / s) + 1``, which is ``ceil(H / s)`` for odd kernels and no less for even ones.
     """
     cost, cut = problem.cost, at.cut[0]
     kind, codec, row = cost.cut_kind[cut], cost.codec_variable, cost.cut_set[cut]
-    joint.codec_set[0] = -1
+    relaxed.codec_set[0] = -1
     for v in range(codec, codec + CODEC_VARIABLES):
         for position in range(low[v], high[v] + 1):
-            joint.share[v, position] = 0.0
+            relaxed.share[v, position] = 0.0
     corner_cost(problem, model, at, low, high)
-    joint.sent[2] = at.codec[0]
+    relaxed.sent[2] = at.codec[0]
     if (kind != CUT_SPATIAL and kind != CUT_VECTOR) or cost.cut_channels[cut] != np.floor(cost.cut_channels[cut]):
         return
     spatial = kind == CUT_SPATIAL
     first, second = (CODEC_RATIO_1, CODEC_RATIO_2) if spatial else (CODEC_WIDTH_1, CODEC_WIDTH_2)
     height, width = cost.cut_height[cut], cost.cut_width[cut]
     each = cost.cut_channels[cut] * (1.0 if spatial else height * width)
-    channels, loss = int(model.kept[row, high[row] if row < joint.point.shape[0] else 0] * each), 0.0
+    channels, loss = int(model.kept[row, high[row] if row < relaxed.point.shape[0] else 0] * each), 0.0
     for parameter in (first, second):
         v = codec + parameter
         dearest, cheapest = (
@@ -219,147 +228,151 @@ def spread_codec(
         if cheapest != 1.0 or dearest != 1.0:
             loss += np.log(_rounded(channels))
         for position in range(low[v], high[v] + 1):
-            joint.share[v, position] = np.log(max(cost.ratio[parameter, model.level[v, position]], 1e-300))
+            relaxed.share[v, position] = np.log(max(cost.ratio[parameter, model.level[v, position]], 1e-300))
     if spatial:
-        _spread_strides(problem, model, low, high, height, width, joint)
-    joint.sent[0] = at.weights[2] * cost.feature_bits
-    joint.sent[1] = np.log(each) + loss
-    spread = model.log_kept[row, low[row]] - model.log_kept[row, high[row]] if row < joint.point.shape[0] else 0.0
+        _relax_strides(problem, model, low, high, height, width, relaxed)
+    relaxed.sent[0] = at.weights[2] * cost.feature_bits
+    relaxed.sent[1] = np.log(each) + loss
+    spread = model.log_kept[row, low[row]] - model.log_kept[row, high[row]] if row < relaxed.point.shape[0] else 0.0
     for parameter in range(first, CODEC_WIDTH_1 if spatial else CODEC_VARIABLES):
         v = codec + parameter
-        spread += joint.share[v, low[v]] - joint.share[v, high[v]]
+        spread += relaxed.share[v, low[v]] - relaxed.share[v, high[v]]
     if spread + loss <= 0.0:
         return
-    joint.codec_set[0] = row
+    relaxed.codec_set[0] = row
     weight, at.weights[2] = at.weights[2], 0.0
     corner_cost(problem, model, at, low, high)
-    joint.sent[2] = at.codec[0]
+    relaxed.sent[2] = at.codec[0]
     at.weights[2] = weight
 
 
 @inner
-def _spread_strides(
-    problem: Problem, model: ExactModel, low: IntArray, high: IntArray, height: int, width: int, joint: Joint
+def _relax_strides(
+    problem: Problem, model: ExactModel, low: IntArray, high: IntArray, height: int, width: int, relaxed: Relaxation
 ) -> None:
     """What strides leave of the elements: the first's share exactly, the second's at the least favourable first."""
     cost, codec = problem.cost, problem.cost.codec_variable
     v, w = codec + CODEC_STRIDE_1, codec + CODEC_STRIDE_2
     for position in range(low[w], high[w] + 1):
-        joint.share[w, position] = np.inf
+        relaxed.share[w, position] = np.inf
     for i in range(low[v], high[v] + 1):
         stride = int(cost.ratio[CODEC_STRIDE_1, model.level[v, i]])
         rows, columns = (height - 1) // stride + 1, (width - 1) // stride + 1
-        joint.share[v, i] = np.log(float(rows * columns))
+        relaxed.share[v, i] = np.log(float(rows * columns))
         for j in range(low[w], high[w] + 1):
             stride = int(cost.ratio[CODEC_STRIDE_2, model.level[w, j]])
             left = ((rows - 1) // stride + 1) * ((columns - 1) // stride + 1)
-            joint.share[w, j] = min(joint.share[w, j], np.log(float(left)) - joint.share[v, i])
+            relaxed.share[w, j] = min(relaxed.share[w, j], np.log(float(left)) - relaxed.share[v, i])
 
 
 @inner
-def _touch(model: ExactModel, at: CutTables, joint: Joint) -> float:
-    """Lay the tangents at ``joint.point`` and ``joint.codec_point``; returns what they add everywhere."""
-    sets = joint.point.shape[0]
-    constant: float = at.line[sets] + joint.sent[2]
+def _set_tangents(model: ExactModel, at: CutTables, relaxed: Relaxation) -> float:
+    """(L2), (L3): lay the tangents at ``relaxed.point`` and ``relaxed.codec_point``; returns their constant."""
+    sets = relaxed.point.shape[0]
+    constant: float = at.line[sets] + relaxed.sent[2]
     for p in range(sets):
-        joint.slope[p], joint.rate[p] = 0.0, at.line[p]
+        relaxed.slope[p], relaxed.rate[p] = 0.0, at.line[p]
     for q in range(at.pair.shape[0]):
         i, o, pair = model.pair_in[q], model.pair_out[q], at.pair[q]
         if i == sets and o == sets:
             constant += pair
         elif i == sets or o == sets:
-            joint.rate[min(i, o)] += pair
+            relaxed.rate[min(i, o)] += pair
         else:
-            product = pair * np.exp(joint.point[i] + joint.point[o])
-            constant += product * (1.0 - joint.point[i] - joint.point[o])
-            joint.slope[i] += product
-            joint.slope[o] += product
-    joint.codec_slope[0] = 0.0
-    row = joint.codec_set[0]
+            product = pair * np.exp(relaxed.point[i] + relaxed.point[o])
+            constant += product * (1.0 - relaxed.point[i] - relaxed.point[o])
+            relaxed.slope[i] += product
+            relaxed.slope[o] += product
+    relaxed.codec_slope[0] = 0.0
+    row = relaxed.codec_set[0]
     if row >= 0:
-        slope = joint.sent[0] * np.exp(joint.codec_point[0])
-        constant += slope * (1.0 + joint.sent[1] - joint.codec_point[0])
-        joint.codec_slope[0] = slope
+        slope = relaxed.sent[0] * np.exp(relaxed.codec_point[0])
+        constant += slope * (1.0 + relaxed.sent[1] - relaxed.codec_point[0])
+        relaxed.codec_slope[0] = slope
         if row < sets:
-            joint.slope[row] += slope
+            relaxed.slope[row] += slope
     return constant
 
 
 @inner
-def _price(model: ExactModel, joint: Joint, v: int, position: int) -> float:
+def _price(model: ExactModel, relaxed: Relaxation, v: int, position: int) -> float:
     """What a position costs by itself, at the tangents."""
-    if v < joint.point.shape[0]:
-        value: float = joint.rate[v] * model.kept[v, position] + joint.slope[v] * model.log_kept[v, position]
+    if v < relaxed.point.shape[0]:
+        value: float = relaxed.rate[v] * model.kept[v, position] + relaxed.slope[v] * model.log_kept[v, position]
         return value
-    codec_price: float = joint.codec_slope[0] * joint.share[v, position]
+    codec_price: float = relaxed.codec_slope[0] * relaxed.share[v, position]
     return codec_price
 
 
 @inner
-def _weigh(model: ExactModel, low: IntArray, high: IntArray, multiplier: float, joint: Joint) -> float:
-    """Choose the best position of every variable at a multiplier; returns the sum of what they contribute."""
+def _minimise_by_variable(
+    model: ExactModel, low: IntArray, high: IntArray, multiplier: float, relaxed: Relaxation
+) -> float:
+    """(L4): choose the best position of every variable at a multiplier; returns the sum of what they contribute."""
     total = 0.0
     for v in range(low.shape[0]):
         best, chosen = np.inf, low[v]
         for position in range(low[v], high[v] + 1):
-            value = _price(model, joint, v, position) - multiplier * joint.gain[v, position]
+            value = _price(model, relaxed, v, position) - multiplier * relaxed.gain[v, position]
             if value < best:
                 best, chosen = value, position
-        joint.chosen[v], joint.part[v] = chosen, best
+        relaxed.chosen[v], relaxed.part[v] = chosen, best
         total += best
     return total
 
 
 @inner
-def _gained(joint: Joint) -> float:
-    total: float = joint.constant[0]
-    for v in range(joint.chosen.shape[0]):
-        total += joint.gain[v, joint.chosen[v]]
+def _gained(relaxed: Relaxation) -> float:
+    total: float = relaxed.constant[0]
+    for v in range(relaxed.chosen.shape[0]):
+        total += relaxed.gain[v, relaxed.chosen[v]]
     return total
 
 
 @inner
-def _note_choice(model: ExactModel, joint: Joint, out: FloatArray) -> None:
+def _note_choice(model: ExactModel, relaxed: Relaxation, out: FloatArray) -> None:
     """Logarithms at the chosen positions: of the sets' kept channels, and behind them of the elements sent."""
-    sets, row = joint.point.shape[0], joint.codec_set[0]
+    sets, row = relaxed.point.shape[0], relaxed.codec_set[0]
     for p in range(sets):
-        out[p] = model.log_kept[p, joint.chosen[p]]
-    out[sets] = joint.sent[1] + (out[row] if 0 <= row < sets else 0.0)
-    for v in range(sets, joint.chosen.shape[0]):
-        out[sets] += joint.share[v, joint.chosen[v]]
+        out[p] = model.log_kept[p, relaxed.chosen[p]]
+    out[sets] = relaxed.sent[1] + (out[row] if 0 <= row < sets else 0.0)
+    for v in range(sets, relaxed.chosen.shape[0]):
+        out[sets] += relaxed.share[v, relaxed.chosen[v]]
 
 
 @inner
-def _start_points(model: ExactModel, low: IntArray, high: IntArray, joint: Joint) -> None:
+def _start_points(model: ExactModel, low: IntArray, high: IntArray, relaxed: Relaxation) -> None:
     """Bring the points at which tangents touch into the box."""
-    sets, row = joint.point.shape[0], joint.codec_set[0]
+    sets, row = relaxed.point.shape[0], relaxed.codec_set[0]
     for p in range(sets):
-        joint.point[p] = min(max(joint.point[p], model.log_kept[p, high[p]]), model.log_kept[p, low[p]])
-    least = most = joint.sent[1]
+        relaxed.point[p] = min(max(relaxed.point[p], model.log_kept[p, high[p]]), model.log_kept[p, low[p]])
+    least = most = relaxed.sent[1]
     if 0 <= row < sets:
         least, most = least + model.log_kept[row, high[row]], most + model.log_kept[row, low[row]]
     for v in range(sets, low.shape[0]):
-        least, most = least + joint.share[v, high[v]], most + joint.share[v, low[v]]
-    joint.codec_point[0] = min(max(joint.codec_point[0], least), most)
+        least, most = least + relaxed.share[v, high[v]], most + relaxed.share[v, low[v]]
+    relaxed.codec_point[0] = min(max(relaxed.codec_point[0], least), most)
 
 
 @inner
-def _aim(joint: Joint, share: float) -> None:
+def _move_tangents(relaxed: Relaxation, share: float) -> None:
     """Go half the way to the point between the two choices, of which the one below has that share."""
-    sets = joint.point.shape[0]
+    sets = relaxed.point.shape[0]
     for p in range(sets):
-        joint.point[p] += 0.5 * (share * joint.under[p] + (1.0 - share) * joint.over[p] - joint.point[p])
-    joint.codec_point[0] += 0.5 * (share * joint.under[sets] + (1.0 - share) * joint.over[sets] - joint.codec_point[0])
+        relaxed.point[p] += 0.5 * (share * relaxed.under[p] + (1.0 - share) * relaxed.over[p] - relaxed.point[p])
+    relaxed.codec_point[0] += 0.5 * (
+        share * relaxed.under[sets] + (1.0 - share) * relaxed.over[sets] - relaxed.codec_point[0]
+    )
 
 
 @inner
-def _first_multiplier(model: ExactModel, low: IntArray, high: IntArray, joint: Joint) -> float:
+def _first_multiplier(model: ExactModel, low: IntArray, high: IntArray, relaxed: Relaxation) -> float:
     """What the box's dearest positions cost more than its cheapest, for what they gain: its average exchange rate."""
     saved, lost = 0.0, 0.0
     for v in range(low.shape[0]):
         if low[v] < high[v]:
-            saved += _price(model, joint, v, low[v]) - _price(model, joint, v, high[v])
-            lost += joint.gain[v, low[v]] - joint.gain[v, high[v]]
+            saved += _price(model, relaxed, v, low[v]) - _price(model, relaxed, v, high[v])
+            lost += relaxed.gain[v, low[v]] - relaxed.gain[v, high[v]]
     return abs(saved) / max(abs(lost), ROUNDING) + ROUNDING
 
 
@@ -373,34 +386,38 @@ def _try_multipliers(
     cutoff: float,
     best: float,
     best_multiplier: float,
-    joint: Joint,
+    relaxed: Relaxation,
 ) -> tuple[float, float]:
-    """Look for the best multiplier at one tangent, whose next point is found on the way; the best bound of all.
+    """(L4): look for the best multiplier at one tangent, whose next point is found on the way; the best bound of all.
 
     The bound is concave in the multiplier, its slope what the choice lacks in accuracy. Of two multipliers on either
     side of the best, the lines through their values meet above it.
     """
-    constant, multiplier = _touch(model, at, joint), joint.multiplier[0]
+    constant, multiplier = _set_tangents(model, at, relaxed), relaxed.multiplier[0]
     small, small_value, small_slope = 0.0, -np.inf, 0.0
     large, large_value, large_slope = np.inf, -np.inf, 0.0
     for _ in range(MULTIPLIERS):
-        value = constant + _weigh(model, low, high, multiplier, joint) + multiplier * (floor - joint.constant[0])
+        value = (
+            constant
+            + _minimise_by_variable(model, low, high, multiplier, relaxed)
+            + multiplier * (floor - relaxed.constant[0])
+        )
         value -= ROUNDING * (abs(constant) + multiplier)
-        slope = floor - _gained(joint)
+        slope = floor - _gained(relaxed)
         if value > best:
             best, best_multiplier = value, multiplier
-            copy_row(joint.point, joint.best_point)
-            joint.codec_point[1] = joint.codec_point[0]
+            copy_row(relaxed.point, relaxed.best_point)
+            relaxed.codec_point[1] = relaxed.codec_point[0]
             if best >= cutoff:
                 return best, best_multiplier
         if slope > 0.0:
             small, small_value, small_slope = multiplier, value, slope
-            _note_choice(model, joint, joint.under)
+            _note_choice(model, relaxed, relaxed.under)
         else:
             large, large_value, large_slope = multiplier, value, slope
-            _note_choice(model, joint, joint.over)
+            _note_choice(model, relaxed, relaxed.over)
         if large == np.inf:
-            multiplier = 4.0 * multiplier if multiplier > 0.0 else _first_multiplier(model, low, high, joint)
+            multiplier = 4.0 * multiplier if multiplier > 0.0 else _first_multiplier(model, low, high, relaxed)
         elif small_slope > 0.0:
             meeting = large_value - large_slope * large - small_value + small_slope * small
             multiplier = min(max(meeting / (small_slope - large_slope), small), large)
@@ -409,26 +426,26 @@ def _try_multipliers(
         else:
             break
     if small_slope > 0.0 and large < np.inf:
-        _aim(joint, -large_slope / (small_slope - large_slope))
+        _move_tangents(relaxed, -large_slope / (small_slope - large_slope))
     else:
-        _aim(joint, 1.0 if small_slope > 0.0 else 0.0)
+        _move_tangents(relaxed, 1.0 if small_slope > 0.0 else 0.0)
     return best, best_multiplier
 
 
 @inner
-def joint_bound(
-    model: ExactModel, at: CutTables, low: IntArray, high: IntArray, floor: float, cutoff: float, joint: Joint
+def lagrangian_bound(
+    model: ExactModel, at: CutTables, low: IntArray, high: IntArray, floor: float, cutoff: float, relaxed: Relaxation
 ) -> float:
     """Lower bound of the objective of what is accurate enough in a box.
 
-    Comes after :func:`share_out` and :func:`spread_codec`. The search for a good multiplier and tangent ends as soon
+    Comes after :func:`relax_accuracy` and :func:`relax_bits`. The search for a good multiplier and tangent ends as soon
     as the bound reaches ``cutoff``.
     """
-    _start_points(model, low, high, joint)
-    best, multiplier = -np.inf, joint.multiplier[0]
+    _start_points(model, low, high, relaxed)
+    best, multiplier = -np.inf, relaxed.multiplier[0]
     for _ in range(TANGENTS):
-        best, multiplier = _try_multipliers(model, at, low, high, floor, cutoff, best, multiplier, joint)
-        joint.multiplier[0] = multiplier
+        best, multiplier = _try_multipliers(model, at, low, high, floor, cutoff, best, multiplier, relaxed)
+        relaxed.multiplier[0] = multiplier
         if best >= cutoff:
             break
     return best
@@ -436,25 +453,29 @@ def joint_bound(
 
 @inner
 def narrow_by_reduced_costs(
-    model: ExactModel, at: CutTables, low: IntArray, high: IntArray, floor: float, cutoff: float, joint: Joint
+    model: ExactModel, at: CutTables, low: IntArray, high: IntArray, floor: float, cutoff: float, relaxed: Relaxation
 ) -> float:
-    """Drop positions at the ends of every variable that cost too much by themselves, after :func:`joint_bound`.
+    """Drop positions at the ends of every variable that cost too much by themselves, after :func:`lagrangian_bound`.
 
     Returns the least bound of what was dropped, infinite where nothing was.
     """
-    copy_row(joint.best_point, joint.point)
-    joint.codec_point[0] = joint.codec_point[1]
-    multiplier = joint.multiplier[0]
-    constant = _touch(model, at, joint)
-    total = constant + _weigh(model, low, high, multiplier, joint) + multiplier * (floor - joint.constant[0])
+    copy_row(relaxed.best_point, relaxed.point)
+    relaxed.codec_point[0] = relaxed.codec_point[1]
+    multiplier = relaxed.multiplier[0]
+    constant = _set_tangents(model, at, relaxed)
+    total = (
+        constant
+        + _minimise_by_variable(model, low, high, multiplier, relaxed)
+        + multiplier * (floor - relaxed.constant[0])
+    )
     total -= ROUNDING * (abs(constant) + multiplier)
     dropped = np.inf
     for v in range(low.shape[0]):
-        others = total - joint.part[v]
+        others = total - relaxed.part[v]
         for end in range(2):
             while low[v] < high[v]:
                 position = high[v] if end == 1 else low[v]
-                bound = others + _price(model, joint, v, position) - multiplier * joint.gain[v, position]
+                bound = others + _price(model, relaxed, v, position) - multiplier * relaxed.gain[v, position]
                 if bound < cutoff:
                     break
                 dropped = min(dropped, bound)

@@ -1,10 +1,9 @@
 """What the exact solver works on: positions in place of levels, and every leaf of the ensemble as a box of them.
 
-A variable's **positions** are its levels in the order of what the predictor sees, turned so that the costs never rise
-from one to the next. (One exception: a codec stage whose parameters are all 1 is left out, so it costs no FLOPs
-although it sends most. The bounds look at that choice apart.) A tree's leaf then is a box: one interval of positions
-for every variable. Of neighbouring positions that the predictor cannot tell apart only the cheapest can be best; the
-others are dropped.
+A variable's **positions** are its levels in the order of what the predictor sees, ordered so that costs never
+increase. (One exception: a codec stage whose parameters are all 1 is left out, so it costs no FLOPs although it sends
+most. The bounds look at that choice apart.) A tree's leaf then is a box: one interval of positions for every variable.
+Of neighbouring positions that the predictor cannot tell apart only the cheapest can be best; the others are dropped.
 
 N: leaves of all trees; T: trees; Q: pairs of prunable sets between which layers lie; the other letters as in
 ``notation``.

@@ -1,7 +1,7 @@
 """The exact optimum with its proof: branch and bound over boxes of levels.
 
 A predictor of trees is constant on boxes of levels, and costs fall as levels rise, so a box of strategies has a bound
-on either side (``exact_bounds``): no strategy of it is more accurate than one, none is cheaper than the other. A box
+on either side (``bounds``): no strategy of it is more accurate than one, none is cheaper than the other. A box
 that is not accurate enough, or not cheaper than the best strategy found (less the gap allowed), is done with; any other
 is narrowed to the levels for which that isn't so, and split. One search runs through all cuts of a scenario, those
 with the cheapest corner first, and shares its best strategy.
@@ -28,12 +28,12 @@ from coinfer_kernels.exact.bounds import (
     price_cut,
 )
 from coinfer_kernels.exact.lagrangian import (
-    Joint,
-    joint_bound,
+    Relaxation,
+    lagrangian_bound,
     narrow_by_reduced_costs,
-    new_joint,
-    share_out,
-    spread_codec,
+    new_relaxation,
+    relax_accuracy,
+    relax_bits,
 )
 from coinfer_kernels.exact.model import ROUNDING, ExactModel, exact_model
 from coinfer_kernels.jit import check_threads, copy_row, inner, kernel, run_parts
@@ -259,24 +259,24 @@ def _split(search: _Search, v: int, cut: int, bound: float) -> None:
 
 
 @inner
-def _weigh_up(
+def _narrow_by_relaxation(
     problem: Problem,
     model: ExactModel,
     at: CutTables,
-    joint: Joint,
+    relaxed: Relaxation,
     search: _Search,
     floor: float,
     low: IntArray,
     high: IntArray,
 ) -> float:
-    """The joint bound of a narrowed box, which it narrows further; infinite where nothing is left."""
-    spread_codec(problem, model, at, low, high, joint)
-    share_out(model, at, low, high, search.words, joint)
-    bound = joint_bound(model, at, low, high, floor, _cutoff(search), joint)
+    """The relaxed bound of a narrowed box, which it narrows further; infinite where nothing is left."""
+    relax_bits(problem, model, at, low, high, relaxed)
+    relax_accuracy(model, at, low, high, search.words, relaxed)
+    bound = lagrangian_bound(model, at, low, high, floor, _cutoff(search), relaxed)
     if bound >= _cutoff(search):
         _put_aside(search, bound)
         return np.inf
-    dropped = narrow_by_reduced_costs(model, at, low, high, floor, _cutoff(search), joint)
+    dropped = narrow_by_reduced_costs(model, at, low, high, floor, _cutoff(search), relaxed)
     if dropped < np.inf:
         _put_aside(search, dropped)
         return max(bound, _narrow(problem, model, at, search, floor, low, high))
@@ -285,7 +285,7 @@ def _weigh_up(
 
 @kernel
 def _advance(
-    problem: Problem, model: ExactModel, at: CutTables, joint: Joint, search: _Search, s: int, most_nodes: int
+    problem: Problem, model: ExactModel, at: CutTables, relaxed: Relaxation, search: _Search, s: int, most_nodes: int
 ) -> None:
     """Search scenario s until so many boxes have been looked at, or none is left."""
     floor = problem.scenarios.accuracy_floor[s] - model.tolerance
@@ -299,13 +299,13 @@ def _advance(
         cut = search.cut[top]
         if at.cut[0] != cut:
             enter_cut(problem, model, s, cut, at)
-            joint.multiplier[0] = 0.0
+            relaxed.multiplier[0] = 0.0
         low, high = search.low[top], search.high[top]
         bound = _narrow(problem, model, at, search, floor, low, high)
         if bound == np.inf:
             continue
         if not model.median:
-            bound = max(bound, _weigh_up(problem, model, at, joint, search, floor, low, high))
+            bound = max(bound, _narrow_by_relaxation(problem, model, at, relaxed, search, floor, low, high))
             if bound == np.inf:
                 continue
         corner = corner_cost(problem, model, at, low, high)
@@ -320,7 +320,7 @@ def _advance(
 
 
 @kernel
-def _begin(problem: Problem, model: ExactModel, s: int, search: _Search) -> tuple[CutTables, Joint]:
+def _begin(problem: Problem, model: ExactModel, s: int, search: _Search) -> tuple[CutTables, Relaxation]:
     """Put one box for each cut on the stack, that with the cheapest corner uppermost."""
     at = new_cut_tables(model)
     for cut in range(search.size[0]):
@@ -336,7 +336,7 @@ def _begin(problem: Problem, model: ExactModel, s: int, search: _Search) -> tupl
         copy_row(at.low, search.low[place])
         copy_row(at.high, search.high[place])
     at.cut[0] = -1
-    return at, new_joint(model)
+    return at, new_relaxation(model)
 
 
 def _new_search(problem: Problem, model: ExactModel, gap: float) -> _Search:
@@ -377,11 +377,11 @@ def _solve_one(
     if incumbents is not None and incumbents.feasible[s]:
         search.best[0], search.accuracy[0] = incumbents.objective[s], incumbents.accuracy[s]
         search.levels[:] = incumbents.levels[s]
-    at, joint = _begin(problem, model, s, search)
-    _advance(problem, model, at, joint, search, s, 0)  # no box yet: what is compiled here is no part of the search
+    at, relaxed = _begin(problem, model, s, search)
+    _advance(problem, model, at, relaxed, search, s, 0)  # no box yet: what is compiled here is no part of the search
     deadline = time.perf_counter() + max_seconds
     while search.size[0] and search.nodes[0] < max_nodes and time.perf_counter() < deadline:
-        _advance(problem, model, at, joint, search, s, min(max_nodes, int(search.nodes[0]) + NODES_PER_SLICE))
+        _advance(problem, model, at, relaxed, search, s, min(max_nodes, int(search.nodes[0]) + NODES_PER_SLICE))
     best = float(search.best[0])
     waiting = float(search.bound[: search.size[0]].min(initial=np.inf))
     out.objective[s], out.accuracy[s], out.evaluations[s] = best, search.accuracy[0], search.nodes[0]

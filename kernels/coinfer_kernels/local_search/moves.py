@@ -1,9 +1,10 @@
-"""A strategy in hand, and its moves: to the best point of a line or of a plane of the space.
+"""Moves of the local search: to the best point of a line (one variable) or of a plane (two) of the space.
 
 All variables but one or two are held. The leaves that those leave open are few; each is an interval or a rectangle of
-places, so the accuracies of all points of a line or plane are a prefix sum over these leaves' corners, and their costs
-a sum or a product of two rows. The best point is then found exactly: with what all others leave to it, a variable
-goes straight to the far edge of the predictor's box.
+places. Added to a difference array at its ends (line) or corners (plane), their values become the accuracies of all
+points by running sums (in a plane: a summed-area table), and the costs are a sum or a product of two rows. So the best
+point is found exactly, where sampling would have to find it: with what all others leave to it, a variable goes straight
+to the far edge of the predictor's box.
 
 Best is, up to the accuracy floor, the most accurate point that keeps within a budget; from there on the cheapest.
 """

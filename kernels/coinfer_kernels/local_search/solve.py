@@ -1,10 +1,13 @@
-"""The quantum-inspired optimizer on the mission's own problem: the cheapest strategy that is accurate enough.
+"""The optimizer ``quantum``: iterated local search with a cost target, for the cheapest accurate enough strategy.
 
-Of Algorithm 1 (``quantum``) it keeps the three steps that name the family, in the form that the problem's structure
-allows:
+Local search is by exact moves (``moves``): coordinate descent along a line of the space, and pair moves in a plane of
+two variables. A solution at a local optimum is perturbed and searched again (iterated local search; H. Lourenço,
+O. Martin, T. Stützle, "Iterated Local Search", Handbook of Metaheuristics, 2003). The perturbations and their schedule
+are those that name the quantum-inspired family, Algorithm 1's (``algorithm1``), in the form that the problem's
+structure allows:
 
 - *Energy-level stabilisation*: a solution settles where no move along a line of the space, and none in a plane, leads
-  to a better strategy (``descent``). Algorithm 1 waits for that by sampling; here such a move is found exactly, from
+  to a better strategy (``moves``). Algorithm 1 waits for that by sampling; here such a move is found exactly, from
   the few leaves that the variables held leave open.
 - *Energy-level transition*: a settled solution is excited: a few variables take Gaussian steps, go back towards the
   most accurate strategy, or come from another cut's solution. Then a lower level is set as a budget of cost, below

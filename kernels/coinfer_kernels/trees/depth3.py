@@ -19,11 +19,11 @@ from coinfer_kernels.trees.llvm import (
     NARROW,
     NODES,
     WIDE,
+    Form,
     edge_places,
-    has_permutes,
+    form,
     make_add_trees,
     make_rank,
-    numbers_together,
     samples,
     transpose,
     tree_record,
@@ -39,8 +39,8 @@ Bytes = NDArray[np.uint8]
 Records = NDArray[np.void]  # lanes.tree_record
 
 # The sample at every place of a block.
-WIDE_BYTES, WIDE_SINGLES, WIDE_DOUBLES = (samples(WIDE, numbers_together(WIDE, bits)) for bits in (8, 32, 64))
-NARROW_BYTES, NARROW_SINGLES, NARROW_DOUBLES = (samples(NARROW, numbers_together(NARROW, bits)) for bits in (8, 32, 64))
+WIDE_BYTES, WIDE_SINGLES, WIDE_DOUBLES = (samples(WIDE, bits) for bits in (8, 32, 64))
+NARROW_BYTES, NARROW_SINGLES, NARROW_DOUBLES = (samples(NARROW, bits) for bits in (8, 32, 64))
 _rank_few, _rank_many = make_rank(RANK_LEVELS), make_rank(RANK_LEVELS + 1)
 _add_to_wide = make_add_trees(WIDE)
 _add_to_narrow = make_add_trees(NARROW)
@@ -124,7 +124,7 @@ def ranked_trees(trees: Records, features: int) -> RankedTrees | None:
         here = real & (feature == f)
         own = np.unique(threshold[here])
         levels = RANK_LEVELS if len(own) < 1 << RANK_LEVELS else RANK_LEVELS + 1
-        if len(own) >= 1 << levels or not has_permutes():
+        if len(own) >= 1 << levels or form() is not Form.AVX512:
             return None
         many[f] = levels > RANK_LEVELS
         padded = np.concatenate([own, np.full((1 << levels) - 1 - len(own), np.inf, np.float32)])

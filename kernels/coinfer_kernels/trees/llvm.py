@@ -3,29 +3,64 @@
 The functions here are compiled for the types of their arguments. They read and write flat arrays without looking at
 bounds.
 
-A **block** is ``width`` samples whose features lie side by side: feature f of the sample at *place* p is
-``columns[f * width + p]``, a float32, a float64 or a byte. :func:`add_trees` takes complete trees of depth 3 through
-7 comparisons and 7 selects of the leaf's number, the same for every sample and for ``width`` samples at once, and
-looks up the leaf's value in a register that holds all 8 (AVX-512's ``vpermpd``, of whose index only the lowest
-3 bits count; elsewhere the values themselves are selected). Sums are float64, tree after tree, so that a sum does not
-depend on the block.
+A **record** is one complete tree of depth 3 (:func:`tree_record`), its nodes and leaves numbered breadth first::
 
-Leaf numbers are narrower than the values that they look up. Shifting a register of them brings every k-th to the
-lowest bits, so the samples' places are not in their order: :func:`samples` says which sample is where.
+               0               node i: left (x <= threshold[i]) to 2 i + 1, right to 2 i + 2
+           1       2
+         3   4   5   6         leaf j of value[0..7] lies below node 3 + j // 2
+        01   23  45  67
+
+    byte     0          28   32                         60   64                              128
+             | feature[7]    | threshold[7]             |    | value[8]                      |    float32
+             | uint32        | float32                  |    | float64, one line of cache    |
+    byte     0          28   32                    88        128                             192
+             | feature[7]    | threshold[7], float64 |       | value[8]                      |    float64
+
+Bytes (levels, ranks) lie as float32 does, with thresholds in bytes 32 to 38.
+
+A **block** is ``width`` samples whose features lie side by side. The sample at *place* p has feature f in
+``columns[f * width + p]``, a float32, a float64 or a byte::
+
+    columns   place      0    1    2  ...  width - 1
+              feature 0  x    x    x         x          the sample at place p is number samples(width, bits)[p]
+              feature 1  x    x    x         x
+              ...
+
+What :func:`make_add_trees` does with them is, in NumPy (``block = columns.reshape(F, width)``)::
+
+    for tree in trees:                                                   # records
+        left = block[tree["feature"]] <= tree["threshold"][:, None]      # (7, width)
+        upper = np.where(left[0], left[1], left[2])
+        lower = np.where(left[0], np.where(left[1], left[3], left[4]), np.where(left[2], left[5], left[6]))
+        leaf = 4 * ~left[0] + 2 * ~upper + 1 * ~lower                    # (width,), 0 .. 7
+        total[begin + samples(width, bits)] += tree["value"][leaf]
+
+7 comparisons and 7 selects, the same for every sample. Sums are float64, tree after tree, so that a sum does not depend
+on the block. How ``value[leaf]`` is found differs (:class:`Form`):
+
+* AVX-512: a register holds all 8 values, and ``vpermpd`` looks up 8 of them, by the lowest 3 bits of 8 indices.
+* AVX2: two registers hold the 8 values' lower and upper 32 bits, ``vpermd`` looks up 8 of either, and two shuffles put
+  the halves together, in each half of a register by itself.
+* any: the 7 selects are made of values instead of numbers, 2 to 8 at a time.
+
+Leaf numbers are narrower than the values that they look up: a select of bytes does 32 or 64 samples at once. Shifting a
+register of them brings every k-th to the lowest bits, so the samples' places are not in their order: :func:`samples`
+says which sample is where.
 
 Bytes take a quarter of the comparisons and selects of float32. :func:`make_rank` turns a float32 into a byte, the
 number of a feature's thresholds that it exceeds, by a search through thresholds that registers hold.
 """
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numba.core import cgutils, types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from coinfer_kernels.machine_code import processor
 from coinfer_kernels.notation import IntArray
 
 NODES, LEAVES = 7, 8
@@ -33,6 +68,7 @@ LANES = 8  # float64 values in a register of 512 bits, and rows that are transpo
 NARROW, WIDE = 16, 64  # the widths of blocks
 EDGE_START = (0, 16, 32, 48, 64, 80, 112)  # where a search finds the edges of each level
 EDGE_ROOM = 176
+_ZIPPED = (0, 1, 4, 5, 2, 3, 6, 7)  # its own inverse
 
 _code: Any = cgutils  # without type hints
 ir: Any = _code.ir  # llvmlite's, which numba brings along
@@ -40,11 +76,19 @@ _BYTE, _INT, _LONG, _DOUBLE = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.
 _DOUBLES, _LONGS = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_LONG, LANES)
 
 
+class Form(Enum):
+    """How a leaf's value is found, by what the processor has."""
+
+    AVX512 = "AVX-512"  # a register holds 8 float64; one instruction looks up 8 of them by number
+    AVX2 = "AVX2"  # a register holds 8 halves of them; two instructions look up 8 of each half
+    ANY = "any"  # the values themselves are selected
+
+
 @cache
-def has_permutes() -> bool:
-    """Whether the processor that numba compiles for looks up 8 values by number in one instruction."""
-    features: str = cpu_target.target_context.codegen().magic_tuple()[2]
-    return "+avx512f" in features.split(",")
+def form() -> Form:
+    """The fastest form on the processor that numba compiles for (``NUMBA_CPU_NAME``, ``NUMBA_CPU_FEATURES``)."""
+    features = processor()[2].split(",")
+    return Form.AVX512 if "+avx512f" in features else Form.AVX2 if "+avx2" in features else Form.ANY
 
 
 def tree_record(column: np.dtype[Any]) -> np.dtype[Any]:
@@ -58,39 +102,50 @@ def tree_record(column: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _offsets(record: np.dtype[Any]) -> list[int]:
+    """Of the fields, in their order."""
     return [offset for _, offset, *_ in (record.fields or {}).values()]
 
 
-def numbers_together(width: int, bits: int, permutes: bool | None = None) -> int:
+def numbers_together(width: int, bits: int, of: Form | None = None) -> int:
     """How many leaf numbers are shifted together to look up values, in a block of columns of so many bits."""
-    if not (has_permutes() if permutes is None else permutes) or width * bits < LANES * 64:
+    of = of or form()
+    number = {Form.AVX512: 64, Form.AVX2: 32, Form.ANY: 0}[of]  # bits of a number that looks up
+    if width * bits < LANES * number:
         return 1  # no register full of them
-    return 64 // bits
+    return max(1, number // bits)
 
 
-def samples(width: int, together: int) -> IntArray:
-    """The sample (width,) at every place of a block; ``together`` from :func:`numbers_together`."""
+def samples(width: int, bits: int, of: Form | None = None) -> IntArray:
+    """The sample (width,) at every place of a block whose columns' numbers have so many bits."""
+    of = of or form()
+    together = numbers_together(width, bits, of)
     place = np.arange(width)
     group, lane = place % together, place // together
-    return (lane // LANES * together + group) * LANES + lane % LANES
+    here = lane % LANES
+    if of is Form.AVX2 and bits < 64:  # the halves of 8 values are put together in each half of a register
+        here = np.array(_ZIPPED)[here]
+    return (lane // LANES * together + group) * LANES + here
 
 
 def _splat(builder: Any, scalar: Any, width: int) -> Any:
+    """``np.full(width, scalar)``."""
     vector = ir.VectorType(scalar.type, width)
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_INT, 0))
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), _numbers([0] * width))
 
 
 def _numbers(numbers: Sequence[int]) -> Any:
+    """``np.array(numbers, np.int32)``, as a constant: the lanes that a shuffle takes."""
     return ir.Constant(ir.VectorType(_INT, len(numbers)), list(numbers))
 
 
 def _part(builder: Any, vector: Any, first: int, count: int) -> Any:
+    """``vector[first : first + count]``."""
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), _numbers(range(first, first + count)))
 
 
 def _joined(builder: Any, vectors: Sequence[Any]) -> Any:
-    """One vector of several, a power of two of them."""
+    """``np.concatenate(vectors)``, of a power of two of them."""
     while len(vectors) > 1:
         numbers = _numbers(range(2 * vectors[0].type.count))
         pairs = zip(vectors[::2], vectors[1::2], strict=True)
@@ -99,11 +154,13 @@ def _joined(builder: Any, vectors: Sequence[Any]) -> Any:
 
 
 def _address(builder: Any, data: Any, index: Any, scalar: Any) -> Any:
+    """``data[index:]``, numbers of the type ``scalar``."""
+    data = builder.bitcast(data, scalar.as_pointer())  # until numba 0.61, pointers have types
     return builder.gep(data, [index if not isinstance(index, int) else ir.Constant(_LONG, index)], source_etype=scalar)
 
 
 def _load(builder: Any, data: Any, index: Any, scalar: Any, width: int = 0) -> Any:
-    """One number, or ``width`` of them as a vector."""
+    """``data[index]``, or ``data[index : index + width]`` as a vector."""
     address, size = _address(builder, data, index, scalar), _bytes(scalar)
     address = builder.bitcast(address, scalar.as_pointer())
     if width == 0:
@@ -113,22 +170,28 @@ def _load(builder: Any, data: Any, index: Any, scalar: Any, width: int = 0) -> A
 
 
 def _store(builder: Any, vector: Any, data: Any, index: Any, scalar: Any) -> None:
+    """``data[index : index + len(vector)] = vector``."""
     address = _address(builder, data, index, scalar)
     builder.store(vector, builder.bitcast(address, vector.type.as_pointer()), align=_bytes(scalar))
 
 
 def _bytes(scalar: Any) -> int:
+    """``np.dtype(scalar).itemsize``."""
     return {_DOUBLE: 8, ir.FloatType(): 4}[scalar] if not isinstance(scalar, ir.IntType) else scalar.width // 8
 
 
 def _left(builder: Any, column: Any, threshold: Any) -> Any:
+    """``column <= threshold``, (width,) bits; never true of NaN."""
     if isinstance(column.type.element, ir.IntType):
         return builder.icmp_unsigned("<=", column, threshold)
     return builder.fcmp_ordered("<=", column, threshold)
 
 
 def _descend(builder: Any, left: Sequence[Any], leaves: Sequence[Any]) -> Any:
-    """Of 8 leaves the one that 7 decisions lead to."""
+    """Of 8 leaves (each a vector) the one that 7 decisions lead to, lane by lane.
+
+    ``leaves = np.where(left[3:7], leaves[0::2], leaves[1::2])``, then by ``left[1:3]``, then by ``left[0]``.
+    """
     while len(leaves) > 1:
         nodes = left[len(leaves) // 2 - 1 : len(leaves) - 1]
         pairs = zip(nodes, leaves[::2], leaves[1::2], strict=True)
@@ -137,7 +200,7 @@ def _descend(builder: Any, left: Sequence[Any], leaves: Sequence[Any]) -> Any:
 
 
 def _look_up(builder: Any, left: Sequence[Any], value: Any, bits: int) -> list[Any]:
-    """Values of the leaves, LANES of them at a time, by the leaves' numbers."""
+    """``value[leaf]``, LANES of them at a time: AVX-512's ``vpermpd`` of the 8 values by the leaves' numbers."""
     width = left[0].type.count
     numbers = ir.VectorType(ir.IntType(bits), width)
     # Bits beyond the lowest 3 don't count; with them the selects of 0 and 1 remain selects.
@@ -159,7 +222,7 @@ def _look_up(builder: Any, left: Sequence[Any], value: Any, bits: int) -> list[A
 
 
 def _select_values(builder: Any, left: Sequence[Any], value: Any) -> list[Any]:
-    """As :func:`_look_up`, by selecting among the values themselves."""
+    """As :func:`_look_up`, by selecting among the values themselves: :func:`_descend` of 8 splats."""
     splats = []
     for leaf in range(LEAVES):
         splats.append(_splat(builder, _load(builder, value, leaf, _DOUBLE), LANES))
@@ -167,13 +230,57 @@ def _select_values(builder: Any, left: Sequence[Any], value: Any) -> list[Any]:
     return [_descend(builder, [_part(builder, node, group, LANES) for node in left], splats) for group in groups]
 
 
-def make_add_trees(width: int, permutes: bool | None = None) -> Callable[..., None]:
+def _look_up_halves(builder: Any, left: Sequence[Any], value: Any, bits: int) -> list[Any]:
+    """As :func:`_look_up`, by AVX2's ``vpermd`` of the values' lower and upper 32 bits.
+
+    ``low, high = value.view(np.int32).reshape(8, 2).T``, then ``np.stack([low[leaf], high[leaf]], 1).view(float)``.
+    """
+    width, halves = left[0].type.count, ir.VectorType(_INT, LANES)
+    # Loaded as they lie, values 0 1 2 3 and 4 5 6 7 give halves of 0 1 4 5 and 2 3 6 7 without leaving a half register.
+    first, last = (builder.bitcast(_load(builder, value, at, _DOUBLE, 4), halves) for at in (0, 4))
+    order = [0, 2, 8, 10, 4, 6, 12, 14]
+    low = builder.shuffle_vector(first, last, _numbers(order))
+    high = builder.shuffle_vector(first, last, _numbers([lane + 1 for lane in order]))
+    permute = _code.get_or_insert_function(
+        builder.module, ir.FunctionType(halves, [halves, halves]), "llvm.x86.avx2.permd"
+    )
+    numbers = ir.VectorType(ir.IntType(bits), width)
+    # Only a number's lowest 3 bits count; with those beyond, the selects of two constants remain selects.
+    leaf = _descend(builder, left, [ir.Constant(numbers, [LEAVES + place] * width) for place in _ZIPPED])
+    found: list[Any] = []
+    if bits == 64:
+        ints = builder.bitcast(leaf, ir.VectorType(_INT, 2 * width))
+        for group in range(0, 2 * width, LANES):
+            twice = _numbers([group + lane - lane % 2 for lane in range(LANES)])
+            number = builder.shuffle_vector(ints, ir.Constant(ints.type, ir.Undefined), twice)
+            both = [builder.call(permute, [table, number]) for table in (low, high)]
+            mixed = builder.shuffle_vector(*both, _numbers([lane + LANES * (lane % 2) for lane in range(LANES)]))
+            found.append(builder.bitcast(mixed, ir.VectorType(_DOUBLE, 4)))
+        return [_joined(builder, found[i : i + 2]) for i in range(0, len(found), 2)]
+    together = numbers_together(width, bits, Form.AVX2)
+    if together == 1:
+        whole = leaf if bits == 32 else builder.zext(leaf, ir.VectorType(_INT, width))
+        parts = [_part(builder, whole, group, LANES) for group in range(0, width, LANES)]
+    else:
+        ints, parts = builder.bitcast(leaf, ir.VectorType(_INT, width // together)), []
+        for group in range(0, width // together, LANES):
+            part = _part(builder, ints, group, LANES)
+            parts += [builder.lshr(part, ir.Constant(halves, [shift] * LANES)) for shift in range(0, 32, bits)]
+    for number in parts:
+        both = [builder.call(permute, [table, number]) for table in (low, high)]
+        for start in (0, 2):  # lanes 0 1 4 5, then 2 3 6 7
+            lanes = [lane + half for lane in (start, start + 1, start + 4, start + 5) for half in (0, LANES)]
+            found.append(builder.bitcast(builder.shuffle_vector(*both, _numbers(lanes)), ir.VectorType(_DOUBLE, 4)))
+    return [_joined(builder, found[i : i + 2]) for i in range(0, len(found), 2)]
+
+
+def make_add_trees(width: int, of: Form | None = None) -> Callable[..., None]:
     """An intrinsic ``add_trees(columns, trees, total, begin)`` for blocks of that width.
 
     Adds to ``total[begin : begin + width]``, which is in the samples' order, what trees of depth 3 say of the block
     ``columns``.
-    ``trees`` are :func:`tree_record` in a row, viewed as numbers of the columns' type. ``permutes``: as
-    :func:`has_permutes` by default.
+    ``trees`` are :func:`tree_record` in a row, viewed as numbers of the columns' type. ``of``: as :func:`form` by
+    default.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -201,8 +308,10 @@ def make_add_trees(width: int, permutes: bool | None = None) -> Callable[..., No
                 number = builder.zext(_load(builder, feature, i, _INT), _LONG)
                 column = _load(builder, columns, builder.mul(number, ir.Constant(_LONG, width)), scalar, width)
                 left.append(_left(builder, column, _splat(builder, _load(builder, threshold, i, scalar), width)))
-            if has_permutes() if permutes is None else permutes:
+            if (of or form()) is Form.AVX512:
                 values = _look_up(builder, left, value, bits)
+            elif (of or form()) is Form.AVX2:
+                values = _look_up_halves(builder, left, value, bits)
             else:
                 values = _select_values(builder, left, value)
             for room, leaf in zip(sums, values, strict=True):
@@ -219,7 +328,10 @@ def make_add_trees(width: int, permutes: bool | None = None) -> Callable[..., No
 
 
 def _transposed(builder: Any, rows: Sequence[Any]) -> list[Any]:
-    """Columns of LANES rows of LANES numbers: half-blocks change places, halves of halves next (Eklundh, 1972)."""
+    """``np.stack(rows).T`` of LANES rows of LANES numbers.
+
+    Half-blocks change places, halves of halves next (Eklundh, 1972).
+    """
     rows = list(rows)
     distance = 1
     while distance < LANES:
@@ -302,7 +414,7 @@ def edge_places(levels: int) -> list[IntArray]:
 
 
 def _edge(builder: Any, edges: Any, start: Any, level: int, number: Any) -> Any:
-    """The edges that 16 samples are compared with next, by the bits (16,) that they have."""
+    """``edges[start + EDGE_START[level] :][number]``: the edges of 16 samples, by the bits (16,) found so far."""
     single = ir.FloatType()
     table, numbers = ir.VectorType(single, 16), number.type
 
@@ -323,11 +435,16 @@ def _edge(builder: Any, edges: Any, start: Any, level: int, number: Any) -> Any:
 
 
 def make_rank(levels: int) -> Callable[..., None]:
-    """An intrinsic ``rank(columns, edges, start, codes, column)`` for processors that permute (:func:`has_permutes`).
+    """An intrinsic ``rank(columns, edges, start, codes, column)`` for ``Form.AVX512``.
 
     Writes how many edges each number of a float32 ``column`` of a wide block exceeds, times ``2 ** (8 - levels)``, to
     the same column of ``codes``, bytes. ``edges`` holds :func:`edge_places` from ``start`` on, each level at
-    ``EDGE_START``.
+    ``EDGE_START``. In NumPy, ``searchsorted(thresholds, columns[column]) << (8 - levels)``, found bit by bit::
+
+        number = 0
+        for level in range(levels):
+            number |= (x > edges[start + EDGE_START[level] :][number]) << level
+        codes[column] = bits in reverse order of uint8(number)
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

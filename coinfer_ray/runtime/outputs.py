@@ -1,0 +1,91 @@
+"""Files that commands write where they are told to: nothing of another kind is written over.
+
+A file that is there already may be the user's thesis. It is replaced only where it is of the kind that the command
+writes (run again, it brings its own file up to date) or empty. Whether it is, its bytes say: this reads a few of
+them, and needs none of the libraries that could read the whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from coinfer_ray.errors import InputError
+
+PAGE_MARK = '<meta name="generator" content="coinfer">'
+PICTURE_MARK = "coinfer atlas"  # what its metadata names as the creator
+_HEAD = 4096  # bytes of a page in which its mark stands
+
+
+def check_replaceable(path: str | Path, kind: str) -> None:
+    """Raise InputError where writing a ``kind`` (a key of :data:`KINDS`) to ``path`` would destroy something else."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"out: {path} is a folder; give the name of a file")
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise InputError(f"out: {path} is a device or a pipe, which would be replaced by a file; give another name")
+    words, recognise = KINDS[kind]
+    try:
+        ours = path.stat().st_size == 0 or recognise(path)
+    except OSError as error:
+        raise InputError(f"out: {path} cannot be read ({error.strerror}); give another name") from None
+    if not ours:
+        raise InputError(f"out: {path} is there and is not {words}; move it away, or give another name")
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return PAGE_MARK.encode() in file.read(_HEAD)
+
+
+def _is_predictor(path: Path) -> bool:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return "feature_names" in json.loads(str(arrays["metadata"]))
+    except Exception:  # a foreign file breaks NumPy, zipfile, zlib and json each in its own way
+        return False
+
+
+def _is_picture(path: Path) -> bool:
+    return PICTURE_MARK.encode() in path.read_bytes()
+
+
+def _is_graph(path: Path) -> bool:
+    try:
+        document = json.loads(path.read_text())
+    except ValueError:
+        return False
+    return isinstance(document, dict) and {"model", "input_px", "layers"} <= document.keys()
+
+
+def _has_parquet_key(key: bytes) -> Callable[[Path], bool]:
+    """Whether a file is Parquet with ``key`` among its metadata: in its footer, whose length and magic end the file."""
+
+    def recognise(path: Path) -> bool:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 8))
+            ending = file.read()
+            footer = int.from_bytes(ending[:4], "little")
+            if ending[4:] != b"PAR1" or footer > size - 8:
+                return False
+            file.seek(size - 8 - footer)
+            return key in file.read(footer)
+
+    return recognise
+
+
+KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {
+    "page": ("a page that coinfer wrote", _is_page),
+    "predictor": ("a predictor", _is_predictor),
+    "records": ("a file of records", _has_parquet_key(b"coinfer_ray.records")),
+    "atlas": ("an atlas", _has_parquet_key(b"coinfer_ray.atlas")),
+    "quantized": ("a table of quantised cuts", _has_parquet_key(b"coinfer_ray.quantized")),
+    "picture": ("a picture that coinfer drew", _is_picture),
+    "graph": ("a layer graph", _is_graph),
+}

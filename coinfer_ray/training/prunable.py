@@ -1,0 +1,303 @@
+"""Base networks trained to be pruned: random sub-networks along the ranking learn with the whole network.
+
+Each step trains the whole network on the labels, and sub-networks on its outputs and the labels: the sandwich rule
+with in-place distillation of slimmable networks (J. Yu and T. Huang, "Universally Slimmable Networks and Improved
+Training Techniques", ICCV 2019; J. Yu et al., "BigNAS", ECCV 2020; H. Cai et al., "Once-for-All", ICLR 2020). What a
+strategy cuts off later was then the least important part all along, and a short fine-tuning mends the rest.
+
+Which channels a sub-network keeps is the L1 ranking of the weights that the phase begins with. The phase puts the
+channels in that order, and at its end scales every filter, without changing what the network computes, so that the L1
+norms of the final weights rank them the same way: a candidate that is pruned by L1 norm is a sub-network of those that
+were trained, and neither the file nor the pruner has to know.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from coinfer_ray.compression.pruning import ChannelRanking, shrink
+from coinfer_ray.models.layers import Layer, LayerGraph
+from coinfer_ray.models.trace import trace_graph
+from coinfer_ray.runtime.progress import Progress
+from coinfer_ray.training.base import BaseNetwork, build_base, load_base, round_weights, save_base, train_base
+from coinfer_ray.training.data import DataSplits, ImageSet
+from coinfer_ray.training.memory import keep_freed_memory, pick_precision
+from coinfer_ray.training.subnetworks import SlicedNetwork, draw_kept
+from coinfer_ray.training.trainer import Batch, Phase, Preprocess, ResidentImages, accuracy, train
+
+NORM_IMAGES = 10_000  # on which the whole network's batch norms are measured at the end
+NORM_MARGIN = 2e-3  # by which neighbours in the ranking differ: more than rounding to bfloat16 moves a norm
+HOMOGENEOUS = ("conv", "fc", "relu", "leaky_relu", "max_pool", "avg_pool", "dropout")
+
+
+@dataclass(frozen=True)
+class PrunablePhase(Phase):
+    """A phase whose steps train sub-networks too.
+
+    ``plain``: the share of the images, at the beginning, on which the whole network learns alone (it is the slower to
+    learn, and the teacher of the others). ``subnetworks``: how many random ones a step trains, each on its part of
+    the batch. Their common sparsity is uniform in 0..``most_sparsity``, that of each set normal around it with the
+    standard deviation ``spread``. They learn the whole network's soft outputs with the weight ``soft``, the labels
+    with the rest; in the mean they weigh as much as the whole network.
+    """
+
+    plain: float = 0.0
+    subnetworks: int = 2
+    most_sparsity: float = 0.5
+    spread: float = 0.12
+    soft: float = 0.7
+
+
+@dataclass
+class _SandwichLoss:
+    """The whole network on labels, sub-networks on its outputs and the labels."""
+
+    network: SlicedNetwork
+    graph: LayerGraph
+    phase: PrunablePhase
+
+    def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        phase = self.phase
+        logits = model(batch.x).float()
+        loss = F.cross_entropy(logits, batch.labels)
+        if batch.done < phase.plain:
+            return loss
+        targets = phase.soft * logits.detach().softmax(1)
+        targets += (1 - phase.soft) * F.one_hot(batch.labels, logits.shape[1])
+        parts = min(phase.subnetworks, len(batch.labels))
+        for x, target in zip(batch.x.chunk(parts), targets.chunk(parts), strict=True):
+            kept = draw_kept(self.graph, batch.rng.uniform(0.0, phase.most_sparsity), phase.spread, batch.rng)
+            loss = loss + F.cross_entropy(self.network(x, kept).float(), target) / parts
+        return loss
+
+
+def obtain_trained_base(
+    path: Path,
+    model: str,
+    input_px: int,
+    data: DataSplits,
+    *,
+    phase: Phase,
+    prunable: PrunablePhase | None,
+    seed: int,
+    start: BaseNetwork | None = None,
+    on_images: Callable[[int], None] | None = None,
+    quiet: bool = False,
+) -> BaseNetwork:
+    """The base network at ``path``, trained and written there first where it is not: plainly, then to be pruned.
+
+    ``prunable`` None leaves the second phase out; ``start`` is a plainly trained network that stands for the first.
+    Training that was cut off goes on from hidden files beside ``path``, with the same result. ``on_images`` is called
+    with the number of images of each batch, and may raise to stop.
+
+    Raises:
+        InputError: what lies there is the base of another network, input size or data set.
+        Diverged: the loss is no longer finite.
+    """
+    if path.exists():
+        return load_base(path, model=model, input_px=input_px, data=data)
+    keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = pick_precision(device)
+    plain_path = path.with_name(f".{path.name}.plain")
+
+    def watched(progress: Progress) -> Callable[[int], None]:
+        def advance(images: int) -> None:
+            progress.advance(images)
+            if on_images is not None:
+                on_images(images)
+
+        return advance
+
+    if start is not None:
+        plain = start
+    elif plain_path.exists():
+        plain = load_base(plain_path, model=model, input_px=input_px, data=data)
+    else:
+        with Progress("base network, images", phase.images, quiet=quiet) as progress:
+            plain = train_base(
+                model,
+                input_px,
+                data,
+                phase=phase,
+                seed=seed,
+                device=device,
+                precision=precision,
+                checkpoint=path.with_name(f".{path.name}.checkpoint"),
+                on_images=watched(progress),
+            )
+        if prunable is not None:
+            save_base(plain, plain_path)
+    if prunable is None:
+        base = plain
+    else:
+        with Progress("base network to be pruned, images", prunable.images, quiet=quiet) as progress:
+            base = make_prunable(
+                plain,
+                data,
+                phase=prunable,
+                seed=seed,
+                device=device,
+                precision=precision,
+                checkpoint=path.with_name(f".{path.name}.prunable"),
+                on_images=watched(progress),
+            )
+    save_base(base, path)
+    plain_path.unlink(missing_ok=True)
+    return base
+
+
+def make_prunable(
+    base: BaseNetwork,
+    data: DataSplits,
+    *,
+    phase: PrunablePhase,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    checkpoint: Path | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> BaseNetwork:
+    """``base`` after a phase of the sandwich rule, measured anew on validation and test images.
+
+    With a ``checkpoint`` path a phase that was cut off goes on from there, with the same result.
+
+    Raises:
+        Diverged: the loss is no longer finite.
+    """
+    started = time.perf_counter()
+    network, graph = ordered_network(base, len(data.classes))
+    network = network.to(device).to(memory_format=torch.channels_last)
+    preprocess = Preprocess.of(data, graph.input_px)
+    train(
+        network,
+        data.train,
+        preprocess,
+        phase,
+        seed=seed,
+        device=device,
+        precision=precision,
+        checkpoint=checkpoint,
+        on_images=on_images,
+        loss=_SandwichLoss(SlicedNetwork(network, graph), graph, phase),
+    )
+    keep_order(network, graph)
+    round_weights(network)
+    measure_batch_norms(network, data.train, preprocess, NORM_IMAGES, device=device, precision=precision)
+    round_weights(network)
+    validation, test = [
+        accuracy(network, part, preprocess, device=device, precision=precision) for part in (data.validation, data.test)
+    ]
+    info = base.info | {
+        "prunable": asdict(phase),
+        "prunable_seed": seed,
+        "prunable_from": base.fingerprint,
+        "prunable_seconds": round(time.perf_counter() - started),
+    }
+    weights = {name: tensor.cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
+    return BaseNetwork(weights, validation, test, info)
+
+
+def ordered_network(base: BaseNetwork, classes: int) -> tuple[nn.Module, LayerGraph]:
+    """The network of ``base``, the channels of every prunable set in the order of their L1 norms, and its graph."""
+    network = build_base(base, classes)
+    pixels = int(base.info["input_px"])
+    graph = trace_graph(network, (3, pixels, pixels), str(base.info["model"]))
+    return shrink(network, graph, ChannelRanking(network, graph).order()), graph
+
+
+@torch.no_grad()
+def keep_order(network: nn.Module, graph: LayerGraph) -> None:
+    """Scale filters, in place, so that their L1 norms fall from the first channel of every prunable set to the last.
+
+    A factor on a filter is undone by the batch norm behind it, or, where what follows is as homogeneous as a ReLU, by
+    the inputs of the next layers. Sets with neither are left as they are.
+    """
+    for prunable in graph.prunable_sets:
+        makers = [layer for layer in graph.layers if layer.name in prunable.layers]
+        scores = torch.stack([_filter_norms(network, layer) for layer in makers]).mean(0)
+        scores = scores.reshape(-1, prunable.unit).mean(1)
+        wanted = scores.sort(descending=True).values
+        margin = 1 + min(NORM_MARGIN, 1 / len(wanted))
+        for place in range(1, len(wanted)):
+            wanted[place] = torch.minimum(wanted[place], wanted[place - 1] / margin)
+        factors = (wanted / scores.clamp_min(1e-12)).repeat_interleave(prunable.unit)
+        norms = [_norm_behind(graph, layer) for layer in makers]
+        readers = [layer for layer in graph.layers if layer.in_set == prunable.name and layer.out_set != prunable.name]
+        if all(norms):
+            for norm in norms:
+                assert norm is not None
+                module = network.get_submodule(norm.module)
+                module.running_mean.mul_(factors)  # type: ignore[union-attr, operator]
+                module.running_var.mul_(factors.square())  # type: ignore[union-attr, operator]
+        elif len(makers) == 1 and _is_homogeneous(graph, prunable.name):
+            for layer in readers:
+                if layer.kind in ("conv", "fc"):
+                    weight = network.get_submodule(layer.module).weight
+                    assert isinstance(weight, torch.Tensor)
+                    inputs = factors.repeat_interleave(weight.shape[1] // len(factors))
+                    weight.div_(inputs.reshape(1, -1, *[1] * (weight.dim() - 2)))
+        else:
+            continue
+        for layer in makers:
+            module = network.get_submodule(layer.module)
+            module.weight.mul_(factors.reshape(-1, *[1] * (module.weight.dim() - 1)))  # type: ignore[operator]
+            if module.bias is not None:
+                module.bias.mul_(factors)  # type: ignore[operator]
+
+
+def _filter_norms(network: nn.Module, layer: Layer) -> torch.Tensor:
+    weight = network.get_submodule(layer.module).weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.abs().flatten(1).sum(1)
+
+
+def _norm_behind(graph: LayerGraph, layer: Layer) -> Layer | None:
+    """The batch norm that alone reads a layer's output."""
+    readers = [other for other in graph.layers if layer.index in other.inputs]
+    return readers[0] if len(readers) == 1 and readers[0].kind == "batch_norm" else None
+
+
+def _is_homogeneous(graph: LayerGraph, name: str) -> bool:
+    touched = [layer for layer in graph.layers if name in (layer.in_set, layer.out_set)]
+    return all(layer.kind in HOMOGENEOUS and not layer.group_width for layer in touched)
+
+
+@torch.no_grad()
+def measure_batch_norms(
+    network: nn.Module,
+    images: ImageSet | ResidentImages,
+    preprocess: Preprocess,
+    count: int,
+    *,
+    device: torch.device,
+    precision: torch.dtype,
+    batch_size: int = 256,
+) -> None:
+    """Replace the running means and variances of all batch norms by plain averages over the first ``count`` images.
+
+    The images are not augmented, as when the network is used. A network without batch norms stays as it is.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
+    network.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # an average in which every batch counts as much as any other
+        norm.train()
+    resident = ResidentImages.of(images, device).take(slice(0, count))
+    for start in range(0, len(resident) - len(resident) % batch_size or len(resident), batch_size):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+            network(preprocess(resident.images[start : start + batch_size]))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
