@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import coinfer_kernels
@@ -232,6 +232,37 @@ def test_the_answer_has_what_the_quick_start_prints() -> None:
     asked = {name for block in blocks(text, "python") for name in re.findall(r"\banswer\.(\w+)", block)}
     assert {"latency_s", "strategy"} <= asked
     assert asked <= set(coinfer_ray.Answer.__dataclass_fields__)
+
+
+def undocumented(name: str, thing: Any) -> list[str]:
+    """Parameters that neither a function's docstring nor that of its class names."""
+    if isinstance(thing, type) and issubclass(thing, tuple):  # its fields are documented where they stand
+        return []
+    text = thing.__doc__ or ""
+    if isinstance(thing, type) and "__init__" in vars(thing):
+        text += thing.__init__.__doc__ or ""
+    try:
+        parameters = inspect.signature(thing).parameters
+    except ValueError:  # an exception's
+        return []
+    return [f"{name}: {one}" for one in parameters if one not in ("self", "cls") and not re.search(rf"\b{one}\b", text)]
+
+
+def methods_of(cls: type) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(cls).items():
+        if not name.startswith("_") and isinstance(value, classmethod | staticmethod | FunctionType):
+            yield name, getattr(value, "__func__", value)
+
+
+@pytest.mark.parametrize("package", [coinfer_ray, coinfer_kernels], ids=lambda package: package.__name__)
+def test_every_public_parameter_can_be_looked_up(package: ModuleType) -> None:
+    found = []
+    for name in package.__all__:
+        thing = getattr(package, name)
+        found += undocumented(name, thing)
+        for method, function in methods_of(thing) if isinstance(thing, type) else ():
+            found += undocumented(f"{name}.{method}", function) + ([] if function.__doc__ else [f"{name}.{method}"])
+    assert found == []
 
 
 # -------------------------------------------------------------------------------------------------------- first page

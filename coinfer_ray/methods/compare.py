@@ -37,8 +37,10 @@ def compare(
     records and takes their input size, and ``optimizer`` and ``time_limit_s`` are for it. The others need none and run
     at any ``input_px``; by default at that of the shipped records, or at the paper's 224. Without records nothing is
     known of the accuracy, which is then None. ``accuracy_bound`` is what a row reaches with the ``confidence`` that
-    was asked for, None where none was; a measured accuracy is its own bound. The other arguments:
-    :func:`coinfer_ray.optimizer.optimize.optimize`.
+    was asked for, None where none was; a measured accuracy is its own bound.
+
+    ``model``, ``device``, ``server``, ``link``, ``objective``, ``seed`` and ``options`` are those of
+    :func:`coinfer_ray.optimize`.
 
     Raises:
         InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that

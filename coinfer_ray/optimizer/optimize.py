@@ -35,6 +35,11 @@ TIME_LIMIT_S = 10.0  # that one answer takes at most, where nothing else is aske
 class Answer:
     """The strategy found for one scenario, and what it costs.
 
+    ``model`` at ``input_px`` pixels takes ``latency_s`` = ``device_s`` + ``server_s`` + ``uplink_s`` (s) and sends
+    ``uplink_bit`` (bit); ``cut_after`` names the last layer on the device. Accuracies are in 0..1: the
+    ``predicted_accuracy``, the ``accuracy_floor`` that was to be met, and the unmodified network's ``base_accuracy``.
+    ``optimizer`` looked at ``evaluations`` strategies.
+
     ``accuracy_source`` is ``base`` where the network stays as it is and its accuracy is measured, ``predicted``
     where the predictor says so, with ``typical_error`` (root mean square, out of fold) in either direction.
     ``accuracy_bound`` is what it reaches with the ``confidence`` that was asked for; both None where none was.
@@ -89,6 +94,9 @@ def optimize(
     **options: Unpack[OptimizeOptions],
 ) -> Answer:
     """The strategy with the least latency (or energy) whose accuracy stays within ``max_loss`` of the base's.
+
+    ``model`` is a network's name (``coinfer models`` lists them). ``objective``: ``latency`` in seconds, or ``energy``,
+    the device's in joules, which needs its powers.
 
     ``device``, ``server`` and ``link`` are the paper's presets by name, YAML files, or objects of
     :mod:`coinfer_ray.scenarios.scenario`. ``options`` are those of

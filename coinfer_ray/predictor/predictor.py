@@ -24,11 +24,14 @@ PREDICTOR_FORMAT = 2
 
 @dataclass(frozen=True)
 class Predictor:
-    """A fitted regressor and what it was fitted on.
+    """A fitted regressor and what it was fitted on: the ``records`` (their number) of ``model`` at ``input_px`` pixels.
+
+    ``ensemble`` predicts, ``calibration`` bounds; ``regressor`` is its name; ``accuracy`` says which images were
+    measured on, ``base_accuracy`` (0..1) what the unmodified network reaches on them; ``versions``: of the libraries.
 
     ``feature_names`` are the columns that :meth:`predict` takes: the search space's, and ``snr_db`` behind them
     where the records were collected through a noisy channel. ``settings`` are the records' (data, pixels,
-    training), ``records_hash`` is a fingerprint of their strategies and accuracies.
+    training), ``settings_hash`` their fingerprint, ``records_hash`` one of their strategies and accuracies.
 
     Errors, all in accuracy: ``typical_error`` is the root mean square out of fold, what to expect of a strategy that
     was not trained; ``noise_floor`` the standard deviation between trainings of one strategy with several seeds,
@@ -109,7 +112,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path) -> Predictor:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote to ``path``.
 
         Raises:
             InputError: no such file, or one that isn't a predictor of this format.

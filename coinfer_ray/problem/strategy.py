@@ -48,6 +48,7 @@ class Strategy:
     codec: Codec = Codec()
 
     def to_json(self) -> dict[str, Any]:
+        """The strategy as JSON can say it; :meth:`from_json` reads it."""
         return {
             "sparsity": dict(self.sparsity),
             "partition_point": self.partition_point,
@@ -56,7 +57,7 @@ class Strategy:
 
     @classmethod
     def from_json(cls, document: Any) -> Strategy:
-        """Rebuild from :meth:`to_json`, or from the answer of ``coinfer optimize --json`` that contains it.
+        """Rebuild from a ``document``: what :meth:`to_json` gave, or an answer of ``coinfer optimize --json``.
 
         Raises:
             InputError: a key is missing or is no number.
@@ -77,6 +78,11 @@ class Strategy:
 
     @classmethod
     def load(cls, path: str | Path) -> Strategy:
+        """Read a strategy, or an answer that contains it, from the JSON file at ``path``.
+
+        Raises:
+            InputError: no such file, no JSON, or no strategy in it.
+        """
         try:
             return cls.from_json(json.loads(Path(path).read_text()))
         except (OSError, json.JSONDecodeError) as error:

@@ -259,11 +259,13 @@ def solve_paper(
 ) -> Solutions:
     """Solve a batch of scenarios by the paper's Algorithm 1.
 
-    ``rule`` says what a proposal is compared with (see the module). ``solutions`` is the paper's k, ``shrink`` its
-    lambda. ``max_evaluations`` bounds the strategies evaluated for one scenario, ``max_tries`` the proposals of one
-    solution in one pass. ``keys`` (S,) are the scenarios' own numbers in a larger grid, so that a scenario draws the
-    same random numbers in whatever batch it comes; without them they are numbered from 0. ``threads``: None for all
-    that numba may use. The answer depends neither on ``threads`` nor on the rest of the batch.
+    ``space``, ``cost`` and ``ensemble`` are the problem, ``scenarios`` the batch (:mod:`coinfer_kernels.notation`).
+    ``rule`` says what a proposal is compared with (see the module). ``solutions`` is the paper's k, ``scales`` its
+    number of scale steps, ``shrink`` its lambda; ``seed`` is a whole number from 0 on. ``max_evaluations`` bounds the
+    strategies evaluated for one scenario, ``max_tries`` the proposals of one solution in one pass. ``keys`` (S,) are
+    the scenarios' own numbers in a larger grid, so that a scenario draws the same random numbers in whatever batch it
+    comes; without them they are numbered from 0. ``threads``: None for all that numba may use. The answer depends
+    neither on ``threads`` nor on the rest of the batch.
 
     Raises:
         ValueError: tables that don't fit each other, or parameters out of range.

@@ -196,6 +196,8 @@ def _cheapest_rows(
 def strategy_costs(cost: CostTables, cut_variable: int, levels: ArrayLike) -> FloatArray:
     """Costs (n, 3) of canonical strategies ``levels`` (n, V): device FLOPs, server FLOPs, uplink bits.
 
+    ``cost``: the network's tables; ``cut_variable``: the column of ``levels`` that holds the cut.
+
     Raises:
         ValueError: wrong shapes, or levels that the tables don't have.
     """
@@ -215,6 +217,8 @@ def strategy_costs(cost: CostTables, cut_variable: int, levels: ArrayLike) -> Fl
 
 def latencies(costs: ArrayLike, weights: ArrayLike, threads: int | None = 1) -> FloatArray:
     """Objective (n, S) of every strategy in every scenario, from costs (n, 3) and weights (S, 3).
+
+    ``threads`` share the strategies; None for all that numba may use.
 
     Raises:
         ValueError: wrong shapes.
@@ -236,7 +240,8 @@ def cheapest_feasible(
 ) -> tuple[IntArray, FloatArray]:
     """The cheapest of n strategies that meets each scenario's accuracy floor.
 
-    ``costs`` (n, 3); ``accuracy`` (n,). Returns the strategy's row (S,), -1 where none is feasible, and its
+    ``costs`` (n, 3): device FLOPs, server FLOPs, uplink bits; ``accuracy`` (n,) in 0..1; ``threads`` share the
+    ``scenarios``, None for all that numba may use. Returns the strategy's row (S,), -1 where none is feasible, and its
     objective (S,), infinite there. Equal objectives: the first row. The n x S product is never stored.
 
     Raises:

@@ -13,7 +13,7 @@ S    scenarios (a device, a server, a link, an accuracy floor)
 
 A **strategy is a vector of level indices** (V,) int64, ``0 <= levels[v] < n_levels[v]``. Level 0 of a sparsity
 ratio prunes nothing. Its **costs** are three numbers that no scenario changes: FLOPs on the device, FLOPs on the
-server, bits on the uplink. A scenario is a **weight** for each of them, so that the objective is a dot product:
+server, bits on the uplink. A scenario is a **weight** for each of them, so that the objective is a dot product::
 
     T = device_flop * w[0] + server_flop * w[1] + uplink_bit * w[2]          w = (1/theta_d, 1/theta_s, 1/R)  [s]
 

@@ -56,7 +56,7 @@ def _feature_rows(space: SpaceTables, levels: IntArray, snr_db: FloatArray, x: F
 def decode(space: SpaceTables, cube: ArrayLike) -> IntArray:
     """Strategies at points of the unit cube.
 
-    ``cube`` (n, V) in 0..1, 1 included. Returns canonical levels (n, V).
+    ``space``: the variables and their levels; ``cube`` (n, V) in 0..1, 1 included. Returns canonical levels (n, V).
 
     Raises:
         ValueError: wrong shape, or a coordinate outside 0..1.
@@ -73,7 +73,7 @@ def decode(space: SpaceTables, cube: ArrayLike) -> IntArray:
 
 
 def canonicalize(space: SpaceTables, levels: ArrayLike) -> IntArray:
-    """A copy of ``levels`` (n, V) with meaningless variables at their canonical level.
+    """A copy of ``levels`` (n, V) with meaningless variables at their canonical level, as ``space`` has them.
 
     Raises:
         ValueError: wrong shape, or a level that its variable doesn't have.
@@ -85,7 +85,7 @@ def canonicalize(space: SpaceTables, levels: ArrayLike) -> IntArray:
 
 
 def features(space: SpaceTables, levels: ArrayLike, snr_db: ArrayLike | None = None) -> FloatArray:
-    """What the predictor sees: the realised values of ``levels`` (n, V).
+    """What the predictor sees: the values that ``space`` has for ``levels`` (n, V).
 
     Returns (n, V), or (n, V + 1) where ``snr_db`` (one number, or one for each strategy) is given.
 

@@ -149,6 +149,9 @@ def build_atlas(
 ) -> Atlas:
     """The atlas of all strategies with at least that accuracy, for weights in the cone of ``corners`` (C, 3).
 
+    ``space``, ``cost`` and ``ensemble`` are the problem (:mod:`coinfer_kernels.notation`); ``accuracy_floor``, in 0..1,
+    is the least accuracy; ``snr_db`` is the predictor's last feature where it has one for the channel.
+
     ``known_levels`` (K, V) are strategies that are accurate enough whatever the predictor says; in the answer they have
     an infinite accuracy, that is, none that was predicted. ``batch`` weights are solved at a time, each with
     ``max_nodes`` boxes at most, and ``max_solves`` altogether; where a limit ends it, ``Atlas.ratio`` is above

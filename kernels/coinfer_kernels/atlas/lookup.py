@@ -55,8 +55,9 @@ class Atlas(NamedTuple):
     ) -> tuple[IntArray, FloatArray]:
         """The best strategy's row (S,) and its objective (S,) for weights (S, 3): s per FLOP, FLOP and bit.
 
-        Of equal objectives the first row wins. A weight outside the region has row -1 and objective NaN where
-        ``outside`` is ``mark``: nothing is proven there, and nothing is answered.
+        ``threads`` share the rows; None for all that numba may use. Of equal objectives the first row wins. A weight
+        outside the region has row -1 and objective NaN where ``outside`` is ``mark``: nothing is proven there, and
+        nothing is answered.
 
         Raises:
             ValueError: wrong shapes, or a weight outside the region that is to be refused.

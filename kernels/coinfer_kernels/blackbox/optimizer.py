@@ -169,7 +169,12 @@ def new_population(low: FloatArray, high: FloatArray, integral: BoolArray, size:
 
 @dataclass(frozen=True)
 class OptimizeResult:
-    """Fields as ``scipy.optimize.OptimizeResult`` has them; ``violation`` is 0 where ``x`` is feasible."""
+    """The best solution of a run, with the fields of ``scipy.optimize.OptimizeResult``.
+
+    ``x`` (D,): the solution; ``fun``: its objective; ``nfev``: solutions evaluated; ``nit``: generations; ``success``:
+    whether ``x`` is feasible; ``message``: why the run ended; ``violation``: of the constraints by ``x``, 0 where
+    feasible.
+    """
 
     x: FloatArray
     fun: float
@@ -197,6 +202,9 @@ def minimize(
     population: int | None = None,
 ) -> OptimizeResult:
     """Minimise ``fun`` over a box, with the conventions of ``scipy.optimize.differential_evolution``.
+
+    ``bounds`` (D, 2): lower and upper; ``integrality`` (D,) or one truth value: which variables are integers.
+    ``population`` and ``seed`` are those of :class:`QuantumOptimizer`.
 
     ``fun`` takes solutions (n, D) and returns objectives (n,); with ``vectorized=False`` one solution (D,) and one
     number. ``constraints`` likewise returns violations, (n,) or (n, m), or a number or (m,): positive where

@@ -404,6 +404,8 @@ def solve_exact(
 ) -> Solutions:
     """The cheapest strategy that is accurate enough, for each scenario, with a proven lower bound.
 
+    ``space``, ``cost`` and ``ensemble`` are the problem, ``scenarios`` the batch (:mod:`coinfer_kernels.notation`).
+
     ``incumbents`` are answers of another solver to the same scenarios: the better they are, the less is left to do.
     Their accuracies are taken as they stand, so a strategy whose accuracy is known otherwise than from the predictor
     may be among them; the lower bound then is one for the predictor's strategies and that one together. ``gap`` is the

@@ -369,10 +369,12 @@ def solve_quantum(
 ) -> Solutions:
     """Solve a batch of scenarios by the quantum-inspired optimizer on levels.
 
-    ``solutions``: held for each cut. ``max_evaluations``: strategies whose accuracy is computed for one scenario (all
-    points of a line or plane are counted); the first descent at each cut is made in any case. None: 2,000,000, or
-    100,000 where the predictor is a median. ``keys``, ``threads`` and the answer are those of
-    :func:`coinfer_kernels.solve_paper`; a strategy that is returned meets the floor by the predictor's own word.
+    ``space``, ``cost`` and ``ensemble`` are the problem, ``scenarios`` the batch (:mod:`coinfer_kernels.notation`).
+    ``solutions``: held for each cut; ``seed``: a whole number from 0 on. ``max_evaluations``: strategies whose accuracy
+    is computed for one scenario (all points of a line or plane are counted); the first descent at each cut is made in
+    any case. None: 2,000,000, or 100,000 where the predictor is a median. ``keys``, ``threads`` and the answer are
+    those of :func:`coinfer_kernels.solve_paper`; a strategy that is returned meets the floor by the predictor's own
+    word.
 
     Raises:
         ValueError: tables that don't fit each other, or parameters out of range.

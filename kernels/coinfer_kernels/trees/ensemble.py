@@ -54,7 +54,7 @@ FORMAT = 2  # of to_arrays()
 
 
 class TreeEnsemble:
-    """A fitted regressor as arrays (:class:`EnsembleTables`)."""
+    """A fitted regressor as arrays; ``tables`` are :class:`EnsembleTables`, made by :meth:`from_sklearn`."""
 
     def __init__(self, tables: EnsembleTables) -> None:
         """Take tables from anywhere.
@@ -71,6 +71,8 @@ class TreeEnsemble:
     @classmethod
     def from_sklearn(cls, regressor: Any, *further: Any) -> TreeEnsemble:
         """Read a fitted regressor, or the sum of several, as boosting in stages leaves it.
+
+        ``regressor`` and ``further`` are fitted estimators of scikit-learn; the predictions of all are added.
 
         GradientBoosting, HistGradientBoosting, RandomForest, ExtraTrees, Bagging (with feature subsets too),
         AdaBoost (weighted median), DecisionTree, Voting, and linear models with ``coef_`` and ``intercept_``.
@@ -89,6 +91,8 @@ class TreeEnsemble:
 
     def predict(self, x: ArrayLike, threads: int | None = 1) -> FloatArray:
         """Predictions (n,) for features ``x`` (n, F), float32 or float64.
+
+        ``threads`` share the samples; None for all that numba may use.
 
         Raises:
             ValueError: wrong shape, or NaN, infinite or beyond float32's range.
@@ -212,7 +216,7 @@ class TreeEnsemble:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, ArrayLike]) -> TreeEnsemble:
-        """Rebuild from what :meth:`to_arrays` gave, or ``numpy.load(..., allow_pickle=False)`` of it.
+        """Rebuild from ``arrays``, what :meth:`to_arrays` gave, or ``numpy.load(..., allow_pickle=False)`` of it.
 
         Raises:
             ValueError: an array is missing, or the tables are no ensemble.
@@ -236,6 +240,8 @@ class TreeEnsemble:
 class LevelEnsemble:
     """A fitted regressor as a function of levels (:class:`LeafTables`); made by :meth:`TreeEnsemble.code_levels`.
 
+    ``tables``: the trees' leaves as sets of levels; ``with_snr``: whether :meth:`predict` needs an SNR.
+
     ``complete``: the same trees over bytes, where they are no deeper than 3 and a byte holds every level.
     """
 
@@ -250,6 +256,8 @@ class LevelEnsemble:
 
     def predict(self, levels: ArrayLike, snr_db: ArrayLike | None = None, threads: int | None = 1) -> FloatArray:
         """Predictions (n,) for strategies ``levels`` (n, V), bytes or int64, at one SNR or one each.
+
+        ``snr_db``: a number or (n,), in dB; ``threads`` share the strategies, None for all that numba may use.
 
         Raises:
             ValueError: wrong shapes, levels that the tables don't have, or an SNR missing or not finite.
