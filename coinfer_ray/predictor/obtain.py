@@ -8,6 +8,7 @@ depend on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -99,7 +100,8 @@ def kept_fit(
         try:
             return Predictor.load(path)
         except InputError:  # cut off or damaged: fitted again and replaced
-            pass
+            with contextlib.suppress(OSError):
+                path.unlink()
     print(f"predictor: fitting {regressor} to {len(records)} records, once for these records", file=sys.stderr)
     predictor = fit_predictor(records, regressor=regressor, accuracy=accuracy, folds=folds)
     if path is not None:
