@@ -107,7 +107,8 @@ def test_ranks_count_the_edges_that_a_number_exceeds(levels):
 # Sums of predictions in every form of rows, by trees that every form of the kernels takes.
 PREDICTIONS = """
 import numpy as np
-from coinfer_kernels import TreeEnsemble, lanes
+from coinfer_kernels import TreeEnsemble
+from coinfer_kernels.trees import llvm as lanes
 from tests.kernels.random_tables import random_ensemble
 rng = np.random.default_rng(0)
 for features in (5, 11):

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 from coinfer_kernels import EnsembleTables, TreeEnsemble, jit, machine_code
-from coinfer_kernels.trees import ensemble as trees
+from coinfer_kernels.trees import walk
 from coinfer_kernels.trees.median import weighted_median
 
 PACKAGE = Path(__file__).parents[2] / "kernels" / "coinfer_kernels"
@@ -104,15 +104,15 @@ def ensemble():
 @pytest.fixture
 def cold(monkeypatch, tmp_path):
     """A cache of its own, and a kernel as a new process has it."""
-    kept = dict(trees._predict_rows.overloads)
-    trees._predict_rows._reset_overloads()
+    kept = dict(walk._predict_rows.overloads)
+    walk._predict_rows._reset_overloads()
     monkeypatch.setenv("COINFER_CACHE_DIR", str(tmp_path / "cache"))
     machine_code.folder.cache_clear()
     yield machine_code.folder
     machine_code.folder.cache_clear()
     for compiled in kept.values():
-        if compiled.signature.args not in trees._predict_rows.overloads:
-            trees._predict_rows.add_overload(compiled)
+        if compiled.signature.args not in walk._predict_rows.overloads:
+            walk._predict_rows.add_overload(compiled)
 
 
 def test_without_a_place_every_process_compiles(ensemble, cold, monkeypatch):
@@ -124,11 +124,11 @@ def test_without_a_place_every_process_compiles(ensemble, cold, monkeypatch):
 
 def test_a_damaged_file_is_written_anew(ensemble, cold):
     assert ensemble.predict(np.zeros((1, 2))) == [2.0]
-    (file,) = cold().glob("trees._predict_rows-*.code")
+    (file,) = cold().glob("walk._predict_rows-*.code")
     whole = file.read_bytes()
     for damaged in (b"", whole[:1000], whole[:-1] + bytes([whole[-1] ^ 1])):
         file.write_bytes(damaged)
-        trees._predict_rows._reset_overloads()
+        walk._predict_rows._reset_overloads()
         assert ensemble.predict(np.zeros((1, 2))) == [2.0]
         assert len(file.read_bytes()) > 1000
         assert file.read_bytes() != damaged
@@ -144,12 +144,12 @@ def test_what_is_compiled_is_reported(ensemble, cold):
     end = machine_code.on_compile(seen.append)
     ensemble.predict(np.zeros((1, 2)))
     end()
-    assert next(at.function for at in seen if not at.done) == "trees._predict_rows"
-    assert seen[-1].function == "trees._predict_rows"
+    assert next(at.function for at in seen if not at.done) == "walk._predict_rows"
+    assert seen[-1].function == "walk._predict_rows"
     assert seen[-1].done
     assert seen[-1].functions - seen[0].functions == sum(at.done for at in seen)
     assert [at.seconds for at in seen] == sorted(at.seconds for at in seen)
-    trees._predict_rows._reset_overloads()
+    walk._predict_rows._reset_overloads()
     count = len(seen)
     ensemble.predict(np.zeros((1, 2)))
     assert len(seen) == count

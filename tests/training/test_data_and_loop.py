@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.models.library import load_graph
 from coinfer_ray.training import trainer as loop
 from coinfer_ray.training.data import DataSplits, ImageSet, load_data
 from coinfer_ray.training.memory import pick_precision
@@ -77,7 +78,7 @@ def test_digits_are_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_few_images_are_not_repeated_as_often_as_many() -> None:
-    whole = recipe_for("resnet18").base
+    whole = recipe_for(load_graph("resnet18", 32)).base
     assert for_images(whole, 45_000) == whole
     few = for_images(whole, 1_297)
     assert few == replace(whole, images=16 * 1_297, batch_size=64)

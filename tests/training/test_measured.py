@@ -39,7 +39,7 @@ def collection(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_base_and_candidates_are_measured_on_the_same_images(collection: Path, few_images: Path) -> None:
     """50 of 100 validation images and 50 of 200 test images, not all of them."""
     records, data = store.read_records(collection), load_data(few_images)
-    network = build_base(read_base(collection / "base.safetensors"), 10)
+    network = build_base(read_base(collection / "_base.safetensors"), 10)
     for split in SPLITS:
         images = getattr(data, split).take(slice(0, 50))
         expected = accuracy(network, images, Preprocess.of(data, 64), device=CPU, precision=pick_precision(CPU))
@@ -89,7 +89,7 @@ def test_a_base_network_at_chance_is_refused(
     validation: float, refused: bool, collection: Path, few_images: Path, tmp_path: Path
 ) -> None:
     """On 100 images guessing one of ten classes is right 0.1 of the time, give or take 0.03."""
-    found = read_base(collection / "base.safetensors")
+    found = read_base(collection / "_base.safetensors")
     save_base(BaseNetwork(found.weights, validation, 0.1, found.info), tmp_path / "given.safetensors")
     settings = replace(SETTINGS, any_base=False)
 
@@ -110,6 +110,6 @@ def test_a_base_network_at_chance_is_refused(
     if refused:
         with pytest.raises(InputError, match="is no better than guessing one of 10 classes; train it on more images"):
             run(tmp_path / "given.safetensors")
-        assert not (tmp_path / "out" / "base.safetensors").exists()
+        assert not (tmp_path / "out" / "_base.safetensors").exists()
     else:
         run(tmp_path / "given.safetensors")
