@@ -83,7 +83,7 @@ def fit(records: Records) -> Problem:
     x, _ = record_features(records)
     trees = build_regressor(MONOTONE, 0, problem.space).set_params(max_iter=100, learning_rate=0.15)
     ensemble = TreeEnsemble.from_sklearn(trees.fit(x, records.accuracy()))
-    return replace(problem, predictor=replace(problem.predictor, ensemble=ensemble))
+    return replace(problem, fitted=replace(problem.predictor, ensemble=ensemble))
 
 
 def case(device: str, link: str, max_loss: float = MAX_LOSS, confidence: float | None = None) -> Case:
