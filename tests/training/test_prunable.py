@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 MODELS = ("regnet_x_400mf", "alexnet")
 PRUNABLE = PrunablePhase(images=96, batch_size=16, learning_rate=1e-3, optimizer="adamw", plain=0.3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Few images leave little to chance only where sums are taken in the same order, whatever the machine's cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +129,9 @@ def test_ordering_the_channels_changes_no_output(plain: BaseNetwork) -> None:
     x = torch.randn(4, 3, 64, 64)
     expected = build_base(plain, 10)(x)
     assert torch.allclose(network(x), expected, rtol=1e-3, atol=1e-3 * float(expected.detach().abs().max()))
-    assert all(
-        torch.equal(order, torch.arange(len(order))) for order in ChannelRanking(network, graph).order().values()
-    )
+    # But for norms that are equal to the last digits: only the end of the phase sets them apart.
+    for name, order in ChannelRanking(network, graph).order().items():
+        assert (order - torch.arange(len(order))).abs().max() <= graph.set_named(name).unit, name
 
 
 def test_batch_norms_are_measured_as_plain_averages(data: DataSplits) -> None:
@@ -154,7 +164,7 @@ def test_sub_networks_learn_with_the_whole(plain: BaseNetwork, data: DataSplits)
         pruned = shrink(network, graph, ranking.keep(kept))
         measure_batch_norms(pruned, data.train, preprocess, 512, device=CPU, precision=torch.float32)
         found.append(accuracy(pruned, data.train, preprocess, device=CPU, precision=torch.float32))
-    assert found[0] > found[1] + 0.03
+    assert found[0] > found[1] + 0.03, found
 
 
 def test_a_killed_run_goes_on_to_the_same_network(plain: BaseNetwork, few_images: Path, tmp_path: Path) -> None:
