@@ -1,6 +1,6 @@
 """What a first run compiles: seconds of a processor by function, in a fresh cache.
 
-    python scripts/bench_compile.py [--rows 30] [--kernels FOLDER ...] [--json]
+    python benchmarks/bench_compile.py [--rows 30] [--kernels FOLDER ...] [--json]
 
 Each folder holds another version of ``coinfer_kernels`` (``git worktree add /tmp/before COMMIT`` makes
 /tmp/before/kernels), measured in turn with this one: its ``solve_quantum`` and ``solve_exact`` are compiled by one

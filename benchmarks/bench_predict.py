@@ -14,7 +14,7 @@ line on stderr; for all of them a C compiler is needed and
 The trees take one of three forms (``lanes.Form``), chosen by the processor's features. What an older processor would
 run is measured on a newer one with, for AVX2,
 
-    NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,+bmi,+bmi2 python scripts/bench_predict.py
+    NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,+bmi,+bmi2 python benchmarks/bench_predict.py
 
 The floor is what depth 3 costs in the form that ran, at the clock that a chain of dependent multiplications shows.
 AVX-512: a register of 512 bits compared a cycle, so 7 comparisons of 16 float32 a tree; for levels 7 comparisons of 64
