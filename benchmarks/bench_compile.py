@@ -2,7 +2,7 @@
 
     python benchmarks/bench_compile.py [--rows 30] [--kernels FOLDER ...] [--json]
 
-Each folder holds another version of ``coinfer_kernels`` (``git worktree add /tmp/before COMMIT`` makes
+Each folder holds another version of ``coinfer_kernels`` (``git worktree add ../before COMMIT`` makes
 /tmp/before/kernels), measured in turn with this one: its ``solve_quantum`` and ``solve_exact`` are compiled by one
 thread of a process of its own, with nothing on disk, then by another from what the first left there. Seconds are those
 of a processor, not of the clock, so that a busy machine does little harm. A function's own seconds leave out those of
