@@ -42,6 +42,7 @@ from coinfer_ray.training.worker import graph_for
 SHARES = (0.75,) * 3 + (0.6,) * 3 + (0.5,) * 4
 SPREAD = 0.12
 NORM_IMAGES = 2_048
+BOTH_PHASES = ("batch_size", "learning_rate", "erase")  # options that are said of both
 
 
 class OutOfTime(Exception):
@@ -57,6 +58,9 @@ def main() -> None:
     parser.add_argument("--from", dest="start", type=Path, help="a plainly trained base network to go on from")
     parser.add_argument("--images", type=int, help="of the first phase")
     parser.add_argument("--prunable-images", type=int, help="of the second phase")
+    parser.add_argument("--batch-size", type=int, help="of both phases")
+    parser.add_argument("--learning-rate", type=float, help="of both phases")
+    parser.add_argument("--erase", type=float, help="of both phases: the side of the square that is blanked out, 0..1")
     parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
     parser.add_argument("--fine-tune-images", type=int, help="of each sub-network; 0: measure before only")
     parser.add_argument("--threads", type=int, default=1)
@@ -78,12 +82,12 @@ def trained(given: argparse.Namespace) -> tuple[BaseNetwork, DataSplits]:
     data = load_data(given.data)
     recipe = recipe_for(graph_for(given.model, given.input_px, data))
     phase, prunable = recipe.base, recipe.prunable
-    if given.images is not None:
-        phase = replace(phase, images=given.images)
     if prunable is None:
         raise InputError(f"model: {given.model} has no recipe for a base network that is trained to be pruned")
-    if given.prunable_images is not None:
-        prunable = replace(prunable, images=given.prunable_images)
+    both = {name: value for name in BOTH_PHASES if (value := getattr(given, name)) is not None}
+    first = {} if given.images is None else {"images": given.images}
+    second = {} if given.prunable_images is None else {"images": given.prunable_images}
+    phase, prunable = replace(phase, **both, **first), replace(prunable, **both, **second)
     start = None
     if given.start is not None:
         start = load_base(given.start, model=given.model, input_px=given.input_px, data=data)

@@ -13,7 +13,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 CutsChoice = Literal["all", "inner"]
 CodecFlopsChoice = Literal["count", "neglect"]
-ExecutorChoice = Literal["ray", "local"]
+ExecutorChoice = Literal["ray", "local", "processes"]
 AccuracyChoice = Literal["validation", "test"]
 ObjectiveChoice = Literal["latency", "energy"]
 
@@ -51,7 +51,11 @@ Objective = Annotated[ObjectiveChoice, typer.Option("--objective", help="Energy:
 MaxLoss = Annotated[float, typer.Option("--max-loss", help="Allowed loss of accuracy; 0.02: 2 points.")]
 Confidence = Annotated[
     float | None,
-    typer.Option("--confidence", help="How sure the predictor must be of it, 0.95 say; default: its best guess."),
+    typer.Option(
+        "--confidence",
+        callback=lambda value: value or None,
+        help="How sure it must be that the bound is kept; 0: take predictions as they are.",
+    ),
 ]
 Cuts = Annotated[
     CutsChoice,
@@ -73,7 +77,9 @@ BandwidthMhz = Annotated[
 ]
 SnrDb = Annotated[float | None, typer.Option("--snr-db", help="Signal-to-noise ratio of the link.")]
 
-Executor = Annotated[ExecutorChoice, typer.Option("--executor", help="Ray's workers, or this process alone.")]
+Executor = Annotated[
+    ExecutorChoice, typer.Option("--executor", help="Ray's workers, this process alone, or several on this machine.")
+]
 Address = Annotated[str | None, typer.Option("--address", help="A running Ray cluster; default: start one here.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core.")]
 Data = Annotated[str, typer.Option("--data", help="Images: those of the records.")]
@@ -93,7 +99,7 @@ SCENARIO: Group = {
     "bandwidth_mhz": (BandwidthMhz, None),
     "snr_db": (SnrDb, None),
     "max_loss": (MaxLoss, 0.02),
-    "confidence": (Confidence, None),
+    "confidence": (Confidence, 0.9),
 }
 PROBLEM: Group = {
     "records": (Records, None),

@@ -11,9 +11,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from coinfer_ray.models import zoo
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.training.data import DataSplits
 from coinfer_ray.training.trainer import Phase, Preprocess, accuracy, train
+
+Factors: TypeAlias = tuple[np.ndarray, np.ndarray]
+FACTOR_ENDS = (".left", ".right")  # of the names under which a file keeps them
 
 BASE_FILE = "_base.safetensors"
 _OLD_BASE_FILE = "base.safetensors"
@@ -47,12 +50,15 @@ class BaseNetwork:
     """Weights by parameter name (float32 arrays), and what was measured on them.
 
     ``info`` holds model, input_px, the data's name and fingerprint, the training phase, the seed and the seconds.
+    ``factors``: weights that are the product of two thin matrices, by name, and are kept as these
+    (:func:`coinfer_ray.training.low_rank.with_low_rank`).
     """
 
     weights: dict[str, np.ndarray]
     validation_accuracy: float
     test_accuracy: float
     info: dict[str, Any]
+    factors: dict[str, Factors] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -123,7 +129,10 @@ def round_weights(network: nn.Module) -> None:
 def save_base(base: BaseNetwork, path: Path) -> None:
     """Write the weights with their measurements in the file's metadata."""
     document = base.info | {"validation_accuracy": base.validation_accuracy, "test_accuracy": base.test_accuracy}
-    tensors = {name: _compact(torch.from_numpy(array).contiguous()) for name, array in base.weights.items()}
+    arrays = {name: array for name, array in base.weights.items() if name not in base.factors}
+    for name, pair in base.factors.items():
+        arrays |= {f"{name}{end}": factor for end, factor in zip(FACTOR_ENDS, pair, strict=True)}
+    tensors = {name: _compact(torch.from_numpy(array).contiguous()) for name, array in arrays.items()}
     write_whole(path, lambda temporary: save_file(tensors, temporary, {"coinfer_ray.base": json.dumps(document)}))
 
 
@@ -145,7 +154,21 @@ def read_base(path: Path) -> BaseNetwork:
     weights = {
         name: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for name, tensor in tensors.items()
     }
-    return BaseNetwork(weights, validation, test, document)
+    left_end, right_end = FACTOR_ENDS
+    factors = {}
+    for name in [name.removesuffix(left_end) for name in weights if name.endswith(left_end)]:
+        factors[name] = weights.pop(name + left_end), weights.pop(name + right_end)
+        weights[name] = product(*factors[name])
+    return BaseNetwork(weights, validation, test, document, factors)
+
+
+def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The weight (m, n) float32 of its factors (m, rank) and (rank, n).
+
+    Computed in float64 and rounded to bfloat16, so that it is the same on every machine.
+    """
+    exact = torch.from_numpy(left).double() @ torch.from_numpy(right).double()
+    return exact.bfloat16().float().numpy()
 
 
 def load_base(path: Path, *, model: str, input_px: int, data: DataSplits) -> BaseNetwork:

@@ -26,7 +26,18 @@ from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.training.data import ImageSet
-from coinfer_ray.training.trainer import Diverged, Phase, Preprocess, ResidentImages, hits, share, train
+from coinfer_ray.training.prunable import measure_batch_norms
+from coinfer_ray.training.trainer import (
+    Batch,
+    Diverged,
+    Phase,
+    Preprocess,
+    ResidentImages,
+    hits,
+    label_loss,
+    share,
+    train,
+)
 
 FINE_TUNE = Phase(images=1_000, batch_size=64, learning_rate=5e-5, weight_decay=1e-2, optimizer="adamw")
 MEASURE_IMAGES = 1_024  # on which a codec's power, a quantizer's range and the length of its code are measured
@@ -52,17 +63,25 @@ class CodecPhase:
 
 
 CODEC = CodecPhase()
+TEMPERATURE = 2.0  # of distillation (G. Hinton, O. Vinyals and J. Dean, 2015): both networks' outputs are divided by it
 SINGLE = 100  # inputs: what a parameter that acts on a single value counts for
 
 
 @dataclass(frozen=True)
 class CandidateSettings:
-    """How every candidate of a collection is trained. ``criterion``: what NNI ranks filters by."""
+    """How every candidate of a collection is trained. ``criterion``: what NNI ranks filters by.
+
+    A pruned network's batch norms are measured on ``norm_images`` training images before anything is trained (0: they
+    stay as they were). ``distillation`` (0..1) is the weight of the base network's soft outputs in the loss, at
+    :data:`TEMPERATURE`; the labels have the rest.
+    """
 
     fine_tune: Phase = FINE_TUNE
     codec: CodecPhase = CODEC
     end_to_end: Phase = END_TO_END
     criterion: Criterion = "l1"
+    norm_images: int = 0
+    distillation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,22 @@ class TrainedCandidate:
 
     network: SplitNetwork
     measured: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _DistillationLoss:
+    """Cross-entropy with the teacher's softened outputs, and with the labels."""
+
+    teacher: nn.Module
+    weight: float
+
+    def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            targets = (self.teacher(batch.x).float() / TEMPERATURE).softmax(1)
+        logits = model(batch.x).float()
+        # Softened gradients are smaller by the square of the temperature.
+        soft = F.cross_entropy(logits / TEMPERATURE, targets) * TEMPERATURE**2
+        return self.weight * soft + (1 - self.weight) * F.cross_entropy(logits, batch.labels)
 
 
 def codec_rates(network: SplitNetwork, rate: float) -> dict[nn.Parameter, float]:
@@ -163,6 +198,15 @@ class CandidateTrainer:
         settings, device = self.settings, self.device
         keep = self.ranking.keep(self.space.kept_channels(strategy))
         pruned = shrink(self.base, self.graph, keep).to(device)
+        if settings.norm_images:
+            measure_batch_norms(
+                pruned.to(memory_format=torch.channels_last),
+                self.train_images,
+                self.data.preprocess,
+                settings.norm_images,
+                device=device,
+                precision=self.precision,
+            )
         self._run(pruned, settings.fine_tune, seed)
         assembled = self.assemble(pruned, strategy, snr_db, feature_bits)
         network = assembled.network
@@ -192,8 +236,7 @@ class CandidateTrainer:
     @cached_property
     def base_hits(self) -> dict[str, torch.Tensor]:
         """Which of the images that candidates are measured on the base network gets right: (n,) bool by split."""
-        base = copy.deepcopy(self.base).to(self.device).to(memory_format=torch.channels_last)
-        return self._hits(base, seed=0)
+        return self._hits(self._teacher, seed=0)
 
     @property
     def base_columns(self) -> dict[str, float]:
@@ -246,6 +289,7 @@ class CandidateTrainer:
     def _run(
         self, network: nn.Module, phase: Phase, seed: int, rates: Mapping[nn.Parameter, float] | None = None
     ) -> None:
+        weight = self.settings.distillation
         train(
             network,
             self.train_images,
@@ -255,7 +299,12 @@ class CandidateTrainer:
             device=self.device,
             precision=self.precision,
             rates=rates,
+            loss=_DistillationLoss(self._teacher, weight) if weight else label_loss,
         )
+
+    @cached_property
+    def _teacher(self) -> nn.Module:
+        return copy.deepcopy(self.base).to(self.device).to(memory_format=torch.channels_last).eval()
 
     def _warm_up_codec(self, assembled: Assembled, seed: int) -> None:
         """Let the codec learn to reproduce the feature: much cheaper than end to end, since neither half is trained,

@@ -22,19 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from coinfer_ray.compression.pruning import ChannelRanking, shrink
-from coinfer_ray.models.layers import Layer, LayerGraph
-from coinfer_ray.models.trace import trace_graph
+from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.runtime.progress import Progress
-from coinfer_ray.training.base import BaseNetwork, build_base, load_base, round_weights, save_base, train_base
+from coinfer_ray.training.base import BaseNetwork, load_base, round_weights, save_base, train_base
 from coinfer_ray.training.data import DataSplits, ImageSet
+from coinfer_ray.training.low_rank import with_low_rank
 from coinfer_ray.training.memory import keep_freed_memory, pick_precision
+from coinfer_ray.training.ordering import keep_order, ordered_network
 from coinfer_ray.training.subnetworks import SlicedNetwork, draw_kept
 from coinfer_ray.training.trainer import Batch, Phase, Preprocess, ResidentImages, accuracy, train
 
 NORM_IMAGES = 10_000  # on which the whole network's batch norms are measured at the end
-NORM_MARGIN = 2e-3  # by which neighbours in the ranking differ: more than rounding to bfloat16 moves a norm
-HOMOGENEOUS = ("conv", "fc", "relu", "leaky_relu", "max_pool", "avg_pool", "dropout")
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ class PrunablePhase(Phase):
     learn, and the teacher of the others). ``subnetworks``: how many random ones a step trains, each on its part of
     the batch. Their common sparsity is uniform in 0..``most_sparsity``, that of each set normal around it with the
     standard deviation ``spread``. They learn the whole network's soft outputs with the weight ``soft``, the labels
-    with the rest; in the mean they weigh as much as the whole network.
+    with the rest; in the mean they weigh as much as the whole network. ``rank``: of what stands for large linear layers
+    at the end (:mod:`coinfer_ray.training.low_rank`; None: they stay).
     """
 
     plain: float = 0.0
@@ -53,6 +52,7 @@ class PrunablePhase(Phase):
     most_sparsity: float = 0.5
     spread: float = 0.12
     soft: float = 0.7
+    rank: int | None = None
 
 
 @dataclass
@@ -149,6 +149,8 @@ def obtain_trained_base(
                 checkpoint=path.with_name(f".{path.name}.prunable"),
                 on_images=watched(progress),
             )
+        if prunable.rank is not None:
+            base = with_low_rank(base, data, prunable.rank, device=device, precision=precision)
     save_base(base, path)
     plain_path.unlink(missing_ok=True)
     return base
@@ -203,71 +205,6 @@ def make_prunable(
     }
     weights = {name: tensor.cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
     return BaseNetwork(weights, validation, test, info)
-
-
-def ordered_network(base: BaseNetwork, classes: int) -> tuple[nn.Module, LayerGraph]:
-    """The network of ``base``, the channels of every prunable set in the order of their L1 norms, and its graph."""
-    network = build_base(base, classes)
-    pixels = int(base.info["input_px"])
-    graph = trace_graph(network, (3, pixels, pixels), str(base.info["model"]))
-    return shrink(network, graph, ChannelRanking(network, graph).order()), graph
-
-
-@torch.no_grad()
-def keep_order(network: nn.Module, graph: LayerGraph) -> None:
-    """Scale filters, in place, so that their L1 norms fall from the first channel of every prunable set to the last.
-
-    A factor on a filter is undone by the batch norm behind it, or, where what follows is as homogeneous as a ReLU, by
-    the inputs of the next layers. Sets with neither are left as they are.
-    """
-    for prunable in graph.prunable_sets:
-        makers = [layer for layer in graph.layers if layer.name in prunable.layers]
-        scores = torch.stack([_filter_norms(network, layer) for layer in makers]).mean(0)
-        scores = scores.reshape(-1, prunable.unit).mean(1)
-        wanted = scores.sort(descending=True).values
-        margin = 1 + min(NORM_MARGIN, 1 / len(wanted))
-        for place in range(1, len(wanted)):
-            wanted[place] = torch.minimum(wanted[place], wanted[place - 1] / margin)
-        factors = (wanted / scores.clamp_min(1e-12)).repeat_interleave(prunable.unit)
-        norms = [_norm_behind(graph, layer) for layer in makers]
-        readers = [layer for layer in graph.layers if layer.in_set == prunable.name and layer.out_set != prunable.name]
-        if all(norms):
-            for norm in norms:
-                assert norm is not None
-                module = network.get_submodule(norm.module)
-                module.running_mean.mul_(factors)  # type: ignore[union-attr, operator]
-                module.running_var.mul_(factors.square())  # type: ignore[union-attr, operator]
-        elif len(makers) == 1 and _is_homogeneous(graph, prunable.name):
-            for layer in readers:
-                if layer.kind in ("conv", "fc"):
-                    weight = network.get_submodule(layer.module).weight
-                    assert isinstance(weight, torch.Tensor)
-                    inputs = factors.repeat_interleave(weight.shape[1] // len(factors))
-                    weight.div_(inputs.reshape(1, -1, *[1] * (weight.dim() - 2)))
-        else:
-            continue
-        for layer in makers:
-            module = network.get_submodule(layer.module)
-            module.weight.mul_(factors.reshape(-1, *[1] * (module.weight.dim() - 1)))  # type: ignore[operator]
-            if module.bias is not None:
-                module.bias.mul_(factors)  # type: ignore[operator]
-
-
-def _filter_norms(network: nn.Module, layer: Layer) -> torch.Tensor:
-    weight = network.get_submodule(layer.module).weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.abs().flatten(1).sum(1)
-
-
-def _norm_behind(graph: LayerGraph, layer: Layer) -> Layer | None:
-    """The batch norm that alone reads a layer's output."""
-    readers = [other for other in graph.layers if layer.index in other.inputs]
-    return readers[0] if len(readers) == 1 and readers[0].kind == "batch_norm" else None
-
-
-def _is_homogeneous(graph: LayerGraph, name: str) -> bool:
-    touched = [layer for layer in graph.layers if name in (layer.in_set, layer.out_set)]
-    return all(layer.kind in HOMOGENEOUS and not layer.group_width for layer in touched)
 
 
 @torch.no_grad()

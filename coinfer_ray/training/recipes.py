@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.training.base import BASE_PHASE
-from coinfer_ray.training.candidate import CODEC, END_TO_END, FINE_TUNE, CandidateSettings
+from coinfer_ray.training.candidate import CODEC, FINE_TUNE, CandidateSettings
 from coinfer_ray.training.prunable import PrunablePhase
 from coinfer_ray.training.trainer import Phase
 
@@ -21,7 +21,33 @@ class Recipe:
     candidate: CandidateSettings = field(default_factory=CandidateSettings)
 
 
-PLAIN = Recipe()
+def _candidate(learning_rate: float, codec_rate: float, norm_images: int) -> CandidateSettings:
+    """The one recipe of candidates, collected and handed over alike: pruned, fine-tuned a little, then trained end to
+    end with its codec, all of it by distillation from the base network."""
+    phase = replace(FINE_TUNE, images=4_000, batch_size=128, learning_rate=learning_rate)
+    return CandidateSettings(
+        fine_tune=phase,
+        codec=replace(CODEC, end_to_end_rate=codec_rate),
+        end_to_end=replace(phase, images=12_000),
+        norm_images=norm_images,
+        distillation=0.9,
+    )
+
+
+# AlexNet's two large linear layers end as matrices of rank 128, a tenth of their size.
+PLAIN = Recipe(
+    prunable=PrunablePhase(
+        images=900_000,
+        batch_size=128,
+        learning_rate=5e-4,
+        weight_decay=5e-2,
+        warmup=0.05,
+        optimizer="adamw",
+        plain=0.3,
+        rank=128,
+    ),
+    candidate=_candidate(learning_rate=2e-4, codec_rate=0.01, norm_images=0),
+)
 
 # Batch norms stand larger steps: six times for the base network (twelve passes over CIFAR-10's 45,000 training
 # images), four times for candidates, ten for their codecs. Not more: AdamW's first steps are as long where next to
@@ -38,11 +64,7 @@ NORMALISED = Recipe(
         optimizer="adamw",
         plain=0.5,
     ),
-    candidate=CandidateSettings(
-        fine_tune=replace(FINE_TUNE, learning_rate=2e-4),
-        codec=replace(CODEC, end_to_end_rate=0.1),
-        end_to_end=replace(END_TO_END, learning_rate=2e-4),
-    ),
+    candidate=_candidate(learning_rate=1e-3, codec_rate=0.1, norm_images=2_048),
 )
 
 # As many passes as few images are worth: the recipes' own numbers are for CIFAR-10's 45,000, where they are 10 to 12.

@@ -78,9 +78,14 @@ class SlicedNetwork:
                 self.layers[node] = graph.layers[position]
                 position += 1
         assert position == len(graph.layers), f"{graph.model} is not the network of this layer graph"
+        norms = {layer.inputs[0] for layer in graph.layers if layer.kind == "batch_norm"}
+        # What a batch norm follows is set to zero behind it: it would make its bias of zeros.
+        self.normed = norms
 
     def __call__(self, x: torch.Tensor, kept: Mapping[str, int]) -> torch.Tensor:
         """Class scores (n, classes) of ``x`` (n, 3, px, px) with the first ``kept`` channels of every prunable set."""
+        if x.is_cuda:
+            return self._masked(x, kept)
         # Whole groups are never padded: their width is what such a set's counts are multiples of.
         sizes = {
             each.name: (kept[each.name], min(each.channels, -(-kept[each.name] // MULTIPLE) * MULTIPLE))
@@ -98,6 +103,43 @@ class SlicedNetwork:
                 values[node] = self._run(node, values, sizes)
         output: torch.Tensor = values[node.all_input_nodes[0]]
         return output
+
+    def _masked(self, x: torch.Tensor, kept: Mapping[str, int]) -> torch.Tensor:
+        """The same scores by the whole network with all other channels at zero.
+
+        A GPU hardly feels the channels that are saved, but for every new size of a layer its libraries choose an
+        algorithm anew: 280 ms a step of RegNetX-400MF on an H100 by slices.
+        """
+        masks = {
+            each.name: (torch.arange(each.channels, device=x.device) < kept[each.name]).to(x.dtype)
+            for each in self.graph.prunable_sets
+        }
+        values: dict[torch.fx.Node, Any] = {}
+        for node in self.traced.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = x
+            elif node.op == "output":
+                break
+            else:
+                values[node] = self._run_masked(node, values, masks)
+        output: torch.Tensor = values[node.all_input_nodes[0]]
+        return output
+
+    def _run_masked(
+        self, node: torch.fx.Node, values: dict[torch.fx.Node, Any], masks: Mapping[str, torch.Tensor]
+    ) -> Any:
+        layer = self.layers.get(node)
+        if node.op != "call_module" or layer is None or layer.kind not in ("conv", "fc", "batch_norm"):
+            return self._run(node, values, {})
+        module, inputs = self.modules[str(node.target)], values[node.all_input_nodes[0]]
+        if isinstance(module, nn.BatchNorm2d):
+            output = F.batch_norm(inputs, None, None, module.weight, module.bias, training=True, eps=module.eps)
+        else:
+            output = module(inputs)
+        if layer.out_set is None or layer.index in self.normed:
+            return output
+        mask = masks[layer.out_set].to(output.dtype)
+        return output * mask.view(1, -1, *[1] * (output.dim() - 2))
 
     def _run(self, node: torch.fx.Node, values: dict[torch.fx.Node, Any], sizes: _Sizes) -> Any:
         arguments: Any = torch.fx.node.map_arg(node.args, values.__getitem__)

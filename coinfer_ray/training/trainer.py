@@ -6,6 +6,7 @@ run there too, a batch at a time, so there are no loader processes and nothing i
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,12 +26,17 @@ from coinfer_ray.training.memory import flushed_denormals
 PAD_FRACTION = 8  # a random crop shifts an image by at most 1/8 of its side
 MAX_GRADIENT = 5.0
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
-CHECKPOINT_EVERY = 200  # steps
+CHECKPOINT_S = 20.0  # between checkpoints: one of AlexNet is 700 MB, as many steps as one costs differ by machine
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training: how many images, in which batches, at which peak learning rate."""
+    """One stretch of training: how many images, in which batches, at which peak learning rate.
+
+    ``augment``: images are flipped and shifted at random; ``erase`` of their sides (0..1): a square as long is blanked
+    out of each (T. DeVries and G. W. Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
+    2017), which long trainings need.
+    """
 
     images: int
     batch_size: int
@@ -39,6 +45,7 @@ class Phase:
     warmup: float = 0.15
     optimizer: str = "sgd"
     augment: bool = True
+    erase: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,14 +110,19 @@ class Preprocess:
     def of(cls, data: DataSplits, input_px: int) -> Preprocess:
         return cls(input_px, tuple(data.mean.tolist()), tuple(data.std.tolist()))
 
-    def __call__(self, images: torch.Tensor, rng: np.random.Generator | None = None) -> torch.Tensor:
-        """(n, h, w, 3) uint8 to (n, 3, input_px, input_px) float32; with ``rng``, flipped and shifted at random."""
+    def __call__(
+        self, images: torch.Tensor, rng: np.random.Generator | None = None, erase: float = 0.0
+    ) -> torch.Tensor:
+        """(n, h, w, 3) uint8 to (n, 3, input_px, input_px) float32; with ``rng``, flipped and shifted at random, and a
+        square of ``erase`` of the sides blanked out."""
         x = images.permute(0, 3, 1, 2).float().div_(255)
         mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
         x = (x - mean) / std
         if rng is not None:
             x = _augment(x, rng)
+            if erase:
+                x = _erased(x, rng, erase)
         if x.shape[-1] != self.input_px or x.shape[-2] != self.input_px:
             x = F.interpolate(
                 x, size=(self.input_px, self.input_px), mode="bilinear", align_corners=False, antialias=False
@@ -129,6 +141,16 @@ def _augment(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     picked = torch.from_numpy(columns).to(x.device)
     batch = torch.arange(n, device=x.device)
     return padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], picked[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _erased(x: torch.Tensor, rng: np.random.Generator, share: float) -> torch.Tensor:
+    """``x`` with a square of zeros, the mean colour, around a random place of each image, in part outside it."""
+    n, _, height, width = x.shape
+    outside = []
+    for side in (height, width):
+        centre = torch.from_numpy(rng.random(n) * side).to(x.device, x.dtype)
+        outside.append((torch.arange(side, device=x.device) + 0.5 - centre[:, None]).abs() > share * side / 2)
+    return x * (outside[0][:, None, :, None] | outside[1][:, None, None, :])
 
 
 @flushed_denormals()
@@ -175,15 +197,17 @@ def train(
         if on_images is not None:
             on_images(first * phase.batch_size)
     model.train()
+    kept = time.monotonic()
     for step in range(first, steps):
-        if checkpoint is not None and step > first and step % CHECKPOINT_EVERY == 0:
+        if checkpoint is not None and step > first and time.monotonic() >= kept + CHECKPOINT_S:
             _keep(checkpoint, model, optimizer, sampler, step)
+            kept = time.monotonic()
         rate = min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         rows = sampler.draw()
         batch = images.take(torch.from_numpy(rows).to(device, non_blocking=True))
-        x = preprocess(batch.images, sampler.rng if phase.augment else None)
+        x = preprocess(batch.images, sampler.rng if phase.augment else None, phase.erase)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
             value = loss(model, Batch(x, batch.labels, step / steps, sampler.rng))
         optimizer.zero_grad(set_to_none=True)

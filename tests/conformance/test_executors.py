@@ -134,3 +134,30 @@ def test_a_local_worker_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert LocalExecutor().context.threads == allowed
+
+
+def start_fatal(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[int], int]:
+    marks = str(shared["marks"])
+
+    def work(task: int) -> int:
+        if task == 3 and len(os.listdir(marks)) < shared["deaths"]:
+            open(os.path.join(marks, str(time.monotonic_ns())), "w").close()
+            os._exit(9)
+        return task
+
+    return work
+
+
+@pytest.mark.parametrize("deaths", [1, 9])
+def test_processes_that_die_are_replaced(tmp_path: Any, deaths: int) -> None:
+    """A task that kills its worker once is done by another; one that always does ends as a failure."""
+    with make_executor("processes", workers=2) as executor:
+        shared = {"marks": str(tmp_path), "deaths": deaths}
+        envelopes = {one.task_id: one for one in executor.run(start_fatal, shared, ((n, n) for n in range(8)))}
+    assert sorted(envelopes) == list(range(8))
+    failed = {n for n, one in envelopes.items() if one.error is not None}
+    if deaths == 1:
+        assert not failed and envelopes[3].attempts == 2
+    else:
+        assert 3 in failed and envelopes[3].reason == "its worker died 3 times"
+        assert all(envelopes[n].value == n for n in set(range(8)) - failed) and len(failed) <= 2

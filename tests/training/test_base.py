@@ -98,8 +98,5 @@ def test_base_networks_that_ship_are_those_of_their_records() -> None:
     bases = sorted(folder.glob("*.base.safetensors"))
     assert bases
     for path in bases:
-        if path.name.endswith(".prunable.base.safetensors"):  # for collections to come
-            assert read_base(path).info["prunable"]
-            continue
         info = store.read_records(path.name.replace(".base.safetensors", ".parquet")).info
         assert read_base(path).fingerprint == info.settings["base_fingerprint"]

@@ -218,7 +218,7 @@ def test_a_parameter_with_a_rate_of_its_own_moves_by_it(data: DataSplits) -> Non
 def test_interrupted_training_resumes_to_the_same_weights(
     data: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 7)
+    monkeypatch.setattr(loop, "CHECKPOINT_S", 0.0)
     phase = Phase(images=1_000, batch_size=50, learning_rate=0.01, optimizer="adamw")
     preprocess = Preprocess.of(data, 32)
 
@@ -319,3 +319,29 @@ def test_training_leaves_the_processors_denormal_numbers_as_they_were(data: Data
     train(network, data.train, Preprocess.of(data, 32), phase, seed=0, device=CPU, precision=torch.float32)
     assert seen == [0.0]
     assert float(torch.tensor(1e-39) * 1.0) > 0
+
+
+def test_a_square_is_erased_from_every_image() -> None:
+    """Zeros within half the square's side of a centre that lies in the image, and nothing else touched."""
+    x = torch.rand(40, 3, 12, 10) + 1
+    erased = loop._erased(x, np.random.default_rng(0), 0.5)
+    gone = erased == 0
+    assert (
+        torch.equal(erased[~gone], x[~gone]) and (gone[:, 0] == gone[:, 1]).all() and (gone[:, 0] == gone[:, 2]).all()
+    )
+    centres = np.random.default_rng(0)
+    rows, columns = (centres.random(40) * side for side in (12, 10))
+    for image in range(40):
+        for row in range(12):
+            for column in range(10):
+                inside = abs(row + 0.5 - rows[image]) <= 3 and abs(column + 0.5 - columns[image]) <= 2.5
+                assert bool(gone[image, 0, row, column]) == inside
+
+
+def test_erasing_belongs_to_the_phase(data: DataSplits) -> None:
+    preprocess = Preprocess.of(data, side(data))
+    images = torch.from_numpy(data.train.images[:64])
+    plain, erased = (preprocess(images, np.random.default_rng(1), share) for share in (0.0, 0.5))
+    same = (plain == erased).float().mean()
+    assert 0.7 < float(same) < 0.95 and (erased[plain != erased] == 0).all()
+    assert torch.equal(preprocess(images, None, 0.5), preprocess(images))  # only what is augmented

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from coinfer_ray.models import trace, zoo
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.training.base import BaseNetwork, build_base, read_base, train_base
 from coinfer_ray.training.data import DataSplits, load_data
-from coinfer_ray.training.prunable import PrunablePhase, keep_order, make_prunable, measure_batch_norms, ordered_network
+from coinfer_ray.training.ordering import keep_order, ordered_network
+from coinfer_ray.training.prunable import PrunablePhase, make_prunable, measure_batch_norms
 from coinfer_ray.training.subnetworks import SlicedNetwork, draw_kept, flops_left, kept_of_flops
 from coinfer_ray.training.trainer import Diverged, Phase, Preprocess, accuracy
 from coinfer_ray.training.worker import default_settings
@@ -95,6 +97,17 @@ def test_a_slice_is_the_pruned_network(lively: tuple[nn.Module, LayerGraph]) -> 
             if layer.kind in ("conv", "fc"):
                 whole, part = [net.get_submodule(layer.module).weight.grad for net in (network, pruned)]
                 assert float(whole.norm()) == pytest.approx(float(part.norm()), rel=1e-2)
+        for layer in graph.layers:  # a GPU computes the same by masks
+            if layer.kind in ("conv", "fc"):
+                network.get_submodule(layer.module).weight.sliced = network.get_submodule(layer.module).weight.grad
+        network.zero_grad()
+        masked = sliced._masked(x, kept)
+        assert torch.allclose(masked, found, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
+        masked.square().mean().backward()
+        for layer in graph.layers:
+            if layer.kind in ("conv", "fc"):
+                weight = network.get_submodule(layer.module).weight
+                assert float((weight.grad - weight.sliced).norm()) <= 0.05 * float(weight.sliced.norm())
     # It leaves no trace in the averages of the whole network's batch norms.
     assert all(torch.equal(now, then) for now, then in zip(network.buffers(), running, strict=True))
     network.eval()
@@ -173,7 +186,7 @@ def test_a_killed_run_goes_on_to_the_same_network(plain: BaseNetwork, few_images
 
     save_base(plain, tmp_path / "plain.safetensors")
     code = (
-        "import runpy, sys; from coinfer_ray.training import trainer; trainer.CHECKPOINT_EVERY = 2; "
+        "import runpy, sys; from coinfer_ray.training import trainer; trainer.CHECKPOINT_S = 0.0; "
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
 
@@ -206,7 +219,8 @@ def test_fewer_images_shorten_both_phases() -> None:
     assert half.prunable is not None and half.prunable.images == settings.prunable.images // 2
     assert settings.with_base_images(None, None) == settings
     assert settings.with_base_images(100, 0).prunable is None
-    assert default_settings("alexnet").with_base_images(100, 100).prunable is None
+    plain = replace(settings, prunable=None)
+    assert plain.with_base_images(100, 100).prunable is None
 
 
 def test_a_loss_that_is_no_number_is_said_of_sub_networks_too(plain: BaseNetwork, data: DataSplits) -> None:

@@ -253,7 +253,10 @@ def test_numbers_follow_from_what_is_trained() -> None:
 def test_the_loop_closes_on_real_trainings_and_goes_on_after_a_kill(
     collection: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cases = [Case.of(resolve(device=device, server="p100", link="3g", max_loss=0.3)) for device in ("rpi3b+", "rpi4b")]
+    cases = [
+        Case.of(resolve(device=device, server="p100", link="3g", max_loss=0.3, confidence=None))
+        for device in ("rpi3b+", "rpi4b")
+    ]
     enough = replace(store.read_records(collection))
     options: dict[str, Any] = {"budget": 3, "records": enough, "base": collection / "_base.safetensors", "quiet": True}
 
