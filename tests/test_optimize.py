@@ -22,7 +22,7 @@ from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.scenarios.scenario import Device
-from tests.synthetic import write_synthetic_records
+from tests.synthetic import trusted, write_synthetic_records
 
 QUICK = {"max_evaluations": 4_000, "max_tries": 200, "scales": 8}  # of the paper's algorithm
 FEW = {"max_evaluations": 2_000}
@@ -41,7 +41,8 @@ def noisy_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def problem(records_path: Path) -> Problem:
-    return assemble("alexnet", records=records_path, regressor="decision_tree")
+    found = assemble("alexnet", records=records_path, regressor="decision_tree")
+    return replace(found, fitted=trusted(found.predictor))
 
 
 def paper_scenarios(problem: Problem, max_loss: float = 0.02) -> Scenarios:
@@ -81,7 +82,7 @@ def test_exact_answers_are_proven(problem: Problem) -> None:
     assert (found.lower_bound <= begun.objective).all()
     assert (found.lower_bound <= found.objective).all()
     assert (1 - found.lower_bound / found.objective <= 1e-3).all()
-    again = optimize("alexnet", "rpi3b+", "p100", "3g", records=problem.predictor)
+    again = optimize("alexnet", "rpi3b+", "p100", "3g", records=problem.predictor, confidence=None)
     assert again.lower_bound_s == pytest.approx(found.lower_bound[0], rel=1e-12)
     assert again.gap is not None and again.optimizer == "exact"
     assert 0 <= again.gap <= 1e-3
@@ -188,7 +189,7 @@ def test_impossible_bound_says_the_best_that_can_be_had(noisy_path: Path) -> Non
     # Inner cuts only, and so much noise that every feature that crosses is damaged.
     problem = assemble("alexnet", records=noisy_path, cuts="inner", regressor="bagging")
     assert len(problem.known_levels) == 0
-    scenario = resolve(device="rpi3b+", server="p100", bandwidth_mhz=1, snr_db=0.0, max_loss=0.01)
+    scenario = resolve(device="rpi3b+", server="p100", bandwidth_mhz=1, snr_db=0.0, max_loss=0.01, confidence=None)
     best = best_accuracy(problem, 0.0)
     with pytest.raises(InputError, match=f"best that can be had is {best:.4f}") as error:
         answer(problem, scenario)
@@ -233,9 +234,9 @@ def test_each_scenario_may_ask_for_its_own_confidence(problem: Problem) -> None:
 
 def test_answers_carry_their_confidence(problem: Problem) -> None:
     options = {"records": problem.predictor, "max_loss": 0.06, "optimizer": "exact"}
-    guess = optimize("alexnet", "rpi3b+", "p100", "3g", **options)
+    guess = optimize("alexnet", "rpi3b+", "p100", "3g", confidence=None, **options)
     assert (guess.confidence, guess.accuracy_bound) == (None, None)
-    sure = optimize("alexnet", "rpi3b+", "p100", "3g", confidence=0.9, **options)
+    sure = optimize("alexnet", "rpi3b+", "p100", "3g", **options)
     assert sure.confidence == 0.9 and sure.accuracy_source == "predicted"
     assert sure.accuracy_bound is not None
     assert sure.accuracy_floor - 1e-12 <= sure.accuracy_bound < sure.predicted_accuracy
@@ -243,7 +244,7 @@ def test_answers_carry_their_confidence(problem: Problem) -> None:
     untouched = optimize("alexnet", "rpi3b+", "p100", "3g", confidence=0.95, **options | {"max_loss": 0.0})
     assert untouched.accuracy_source == "base"
     assert untouched.accuracy_bound == untouched.predicted_accuracy == problem.base_accuracy
-    for confidence, complaint in ((95.0, "is a probability"), (0.9999, "needs at least 9999 trained strategies")):
+    for confidence, complaint in ((95.0, "is a probability"), (0.9999, "needs at least 9999 scenarios")):
         with pytest.raises(InputError, match=complaint):
             optimize("alexnet", "rpi3b+", "p100", "3g", confidence=confidence, **options)
 
@@ -264,7 +265,7 @@ def test_best_accuracy_counts_the_base_network(problem: Problem) -> None:
 def test_optimize_from_names_and_files(records_path: Path, tmp_path: Path) -> None:
     saved = tmp_path / "alexnet.npz"
     fit_predictor(records_path, regressor="decision_tree").save(saved)
-    found = optimize("alexnet", "rpi3b+", "p100", "4g", records=saved, optimizer="quantum")
+    found = optimize("alexnet", "rpi3b+", "p100", "4g", records=saved, optimizer="quantum", confidence=None)
     same = coinfer_ray.optimize(
         model="alexnet",
         device_gflops=0.2,
@@ -272,6 +273,7 @@ def test_optimize_from_names_and_files(records_path: Path, tmp_path: Path) -> No
         rate_mbps=11.22,
         records=str(saved),
         max_loss=0.02,
+        confidence=None,
         optimizer="quantum",
     )
     assert same.strategy == found.strategy and same.latency_s == pytest.approx(found.latency_s, rel=1e-12)

@@ -18,7 +18,7 @@ from coinfer_ray.predictor.metrics import assign_folds, metrics, strategy_groups
 from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.predictor.regressors import ORDERED, REGRESSORS, SNR_FEATURE, directions, one_thread
-from coinfer_ray.records.store import read_records
+from coinfer_ray.records.store import pack, read_records
 from tests.synthetic import BASE_TEST, BASE_VALIDATION, SETTINGS, write_synthetic_records
 
 
@@ -232,7 +232,7 @@ def test_a_predictor_of_the_format_before_is_refused(predictor: Predictor, tmp_p
         old = {name: arrays[name] for name in arrays.files if not name.startswith("calibration")}
     old["metadata"] = np.array(json.dumps(json.loads(str(old["metadata"])) | {"format": 1}))
     np.savez(path, **old)
-    with pytest.raises(InputError, match=r"is of format 1, this version reads 2; fit its records again"):
+    with pytest.raises(InputError, match=r"is of format 1, this version reads 3; fit its records again"):
         Predictor.load(path)
 
 
@@ -274,3 +274,26 @@ def test_regressors_are_fitted_by_one_thread() -> None:
         within = threads()
     assert within and set(within) == {1}
     assert threads() != within or os.cpu_count() == 1 or os.environ.get("OMP_NUM_THREADS") == "1"
+
+
+def test_folds_fitted_side_by_side_give_the_same(records_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import coinfer_ray.predictor.metrics as folds
+
+    x, _ = record_features(read_records(records_path))
+    y = read_records(records_path).accuracy()
+    fold = np.arange(len(y)) % 4
+    build = regressor_of(read_records(records_path), "monotone_boosting", 0)
+    alone = folds.out_of_fold(build, x, y, fold)
+    monkeypatch.setattr(folds, "WORTH_PROCESSES", 0)
+    monkeypatch.setattr(folds, "allowed_threads", lambda: 2)
+    assert (folds.out_of_fold(build, x, y, fold) == alone).all()
+
+
+def test_several_sources_are_packed_into_one_file(records_path: Path, tmp_path: Path) -> None:
+    others = write_synthetic_records(tmp_path / "others.parquet", seed=1, count=30)
+    joined = pack([records_path, others, records_path], tmp_path / "all.parquet")
+    again = read_records(tmp_path / "all.parquet")
+    assert len(again.table) == len(joined.table) == len(read_records(records_path).table) + 30
+    with pytest.raises(InputError, match="records:"):
+        pack([records_path, tmp_path / "none.parquet"], tmp_path / "more.parquet")
+    assert not (tmp_path / "more.parquet").exists()

@@ -27,7 +27,7 @@ from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import parse_grid
 from coinfer_ray.sweeps.chunks import METADATA_KEY, split_grid
 from coinfer_ray.sweeps.sweep import FAILED_FILE, sweep
-from tests.synthetic import write_synthetic_records
+from tests.synthetic import trusted, write_synthetic_records
 
 GRID: dict[str, Any] = {
     "model": ["alexnet"],
@@ -35,6 +35,7 @@ GRID: dict[str, Any] = {
     "server": ["p100"],
     "link": ["3g", "wifi", {"rate_mbps": [0.1, 1]}],
     "max_loss": [0.03, 0.2],
+    "confidence": [None],
 }
 SCENARIOS = 16
 QUICK: dict[str, Any] = {"solver": "paper", "solver_options": {"max_evaluations": 1000}, "quiet": True}
@@ -43,7 +44,10 @@ QUICK: dict[str, Any] = {"solver": "paper", "solver_options": {"max_evaluations"
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     path = write_synthetic_records(tmp_path_factory.mktemp("records") / "alexnet.parquet")
-    return obtain_predictor(path, model="alexnet", input_px=None, regressor="gradient_boosting", accuracy="validation")
+    predictor = obtain_predictor(
+        path, model="alexnet", input_px=None, regressor="gradient_boosting", accuracy="validation"
+    )
+    return trusted(predictor)
 
 
 @pytest.fixture
@@ -241,7 +245,7 @@ def test_an_infeasible_scenario_is_a_row(run: Callable[..., pa.Table], tmp_path:
         ({"grid": GRID | {"model": ["alexnt"]}}, "model: 'alexnt' is unknown; did you mean alexnet"),
         ({"grid": "no-grid.yaml"}, r"no-grid\.yaml: cannot be read"),
         ({"grid": GRID | {"link": [{"rate_mbps": -1}]}}, r"grid: link\[0\]\.rate_mbps: -1 must be > 0"),
-        ({"executor": "slurm"}, "executor: 'slurm' is unknown; known: local, ray"),
+        ({"executor": "slurm"}, "executor: 'slurm' is unknown; known: local, processes, ray"),
     ],
 )
 def test_bad_input(run: Callable[..., pa.Table], arguments: dict[str, Any], message: str) -> None:
@@ -254,7 +258,7 @@ def test_a_folder_of_another_run(run: Callable[..., pa.Table], tmp_path: Path) -
     before = {path: path.stat().st_mtime_ns for path in chunk_files(tmp_path)}
     for changes, message in (
         ({"seed": 5}, "seed is 0 there and 5 here"),
-        ({"confidence": 0.9}, r"grid\.confidence is null there and \[0\.9\] here"),
+        ({"confidence": 0.9}, r"grid\.confidence\[0\] is null there and 0\.9 here"),
         ({"grid": GRID | {"max_loss": [0.03, 0.3]}}, r"grid\.max_loss\[1\] is 0\.2 there and 0\.3 here"),
         ({"cuts": "inner"}, 'cuts is "all" there and "inner" here'),
         ({"solver_options": {"max_evaluations": 10}}, "options.max_evaluations is 1000 there and 10 here"),
@@ -284,11 +288,14 @@ def test_confidence_is_an_axis_and_can_be_overridden(run: Callable[..., pa.Table
     for guess, sure in zip(table[::2], table[1::2], strict=True):
         assert guess["accuracy_bound"] is None
         assert sure["accuracy_bound"] >= sure["accuracy_floor"] - 1e-12
-        if not problem.is_known(np.array([sure["strategy"]]))[0]:
+        levels = np.array([sure["strategy"]])
+        if problem.measured.find(levels)[0] >= 0:
+            assert sure["accuracy_bound"] == problem.measured_bound(0.9)[problem.measured.find(levels)[0]]
+        elif not problem.is_known(levels)[0]:
             assert sure["accuracy_bound"] == predictor.lower_bound(sure["predicted_accuracy"], 0.9)
     asked = run(few, confidence=0.8).to_pylist()
     assert [row["confidence"] for row in asked] == [0.8] * 2
-    with pytest.raises(InputError, match=r"confidence: 0\.9999 needs at least 9999 trained strategies"):
+    with pytest.raises(InputError, match=r"confidence: 0\.9999 needs at least 9999 scenarios"):
         run(few, confidence=0.9999)
 
 

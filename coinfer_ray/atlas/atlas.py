@@ -23,6 +23,7 @@ from coinfer_kernels.notation import Scenarios, Solutions
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.optimizer.solve import judged
 from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.outputs import check_replaceable
@@ -132,17 +133,23 @@ class AtlasInfo:
 class StrategyAtlas:
     """An atlas and what its rows mean.
 
-    ``known`` (K,) marks strategies whose accuracy is the measured base accuracy instead of a prediction.
+    ``sources`` (K) say where a strategy's accuracy comes from: ``base``, ``measured`` or ``predicted``, as in
+    :class:`coinfer_ray.optimizer.optimize.Answer`.
     """
 
     table: Atlas
-    known: np.ndarray
+    sources: tuple[str, ...]
     strategies: tuple[Strategy, ...]
     cut_after: tuple[str, ...]
     info: AtlasInfo
 
     def __len__(self) -> int:
         return len(self.table.costs)
+
+    @property
+    def known(self) -> np.ndarray:
+        """(K,) whether each strategy is the network as it is."""
+        return np.array([source == "base" for source in self.sources])
 
     def covers(self, accuracy_floor: float, snr_db: float) -> bool:
         """Whether it is the atlas of that accuracy floor and signal-to-noise ratio (NaN where there is none)."""
@@ -210,7 +217,7 @@ class StrategyAtlas:
                     "server_flop": server,
                     "uplink_bit": uplink,
                     "predicted_accuracy": float(self.table.accuracy[k]),
-                    "accuracy_source": "base" if self.known[k] else "predicted",
+                    "accuracy_source": self.sources[k],
                     "share": float(share[k]),
                     "rate_low_bps": rates[0],
                     "rate_high_bps": rates[1],
@@ -281,7 +288,7 @@ def load_atlas(path: str | Path) -> StrategyAtlas:
         costs = np.array([[row[name] for name in ("device_flop", "server_flop", "uplink_bit")] for row in rows])
         levels = np.array([row["levels"] for row in rows], dtype=np.int64)
         accuracy = np.array([row["predicted_accuracy"] for row in rows])
-        known = np.array([row["accuracy_source"] == "base" for row in rows])
+        sources = tuple(row["accuracy_source"] for row in rows)
         after = tuple(row["cut_after"] for row in rows)
         atlas = Atlas(levels, costs, accuracy, make_region(info.ranges.corners()), info.ratio)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
@@ -289,7 +296,7 @@ def load_atlas(path: str | Path) -> StrategyAtlas:
         raise InputError(
             f"atlas: {path} is not an atlas file ({reason}); write it with `coinfer atlas build`"
         ) from None
-    return StrategyAtlas(atlas, known, strategies, after, info)
+    return StrategyAtlas(atlas, sources, strategies, after, info)
 
 
 def solve_by_atlas(
@@ -322,7 +329,8 @@ def solve_by_atlas(
         levels[same], accuracy[same] = atlas.table.levels[index], atlas.table.accuracy[index]
         lower_bound[same] = objective[same] / atlas.info.ratio
     nothing = np.zeros(count, dtype=np.int64)
-    return Solutions(levels, objective, accuracy, nothing, nothing == 0, lower_bound)
+    found = Solutions(levels, objective, accuracy, nothing, nothing == 0, lower_bound)
+    return judged(problem, found, scenarios, confidence)
 
 
 def _inside(interval: Range, value: float) -> bool:

@@ -127,7 +127,7 @@ def _solve(
             info.ranges.corners(),
             info.accuracy_floor,
             snr_db=0.0 if info.snr_db is None else info.snr_db[1],
-            known_levels=problem.known_levels,  # max_loss is no less than 0, so their accuracy is enough
+            known_levels=np.vstack([problem.known_levels, _holding(problem, info)]),
             tolerance=info.tolerance,
             batch=BATCH,
             max_nodes=max_nodes,
@@ -139,12 +139,15 @@ def _solve(
         raise InputError(f"atlas: {error}") from None
     if not math.isfinite(atlas.ratio):
         raise InputError(f"atlas: nothing is proven within {max_nodes:,} boxes a call; allow more, or narrower ranges")
-    known = problem.is_known(atlas.levels)
-    atlas = atlas._replace(accuracy=np.where(known, problem.base_accuracy, atlas.accuracy))
+    known, place = problem.is_known(atlas.levels), problem.measured.find(atlas.levels)
+    accuracy = np.where(known, problem.base_accuracy, atlas.accuracy)
+    accuracy[place >= 0] = problem.measured.accuracy[place[place >= 0]]
+    atlas = atlas._replace(accuracy=accuracy)
+    sources = np.where(known, "base", np.where(place >= 0, "measured", "predicted"))
     strategies = tuple(problem.space.strategy(levels) for levels in atlas.levels)
     return StrategyAtlas(
         atlas,
-        known,
+        tuple(sources.tolist()),
         strategies,
         tuple(problem.graph.cut_name(strategy.partition_point) for strategy in strategies),
         replace(
@@ -220,6 +223,14 @@ def rename_old_atlases(folder: str | Path) -> None:
         new = old.with_name(f"_{name}.atlas{rest}")
         if ours and rest in ("", _PARTS) and not new.exists():
             old.rename(new)
+
+
+def _holding(problem: Problem, info: AtlasInfo) -> np.ndarray:
+    """(n, V) measured strategies that keep to the atlas's bound. The network as it is always does: max_loss is no less
+    than 0."""
+    holds = problem.measured_bound(info.confidence) >= problem.base_accuracy - info.max_loss
+    levels: np.ndarray = problem.measured.levels[holds]
+    return levels
 
 
 def _required(problem: Problem, max_loss: float, confidence: float | None) -> float:

@@ -55,7 +55,7 @@ def build(
     server_gflops: Annotated[str, typer.Option("--server-gflops", help="LOW:HIGH, or one speed.")] = "10600",
     rate_mbps: Annotated[str, typer.Option("--rate-mbps", help="LOW:HIGH, or one rate.")] = "0.01:1000",
     max_loss: options.MaxLoss = 0.02,
-    confidence: options.Confidence = None,
+    confidence: options.Confidence = 0.9,
     snr_db: Annotated[
         float | None, typer.Option("--snr-db", help="For records of a noisy channel: the SNR that it is for.")
     ] = None,

@@ -74,15 +74,22 @@ def _print_answer(answer: Answer) -> None:
         table.add_row("energy", f"{answer.energy_j:,.4g} J")
     table.add_row("sent", f"{answer.uplink_bit / 1e3:,.1f} kbit")
     known = answer.accuracy_source == "base"
-    measured = "measured: the network as it is" if known else f"predicted, typical error {answer.typical_error:.4f}"
-    table.add_row("accuracy", f"{answer.predicted_accuracy:.4f} ({measured})")
+    rests_on = {
+        "base": "measured: the network as it is",
+        "measured": f"measured: {answer.trainings} training{'s' * (answer.trainings != 1)} of this strategy, "
+        f"standard error {answer.typical_error:.4f}",
+        "predicted": f"predicted, typical error {answer.typical_error:.4f}",
+    }
+    table.add_row("accuracy", f"{answer.predicted_accuracy:.4f} ({rests_on[answer.accuracy_source]})")
     if answer.accuracy_bound is not None and not known:
         table.add_row("  at least", f"{answer.accuracy_bound:.4f} with a confidence of {answer.confidence:g}")
     table.add_row("  least allowed", f"{answer.accuracy_floor:.4f} (base {answer.base_accuracy:.4f})")
     table.add_row("cut after", f"{answer.cut_after} (partition point {strategy.partition_point})")
     table.add_row("pruned", ", ".join(f"{name} {ratio:.0%}" for name, ratio in pruned.items()) or "nothing")
     table.add_row("codec", ", ".join(f"{name} {value:g}" for name, value in codec.items()) or "none")
-    if answer.gap is not None:
+    if answer.confidence is not None and answer.accuracy_source != "predicted" and answer.gap == 0:
+        table.add_row("proven", "the fastest of all whose measured accuracy keeps the bound")
+    elif answer.gap is not None:
         table.add_row("proven", f"at most {max(answer.gap, 0):.2%} above the best that the predictor allows")
     table.add_row("found by", f"{answer.optimizer}, {answer.evaluations:,} evaluations, {answer.seconds:.2f} s")
     print_table(table)

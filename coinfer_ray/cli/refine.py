@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 @options.takes(
-    options.SCENARIO,
+    {name: (option, default if name != "confidence" else 0.0) for name, (option, default) in options.SCENARIO.items()},
     {name: option for name, option in options.PROBLEM.items() if name != "records"},
 )
 def refine(

@@ -28,7 +28,7 @@ A grid file:
   server: [p100]
   link: [4g, {rate_mbps: [1, 10, 100]}, {bandwidth_mhz: 10, snr_db: {linspace: [0, 50, 51]}}]
   max_loss: [0.01, 0.02]
-  confidence: [null, 0.95]       # may be left out: the predictor's best guess
+  confidence: [null, 0.95]       # may be left out: 0.9; null: predictions as they are
 """,
     )(sweep)
 

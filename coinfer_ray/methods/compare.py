@@ -84,11 +84,11 @@ def _row(
         "accuracy": None if np.isnan(accuracy) else accuracy,
         "accuracy_source": None
         if np.isnan(accuracy)
-        else "predicted"
-        if not known
         else "measured"
-        if modified
-        else "base",
+        if modified or (found.trainings is not None and found.trainings[0])
+        else "base"
+        if known
+        else "predicted",
         "accuracy_bound": None if np.isnan(sure) else float(sure),
         "partition_point": point,
         **{name: int(column[0]) or None for name, column in found.extra.items()},

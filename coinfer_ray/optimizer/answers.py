@@ -22,8 +22,9 @@ class Answers:
     device; ``accuracy`` (S,) is NaN where nothing is known of it, ``known`` (S,) bool says whether it was measured on
     the network as it is. ``lower_bound`` (S,): no strategy that the predictor accepts has a lower objective, NaN where
     nothing is proven. ``evaluations`` (S,): strategies looked at. ``levels`` (S, V) are the strategies in the
-    problem's search space, None for a method whose choices do not lie in it; ``extra`` holds columns (S,) of the
-    method's own.
+    problem's search space, None for a method whose choices do not lie in it; ``trainings`` (S,) how many are behind an
+    accuracy that was measured on the strategy itself, 0 where none is, None for such a method; ``extra`` holds columns
+    (S,) of the method's own.
     """
 
     objective: Floats
@@ -35,6 +36,7 @@ class Answers:
     lower_bound: Floats
     evaluations: Integers
     levels: Integers | None = None
+    trainings: Integers | None = None
     extra: Mapping[str, Integers] = field(default_factory=dict)
 
     def __len__(self) -> int:

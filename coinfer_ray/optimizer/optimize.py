@@ -6,6 +6,8 @@ accuracy is the measured base accuracy, a fact. These strategies are compared wi
 scenario, so that no answer is slower than All_Local, All_Server or Neurosurgeon over the same cuts. (Where the
 records were collected through a noisy channel, an uncoded feature at an inner cut would be damaged as well; there
 only the two endpoints count as known: one sends nothing, the other the input as bits at the link's rate.)
+
+Nor does it need to for the strategies of the records: those were trained, and take part by their measured accuracy.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from coinfer_kernels import (
 from coinfer_kernels.warm_up import compile_solvers
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
+from coinfer_ray.optimizer.problem import UNREACHABLE, Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, best_accuracy, solve
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.scenarios.read import ScenarioNumbers, resolve
@@ -41,8 +43,10 @@ class Answer:
     ``predicted_accuracy``, the ``accuracy_floor`` that was to be met, and the unmodified network's ``base_accuracy``.
     ``optimizer`` looked at ``evaluations`` strategies.
 
-    ``accuracy_source`` is ``base`` where the network stays as it is and its accuracy is measured, ``predicted``
-    where the predictor says so, with ``typical_error`` (root mean square, out of fold) in either direction.
+    ``accuracy_source`` is ``base`` where the network stays as it is and its accuracy is measured; ``measured`` where
+    this very strategy was trained for the records, ``trainings`` times, with ``typical_error`` the standard error of
+    its loss; ``predicted`` where the predictor says so, with ``typical_error`` (root mean square,
+    out of fold) in either direction.
     ``accuracy_bound`` is what it reaches with the ``confidence`` that was asked for; both None where none was.
     ``seconds`` is the time of the search alone, without reading and fitting the records. ``energy_j`` is None
     unless energy was the objective. ``lower_bound_s``: no strategy that the predictor holds for accurate enough is
@@ -60,7 +64,8 @@ class Answer:
     predicted_accuracy: float
     accuracy_floor: float
     base_accuracy: float
-    accuracy_source: Literal["base", "predicted"]
+    accuracy_source: Literal["base", "measured", "predicted"]
+    trainings: int
     typical_error: float
     confidence: float | None
     accuracy_bound: float | None
@@ -155,7 +160,8 @@ def answer(
     snr_db = np.nan if scenario.link.snr_db is None else scenario.link.snr_db
     floor = problem.base_accuracy - scenario.max_loss
     weights = np.array([scenario.weights(objective)])
-    if optimizer == "exact" or certify:
+    required = problem.required_accuracy(np.array([floor]), scenario.confidence)
+    if (optimizer == "exact" or certify) and required[0] < UNREACHABLE:
         compile_solvers()  # once on a machine, on two cores, and no part of the search
     began = time.perf_counter()
     scenarios = Scenarios(weights, np.array([floor]), np.array([snr_db]))
@@ -175,6 +181,9 @@ def answer(
     costs, known = answers.costs[0], bool(answers.known[0])
     device_s, server_s, uplink_s = costs * np.asarray(scenario.weights("latency"))
     strategy = problem.space.strategy(found.levels[0])
+    trainings = 0 if answers.trainings is None else int(answers.trainings[0])
+    source: Literal["base", "measured", "predicted"] = "base" if known else "measured" if trainings else "predicted"
+    scale = problem.predictor.calibration
     bound, gap = float(found.lower_bound[0]), float(found.gap[0])
     sure = problem.accuracy_bound(answers, scenario.confidence)
     return Answer(
@@ -189,8 +198,11 @@ def answer(
         predicted_accuracy=float(found.accuracy[0]),
         accuracy_floor=float(floor),
         base_accuracy=problem.base_accuracy,
-        accuracy_source="base" if known else "predicted",
-        typical_error=0.0 if known else problem.predictor.typical_error,
+        accuracy_source=source,
+        trainings=trainings,
+        typical_error={"base": 0.0, "measured": scale.measured_error, "predicted": problem.predictor.typical_error}[
+            source
+        ],
         confidence=scenario.confidence,
         accuracy_bound=None if scenario.confidence is None else float(sure[0]),
         strategy=strategy,
@@ -211,7 +223,8 @@ def explain_infeasible(problem: Problem, scenario: Scenario, seen: float) -> Inp
     floor, asked = problem.base_accuracy - scenario.max_loss, ""
     if scenario.confidence is not None:
         asked = f" with a confidence of {scenario.confidence}"
-        seen = float(problem.predictor.lower_bound(seen, scenario.confidence))
+        trusted = problem.predictor.trusted
+        seen = float(problem.predictor.lower_bound(seen, scenario.confidence)) if trusted else 0.0
     snr_db = np.nan if scenario.link.snr_db is None else scenario.link.snr_db
     best = max(seen, best_accuracy(problem, snr_db, scenario.confidence))
     loss = math.ceil(1e4 * (problem.base_accuracy - best)) / 1e4  # rounded so that the advice can be followed

@@ -20,6 +20,9 @@ from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS, DelayCalculator
 from coinfer_ray.problem.space import Cuts, SearchSpace
 from coinfer_ray.records.store import Split, usual_input_px
+from coinfer_ray.scenarios.scenario import check_confidence
+
+UNREACHABLE = 2.0  # an accuracy that nothing is predicted to reach
 
 
 @dataclass(frozen=True)
@@ -70,37 +73,60 @@ class Problem:
         return self.delay.costs(self.known_levels)
 
     def is_known(self, levels: np.ndarray) -> np.ndarray:
-        """(n,) whether the accuracy of each strategy ``levels`` (n, V) is a fact instead of a prediction."""
+        """(n,) whether each strategy ``levels`` (n, V) is the network as it is, whose accuracy is the base accuracy."""
         known: np.ndarray = (levels[:, None, :] == self.known_levels[None]).all(axis=2).any(axis=1)
         return known
+
+    @cached_property
+    def measured(self) -> MeasuredLevels:
+        """The strategies of the records that lie in this space, with the accuracies that training gave them."""
+        return MeasuredLevels.of(self)
+
+    def measured_bound(self, confidence: float | None) -> np.ndarray:
+        """(M,) the accuracy of each measured strategy, less the calibration's margin for its own error: that of the
+        images alone, for nothing is predicted."""
+        accuracy = self.measured.accuracy
+        return accuracy if confidence is None else self.predictor.calibration.bound_of_measured(accuracy, confidence)
 
     def required_accuracy(self, floor: np.ndarray, confidence: np.ndarray | float | None) -> np.ndarray:
         """(S,) what a strategy must be predicted to reach, to reach ``floor`` (S,) with that confidence.
 
-        ``confidence`` is one for all or one each (S,); None and NaN take predictions as they are.
+        ``confidence`` is one for all or one each (S,); None and NaN take predictions as they are. Where the predictor
+        is not to be trusted with one (:attr:`Predictor.trusted`) it is above :data:`UNREACHABLE`, and still other for
+        every floor and confidence.
 
         Raises:
             InputError: a confidence that is no probability, or higher than the records can promise.
         """
-        asked = _each(confidence, len(floor))
+        asked = each_confidence(confidence, len(floor))
         required = floor.copy()
         for each in np.unique(asked[~np.isnan(asked)]):
             rows = asked == each
-            required[rows] = self.predictor.required_accuracy(floor[rows], float(each))
+            check_confidence(float(each))
+            if self.predictor.trusted:
+                required[rows] = self.predictor.required_accuracy(floor[rows], float(each))
+            else:  # above what can be reached by the accuracy that has to be measured
+                margin = -self.predictor.calibration.bound_of_measured(0.0, float(each))
+                required[rows] = UNREACHABLE + floor[rows] + margin
         return required
 
     def accuracy_bound(self, answers: Answers, confidence: np.ndarray | float | None) -> np.ndarray:
         """(S,) the accuracy that each answer reaches with the confidence that was asked for.
 
-        NaN where none was asked; the measured accuracy where it is one. ``confidence`` as in
+        NaN where none was asked or nothing is known; the measured accuracy where it is one. ``confidence`` as in
         :meth:`required_accuracy`.
         """
-        asked = _each(confidence, len(answers))
+        asked = each_confidence(confidence, len(answers))
         bound = np.full(len(asked), np.nan)
+        if self.fitted is None:
+            return bound
         for each in np.unique(asked[~np.isnan(asked)]):
             rows = (asked == each) & ~answers.known
-            if rows.any():
-                bound[rows] = self.predictor.lower_bound(answers.accuracy[rows], float(each))
+            found = np.full(len(rows), -1) if answers.levels is None else self.measured.find(answers.levels)
+            predicted, trained = rows & (found < 0), rows & (found >= 0)
+            if predicted.any():
+                bound[predicted] = self.predictor.lower_bound(answers.accuracy[predicted], float(each))
+            bound[trained] = self.measured_bound(float(each))[found[trained]]
         facts = ~np.isnan(asked) & answers.known
         bound[facts] = answers.accuracy[facts]
         return bound
@@ -108,6 +134,7 @@ class Problem:
     def answers(self, solutions: Solutions) -> Answers:
         """The strategies ``solutions`` of this problem's space with what they cost."""
         levels = np.where(solutions.feasible[:, None], solutions.levels, 0)
+        found = self.measured.find(levels)
         points = np.array(self.space.variables[self.space.cut_variable].values, dtype=np.int64)
         return Answers(
             objective=solutions.objective,
@@ -119,6 +146,7 @@ class Problem:
             lower_bound=solutions.lower_bound,
             evaluations=solutions.evaluations,
             levels=levels,
+            trainings=np.where(found >= 0, np.append(self.measured.trainings, 0)[found], 0),
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -131,6 +159,59 @@ class Problem:
             "feature_bits": tables.feature_bits,
             "input_bits": tables.input_bits,
         }
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredLevels:
+    """M measured strategies of a search space: ``levels`` (M, V), ``costs`` (M, 3), ``accuracy`` (M,), ``trainings``
+    (M,), in the order of ``keys`` (M,), by which they are found."""
+
+    levels: np.ndarray
+    costs: np.ndarray
+    accuracy: np.ndarray
+    trainings: np.ndarray
+    keys: np.ndarray
+
+    @classmethod
+    def of(cls, problem: Problem) -> MeasuredLevels:
+        """Those of the problem's predictor, if it has one, that lie on the levels of its space and are not the network
+        as it is."""
+        space = problem.space
+        columns = [np.asarray(variable.values) for variable in space.variables]
+        if problem.fitted is None:
+            none = np.empty((0, len(columns)), dtype=np.int64)
+            return cls(none, np.empty((0, 3)), np.empty(0), np.empty(0, dtype=np.int64), _keys(none))
+        measured = problem.fitted.measured
+        x = measured.x[:, : len(columns)]
+        levels = np.column_stack(
+            [np.abs(own[:, None] - known).argmin(1) for own, known in zip(x.T, columns, strict=True)]
+        )
+        levels = levels.astype(np.int64).reshape(-1, len(columns))
+        values = space.tables.values[np.arange(len(columns)), levels]
+        inside = np.isclose(values, x, rtol=0, atol=1e-9).all(axis=1) & ~problem.is_known(levels)
+        levels = levels[inside]
+        order = np.argsort(_keys(levels), kind="stable")
+        return cls(
+            levels[order],
+            problem.delay.costs(levels[order]) if len(levels) else np.empty((0, 3)),
+            measured.accuracy[inside][order],
+            measured.trainings[inside][order],
+            _keys(levels)[order],
+        )
+
+    def find(self, levels: np.ndarray) -> np.ndarray:
+        """(n,) the position of each strategy ``levels`` (n, V) among these, -1 where it is none of them."""
+        if not len(self.keys):
+            return np.full(len(levels), -1)
+        wanted = _keys(levels)
+        position = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return np.where(self.keys[position] == wanted, position, -1)
+
+
+def _keys(levels: np.ndarray) -> np.ndarray:
+    """(n,) one value for each row of levels (n, V), which fit two bytes each, equal where the rows are."""
+    rows = np.ascontiguousarray(levels, dtype=np.int16)
+    return rows.view(f"S{2 * rows.shape[1]}").reshape(-1) if len(rows) else np.empty(0, dtype=f"S{2 * rows.shape[1]}")
 
 
 class ProblemOptions(TypedDict, total=False):
@@ -194,6 +275,6 @@ def check_input_bits(input_bits: float) -> None:
         raise InputError(f"input bits: {input_bits} must be above 0; 8 sends an image's bytes, 32 its floats")
 
 
-def _each(confidence: np.ndarray | float | None, count: int) -> np.ndarray:
+def each_confidence(confidence: np.ndarray | float | None, count: int) -> np.ndarray:
     """(count,) confidences, NaN where none is asked."""
     return np.broadcast_to(np.asarray(np.nan if confidence is None else confidence, dtype=np.float64), (count,))

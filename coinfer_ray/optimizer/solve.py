@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from coinfer_kernels import (
 )
 
 from coinfer_ray.errors import InputError, check_name
-from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.optimizer.problem import UNREACHABLE, Problem, each_confidence
 
 _HEURISTICS: dict[str, Callable[..., Solutions]] = {
     "quantum": solve_quantum,
@@ -28,6 +29,8 @@ _HEURISTICS: dict[str, Callable[..., Solutions]] = {
 }
 DEFAULT_OPTIMIZER = "exact"
 OPTIMIZERS = (DEFAULT_OPTIMIZER, *_HEURISTICS)
+MAX_REFUTED = 8  # times that a scenario is solved anew because measurements refute its answer
+_ABOVE = 1e-9  # what lifts a floor past a prediction that has been refuted
 EXACT_START = 50_000  # evaluations for the strategy that the exact solver starts from: more cost more than they save
 
 
@@ -41,9 +44,16 @@ def solve(
     confidence: np.ndarray | float | None = None,
     certify: bool = False,
     time_limit_s: float | None = None,
+    measured: bool = True,
     **options: Any,
 ) -> Solutions:
     """The best strategy for each of S scenarios, the network as it is included (:mod:`coinfer_ray.optimizer.optimize`).
+
+    So are, where ``measured``, the strategies that were trained for the records, by their measured accuracy; with a
+    confidence by :meth:`Problem.measured_bound`, and then they are alone with it where the predictor is not to be
+    trusted (:meth:`Problem.required_accuracy`): the best of them is found by looking at all, which proves it. Where an
+    optimizer's own answer is one of them and falls below the floor, its prediction is refuted: it is asked again for
+    one that is predicted to be better.
 
     ``exact`` starts from what ``quantum`` finds and goes on until no strategy can be better by more than a
     thousandth, until its node limit, or until ``time_limit_s`` seconds have been spent on a scenario, with the lower
@@ -75,21 +85,61 @@ def solve(
         )
     required = scenarios._replace(accuracy_floor=problem.required_accuracy(scenarios.accuracy_floor, confidence))
     keys = np.arange(first_scenario, first_scenario + len(scenarios.accuracy_floor))
-    tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
-    if optimizer == "exact":
-        begun = solve_quantum(*tables, required, seed=seed, keys=keys, max_evaluations=EXACT_START)
-        begun = _with_known(problem, scenarios, begun)
-        proven = _prove(problem, required, begun, max_seconds=time_limit_s, **options)
+    asked = each_confidence(confidence, len(keys))
+    facts = _Facts(problem, measured)
+
+    def run(rows: np.ndarray) -> Solutions:
+        """The optimizer's own solutions of the scenarios ``rows``."""
+        tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
+        own, wanted = _rows(scenarios, rows), _rows(required, rows)
+        if optimizer != "exact":
+            return _HEURISTICS[optimizer](*tables, wanted, seed=seed, keys=keys[rows], **options)
+        begun = solve_quantum(*tables, wanted, seed=seed, keys=keys[rows], max_evaluations=EXACT_START)
+        begun = facts.beside(begun, own, asked[rows])
+        proven = _prove(problem, wanted, begun, max_seconds=time_limit_s, **options)
         seen = np.where(proven.feasible, proven.accuracy, np.maximum(begun.accuracy, proven.accuracy))
-        found = proven._replace(accuracy=seen, evaluations=begun.evaluations + proven.evaluations)
-        best = _with_known(problem, scenarios, found)
-        return best._replace(lower_bound=np.minimum(proven.lower_bound, best.objective))
-    found = _HEURISTICS[optimizer](*tables, required, seed=seed, keys=keys, **options)
-    solved = _with_known(problem, scenarios, found)
-    if not certify:
-        return solved
-    bound = _prove(problem, required, solved, max_seconds=time_limit_s).lower_bound
+        return proven._replace(accuracy=seen, evaluations=begun.evaluations + proven.evaluations)
+
+    found, open_rows = _nothing(problem, len(keys)), np.flatnonzero(required.accuracy_floor < UNREACHABLE)
+    if len(open_rows):
+        found = _merged(found, run(open_rows), open_rows)
+    bound = found.lower_bound
+    for _ in range(MAX_REFUTED):
+        predicted = facts.refuted(found, scenarios, asked)
+        again = np.flatnonzero(~np.isnan(predicted))
+        if not len(again):
+            break
+        required.accuracy_floor[again] = np.maximum(predicted[again], required.accuracy_floor[again]) + _ABOVE
+        found = _merged(found, run(again), again)
+    solved = facts.beside(found, scenarios, asked)
+    if certify and optimizer != "exact":
+        floors = problem.required_accuracy(scenarios.accuracy_floor, confidence)
+        bound = _prove(problem, scenarios._replace(accuracy_floor=floors), solved, max_seconds=time_limit_s).lower_bound
     return solved._replace(lower_bound=np.minimum(bound, solved.objective))
+
+
+def _nothing(problem: Problem, count: int) -> Solutions:
+    """No strategy for ``count`` scenarios, and the proof that there is none."""
+    return Solutions(
+        levels=np.zeros((count, len(problem.space.variables)), dtype=np.int64),
+        objective=np.full(count, np.inf),
+        accuracy=np.zeros(count),
+        evaluations=np.zeros(count, dtype=np.int64),
+        feasible=np.zeros(count, dtype=np.bool_),
+        lower_bound=np.full(count, np.inf),
+    )
+
+
+def _rows(scenarios: Scenarios, rows: np.ndarray) -> Scenarios:
+    return Scenarios._make(column[rows] for column in scenarios)
+
+
+def _merged(old: Solutions, new: Solutions, rows: np.ndarray) -> Solutions:
+    """``old`` with the solutions ``new`` in its ``rows``."""
+    columns = Solutions._make(column.copy() for column in old)
+    for column, better in zip(columns, new, strict=True):
+        column[rows] = better
+    return columns
 
 
 def _prove(problem: Problem, required: Scenarios, begun: Solutions, **options: Any) -> Solutions:
@@ -125,13 +175,17 @@ def best_accuracy(problem: Problem, snr_db: float = np.nan, confidence: float | 
                 better = accuracy > best
                 levels[better], best[better] = moved[better], accuracy[better]
                 gained |= bool(better.any())
-    return float(best.max())
+    reached = problem.measured_bound(confidence)
+    return float(max(best.max(), reached.max(initial=0.0)))
 
 
 def _accuracy(problem: Problem, levels: np.ndarray, snr_db: float, confidence: float | None) -> np.ndarray:
     x = features(problem.space.tables, levels, snr_db if problem.predictor.noisy else None)
     predicted = problem.predictor.predict(x)
-    sure = predicted if confidence is None else problem.predictor.lower_bound(predicted, confidence)
+    sure = predicted
+    if confidence is not None:
+        trusted = problem.predictor.trusted
+        sure = problem.predictor.lower_bound(predicted, confidence) if trusted else np.zeros(len(predicted))
     return np.where(problem.is_known(levels), problem.base_accuracy, sure)
 
 
@@ -148,27 +202,87 @@ def _better_of(a: Solutions, b: Solutions) -> Solutions:
     )
 
 
-def _with_known(problem: Problem, scenarios: Scenarios, found: Solutions) -> Solutions:
-    """The optimizer's solutions, measured against the strategies whose accuracy is a fact."""
-    floor = scenarios.accuracy_floor
-    base = np.full(len(floor), problem.base_accuracy)
-    known = found.feasible & problem.is_known(found.levels)
-    feasible = found.feasible & (~known | (base >= floor))
-    own = found._replace(
-        objective=np.where(feasible, found.objective, np.inf),
-        accuracy=np.where(known, base, found.accuracy),
-        feasible=feasible,
-    )
-    if not len(problem.known_levels):
-        return own
-    accuracy = np.full(len(problem.known_levels), problem.base_accuracy)
-    index, objective = cheapest_feasible(problem.known_costs, accuracy, scenarios)
-    unmodified = Solutions(
-        levels=problem.known_levels[index],
+def judged(
+    problem: Problem, found: Solutions, scenarios: Scenarios, confidence: np.ndarray | float | None
+) -> Solutions:
+    """``found``, with the best measured strategy in place of each that was measured and falls below its floor."""
+    asked = each_confidence(confidence, len(found.feasible))
+    facts = _Facts(problem, measured=True)
+    wrong = np.flatnonzero(~np.isnan(facts.refuted(found, scenarios, asked)))
+    if not len(wrong):
+        return found
+    some = Solutions._make(column[wrong] for column in found)
+    right = facts.beside(some, _rows(scenarios, wrong), asked[wrong])._replace(lower_bound=some.lower_bound)
+    return _merged(found, right, wrong)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """The strategies whose accuracy is measured: the network as it is, and those of the records where ``measured``."""
+
+    problem: Problem
+    measured: bool
+
+    def refuted(self, found: Solutions, scenarios: Scenarios, confidence: np.ndarray) -> np.ndarray:
+        """(S,) what is predicted of a found strategy that was measured and falls below the floor; NaN for others."""
+        predicted = np.full(len(found.feasible), np.nan)
+        place = self._find(found)
+        for _, rows, bound in self._bounds(confidence):
+            rows = rows & (place >= 0)
+            wrong = np.flatnonzero(rows)[bound[place[rows]] < scenarios.accuracy_floor[rows]]
+            if len(wrong):
+                x = features(self.problem.space.tables, found.levels[wrong], None)
+                predicted[wrong] = self.problem.predictor.predict(x)
+        return predicted
+
+    def beside(self, found: Solutions, scenarios: Scenarios, confidence: np.ndarray) -> Solutions:
+        """The optimizer's solutions compared with the facts, by which its own that are among them are judged."""
+        problem, floor = self.problem, scenarios.accuracy_floor
+        base, place = np.full(len(floor), problem.base_accuracy), self._find(found)
+        known = found.feasible & problem.is_known(found.levels)
+        sure, accuracy = np.where(known, base, np.inf), np.where(known, base, found.accuracy)
+        for _, rows, bound in self._bounds(confidence):
+            rows = rows & (place >= 0)
+            sure[rows], accuracy[rows] = bound[place[rows]], problem.measured.accuracy[place[rows]]
+        feasible = found.feasible & (sure >= floor)
+        objective = np.where(feasible, found.objective, np.inf)
+        best = found._replace(objective=objective, accuracy=accuracy, feasible=feasible)
+        if len(problem.known_levels):
+            reached = np.full(len(problem.known_levels), problem.base_accuracy)
+            best = _better_of(best, _cheapest(problem.known_levels, problem.known_costs, reached, reached, scenarios))
+        for _, rows, bound in self._bounds(confidence):
+            some = np.flatnonzero(rows)
+            own = problem.measured
+            facts = _cheapest(own.levels, own.costs, bound, own.accuracy, _rows(scenarios, some))
+            mine = Solutions._make(column[some] for column in best)
+            best = _merged(best, _better_of(mine, facts), some)
+        return best
+
+    def _find(self, found: Solutions) -> np.ndarray:
+        none = np.full(len(found.feasible), -1)
+        return np.where(found.feasible, self.problem.measured.find(found.levels), -1) if self.measured else none
+
+    def _bounds(self, confidence: np.ndarray) -> Iterator[tuple[float | None, np.ndarray, np.ndarray]]:
+        """Each confidence that is asked for, the scenarios (S,) that do, and what measured strategies reach (M,)."""
+        if not (self.measured and len(self.problem.measured.accuracy)):
+            return
+        for each in np.unique(confidence):  # NaN counts as one value
+            rows = np.isnan(confidence) if np.isnan(each) else confidence == each
+            asked = None if np.isnan(each) else float(each)
+            yield asked, rows, self.problem.measured_bound(asked)
+
+
+def _cheapest(
+    levels: np.ndarray, costs: np.ndarray, bound: np.ndarray, accuracy: np.ndarray, scenarios: Scenarios
+) -> Solutions:
+    """The cheapest of the strategies ``levels`` (K, V) whose ``bound`` (K,) keeps to each scenario's floor."""
+    index, objective = cheapest_feasible(costs, bound, scenarios)
+    seen = np.where(index >= 0, accuracy[index], accuracy.max())
+    return Solutions(
+        levels=levels[index],
         objective=objective,
-        accuracy=base,
-        evaluations=np.full(len(floor), len(problem.known_levels)),
+        accuracy=seen,
+        evaluations=np.full(len(index), len(levels)),
         feasible=index >= 0,
-        lower_bound=np.full(len(floor), np.nan),
+        lower_bound=np.full(len(index), np.nan),
     )
-    return _better_of(own, unmodified)

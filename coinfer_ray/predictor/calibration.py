@@ -19,9 +19,10 @@ g grows with mu. So "the bound is at least the floor" is "the prediction is at l
 stricter floor for the same ensemble, and every solver and every proof works with it unchanged.
 
 The promise is about strategies drawn as the records were. An optimizer's answers are not: it looks for the
-strategies whose prediction flatters them most, so among those the share that keeps to the bound may be smaller, as it
-is among records whose bound just meets a floor (:class:`Coverage`, ``right``). What they really reach is known when
-they are trained.
+strategies whose prediction flatters them most, and few of those keep to the bound. So where a confidence is asked of
+an answer, predictions count only if the scores are those of answers (:mod:`coinfer_ray.refine.calibrate`) instead of
+records; else the answer is a strategy that was trained, whose measured accuracy, less the margin of a measurement,
+keeps to the floor.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from statistics import NormalDist
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,6 +39,9 @@ from numpy.typing import ArrayLike, NDArray
 from coinfer_ray.errors import InputError
 from coinfer_ray.scenarios.scenario import check_confidence
 
+RestsOn = Literal["records", "answers"]
+
+MEASURED = 0.65  # of r is what a measured loss errs by: one training, both networks on the same images
 UNKNOWN_RESOLUTION = 0.01  # where the records don't say how many images measured an accuracy
 
 
@@ -49,14 +54,23 @@ def resolution_of(base_accuracy: float, images: int | None) -> float:
 class Calibration:
     """The scores of a predictor's own records (see the module).
 
-    ``scores`` (n,) in ascending order; ``shares`` (n,) the share of all strategies, one unseen among them, whose
-    score is at most that.
+    ``rests_on`` says of what: of strategies drawn as the records were, or of an optimizer's answers in scenarios
+    drawn at random. ``scores`` (n,) in ascending order; ``shares`` (n,) the share of all strategies or scenarios, one
+    unseen among them, whose score is at most that.
     """
 
     scores: NDArray[np.float64]
     shares: NDArray[np.float64]
     base_accuracy: float
     resolution: float
+    rests_on: RestsOn = "records"
+
+    @classmethod
+    def of_answers(cls, scores: np.ndarray, base_accuracy: float, resolution: float) -> Calibration:
+        """Calibrate on the scores (n,) of random scenarios' answers: the least q from which on each was kept."""
+        order = np.sort(np.asarray(scores, dtype=np.float64))
+        shares = np.arange(1, len(order) + 1) / (len(order) + 1)
+        return cls(order, shares, base_accuracy, resolution, "answers")
 
     @classmethod
     def of(
@@ -86,20 +100,42 @@ class Calibration:
         if position == len(self.scores):
             needed = math.ceil(confidence / (1 - confidence) * (1 - 1e-12))
             highest = math.floor(self.highest_confidence * 1e4) / 1e4
+            what = "trained strategies" if self.rests_on == "records" else "scenarios whose answers were trained"
             raise InputError(
-                f"confidence: {confidence} needs at least {needed} trained strategies, more than these records hold; "
+                f"confidence: {confidence} needs at least {needed} {what}, more than these records hold; "
                 f"ask for {highest} or less, or collect more"
             )
-        return max(float(self.scores[position]), 0.0)
+        factor = max(float(self.scores[position]), 0.0)
+        if not math.isfinite(factor):
+            raise InputError(f"confidence: {confidence} was not reached by any margin; ask for less, or for none")
+        return factor
 
     def bound(self, predicted: ArrayLike, confidence: float) -> NDArray[np.float64]:
         """g: the accuracy that is reached with that confidence, for predicted accuracies of any shape."""
         mu = np.asarray(predicted, dtype=np.float64)
         return mu - self.factor(confidence) * _scale(mu, self.base_accuracy, self.resolution)
 
+    def bound_of_measured(self, accuracy: ArrayLike, confidence: float) -> NDArray[np.float64]:
+        """:meth:`bound` for accuracies that were measured, of any shape: the margin is that of a measurement alone.
+
+        Calibrated on answers it has the same q, else the normal distribution's quantile.
+        """
+        check_confidence(confidence)
+        q = self.factor(confidence) if self.rests_on == "answers" else max(NormalDist().inv_cdf(confidence), 0.0)
+        return np.asarray(accuracy, dtype=np.float64) - q * self.measured_error
+
+    @property
+    def measured_error(self) -> float:
+        """What the loss of a trained strategy errs by (standard deviation)."""
+        return MEASURED * self.resolution
+
     def required(self, floor: ArrayLike, confidence: float) -> NDArray[np.float64]:
         """g^-1: the predicted accuracy whose bound is ``floor``, for floors of any shape."""
-        target, q = np.asarray(floor, dtype=np.float64), self.factor(confidence)
+        return self.required_at(floor, self.factor(confidence))
+
+    def required_at(self, floor: ArrayLike, q: float) -> NDArray[np.float64]:
+        """:meth:`required` for a margin of q units of the scale."""
+        target = np.asarray(floor, dtype=np.float64)
         above = target + q * self.resolution
         below = (target + q * (self.resolution + self.base_accuracy)) / (1 + q)
         return np.where(above >= self.base_accuracy, above, below)
@@ -112,7 +148,7 @@ class Calibration:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Calibration:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], rests_on: RestsOn = "records") -> Calibration:
         """Rebuild from what :meth:`to_arrays` gave.
 
         Raises:
@@ -123,9 +159,10 @@ class Calibration:
         base_accuracy, resolution = (float(value) for value in arrays["calibration_scale"])
         if scores.shape != shares.shape or scores.ndim != 1 or not len(scores) or not resolution > 0:
             raise ValueError("its calibration is broken")
-        if not (np.diff(scores) >= 0).all() or not (np.diff(shares) >= 0).all() or not 0 < shares[-1] < 1:
+        ascending = (scores[1:] >= scores[:-1]).all() and (shares[1:] >= shares[:-1]).all()
+        if np.isnan(scores).any() or not ascending or not 0 < shares[-1] < 1:
             raise ValueError("its calibration is not in ascending order")
-        return cls(scores, shares, base_accuracy, resolution)
+        return cls(scores, shares, base_accuracy, resolution, rests_on)
 
 
 @dataclass(frozen=True)

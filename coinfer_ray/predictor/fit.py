@@ -24,6 +24,7 @@ from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.predictor.calibration import Calibration, Coverage, held_out_coverage, resolution_of
 from coinfer_ray.predictor.distillation import DistilledBoosting
+from coinfer_ray.predictor.measured import Measured
 from coinfer_ray.predictor.metrics import (
     Metrics,
     adjusted_r2,
@@ -192,6 +193,7 @@ def _fitted(
     return Predictor(
         ensemble=ensemble_of(fitted),
         calibration=Calibration.of(y, held_out, groups, base_accuracy, resolution_of(base_accuracy, images)),
+        measured=Measured.of(x, y, groups) if records.snr_db is None else Measured.none(x.shape[1]),
         regressor=regressor,
         model=records.model,
         input_px=records.input_px,

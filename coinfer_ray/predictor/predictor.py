@@ -14,19 +14,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.predictor.calibration import Calibration
+from coinfer_ray.predictor.measured import Measured
 from coinfer_ray.predictor.regressors import SNR_FEATURE
 from coinfer_ray.records.store import Split
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.outputs import check_replaceable
 
-PREDICTOR_FORMAT = 2
+PREDICTOR_FORMAT = 3
 
 
 @dataclass(frozen=True)
 class Predictor:
     """A fitted regressor and what it was fitted on: the ``records`` (their number) of ``model`` at ``input_px`` pixels.
 
-    ``ensemble`` predicts, ``calibration`` bounds; ``regressor`` is its name; ``accuracy`` says which images were
+    ``ensemble`` predicts, ``calibration`` bounds, ``measured`` are the strategies of the records, none of a noisy
+    channel; ``regressor`` is its name; ``accuracy`` says which images were
     measured on, ``base_accuracy`` (0..1) what the unmodified network reaches on them; ``versions``: of the libraries.
 
     ``feature_names`` are the columns that :meth:`predict` takes: the search space's, and ``snr_db`` behind them
@@ -41,6 +43,7 @@ class Predictor:
 
     ensemble: TreeEnsemble
     calibration: Calibration
+    measured: Measured
     regressor: str
     model: str
     input_px: int
@@ -61,6 +64,12 @@ class Predictor:
     def noisy(self) -> bool:
         """Whether the prediction depends on the link's signal-to-noise ratio."""
         return self.feature_names[-1] == SNR_FEATURE
+
+    @property
+    def trusted(self) -> bool:
+        """Whether an answer with a confidence may rest on a prediction: where the calibration is one of answers, and
+        over noisy links, whose every ratio is another network that nobody has trained."""
+        return self.noisy or self.calibration.rests_on == "answers"
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Predicted accuracies (n,) in 0..1 for features ``x`` (n, F); ValueError for other shapes."""
@@ -85,10 +94,13 @@ class Predictor:
         return self.calibration.required(floor, confidence)
 
     def provenance(self) -> dict[str, Any]:
-        """Everything but the ensemble and the calibration's scores, as JSON can say it."""
-        fields = {name: value for name, value in vars(self).items() if name not in ("ensemble", "calibration")}
+        """Everything but the arrays, as JSON can say it, and what the calibration rests on."""
+        fields = {
+            name: value for name, value in vars(self).items() if name not in ("ensemble", "calibration", "measured")
+        }
         whole = {
             "feature_names": list(self.feature_names),
+            "calibrated_on": self.calibration.rests_on,
             "settings": dict(self.settings),
             "versions": dict(self.versions),
         }
@@ -102,7 +114,7 @@ class Predictor:
         """
         check_replaceable(path, "predictor")
         document = json.dumps({"format": PREDICTOR_FORMAT, **self.provenance()})
-        arrays: dict[str, Any] = self.ensemble.to_arrays() | self.calibration.to_arrays()
+        arrays: dict[str, Any] = self.ensemble.to_arrays() | self.calibration.to_arrays() | self.measured.to_arrays()
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:  # savez would append .npz to a path
@@ -125,8 +137,9 @@ class Predictor:
             written = document.pop("format")
             if written == PREDICTOR_FORMAT:
                 document["feature_names"] = tuple(document["feature_names"])
-                ensemble, calibration = TreeEnsemble.from_arrays(arrays), Calibration.from_arrays(arrays)
-                return cls(ensemble=ensemble, calibration=calibration, **document)
+                calibration = Calibration.from_arrays(arrays, document.pop("calibrated_on"))
+                measured = Measured.from_arrays(arrays)
+                return cls(TreeEnsemble.from_arrays(arrays), calibration, measured, **document)
         except FileNotFoundError:
             raise InputError(f"predictor: {path} does not exist; write one with `coinfer fit --out`") from None
         except Exception as error:  # a foreign file breaks NumPy, zipfile, zlib and json each in its own way

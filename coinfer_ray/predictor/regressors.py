@@ -102,5 +102,5 @@ def one_thread() -> AbstractContextManager[Any]:
     from sklearn import ensemble  # noqa: F401 (only libraries that are loaded already can be limited)
     from threadpoolctl import threadpool_limits
 
-    limits: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="openmp")
+    limits: AbstractContextManager[Any] = threadpool_limits(limits=1)
     return limits

@@ -295,8 +295,8 @@ def _each_once(table: pa.Table) -> pa.Table:
     return table if len(first) == len(table) else table.take(list(first.values()))
 
 
-def pack(folder: str | Path, path: str | Path) -> Records:
-    """Join the shards of a collection, failed candidates included, into one file.
+def pack(source: str | Path | Sequence[str | Path], path: str | Path) -> Records:
+    """Join the shards of a collection, or several of such folders and files, into one file, failed candidates included.
 
     Raises:
         InputError: a folder without records (:func:`read_records`), or ``path`` is there and no file of records.
@@ -307,11 +307,14 @@ def pack(folder: str | Path, path: str | Path) -> Records:
     from coinfer_ray.runtime.files import write_whole
     from coinfer_ray.runtime.outputs import check_replaceable
 
-    folder, path = Path(folder), Path(path)
+    path = Path(path)
     check_replaceable(path, "records")
-    records = read_records(folder)
-    tables = [_read_file(file) for file in sorted(folder.glob(SHARD_PATTERN))]
-    table = pa.concat_tables(tables).sort_by("candidate").replace_schema_metadata(tables[0].schema.metadata)
+    records = read_records(source)
+    folders = [source] if isinstance(source, str | Path) else source
+    tables = [_read_file(file) for each in folders for file in _record_files(Path(each))]
+    rows = _each_once(pa.concat_tables([part.select(tables[0].column_names) for part in tables]))
+    table = rows.sort_by([("candidate", "ascending"), ("seed", "ascending")])
+    table = table.replace_schema_metadata(tables[0].schema.metadata)
     write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
     return records
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.scenarios.grid import Grid
-from coinfer_ray.scenarios.scenario import Scenario
+from coinfer_ray.scenarios.scenario import SERVER_FLOPS_PER_S, Device, Link, Scenario, Server
 
 MAX_CASES = 1_000
 
@@ -54,9 +54,27 @@ def cases_of(grid: Grid, model: str) -> list[Case]:
     for row in range(len(grid)):
         parts = [labels[columns[name][row]] for name, labels in axes.items()]
         loss = float(columns["max_loss"][row])
-        confidence, snr_db = _given(columns["confidence"][row]), _given(columns["snr_db"][row])
+        # The default is for answers that nobody trains; here every one is.
+        said = "confidence" in grid.document
+        confidence = _given(columns["confidence"][row]) if said else None
+        snr_db = _given(columns["snr_db"][row])
         device, server, link = weights[row].tolist()
         cases.append(Case(_name(parts, loss, confidence), (device, server, link), loss, confidence, snr_db))
+    return cases
+
+
+def drawn_cases(count: int, seed: int, max_losses: Sequence[float]) -> list[Case]:
+    """``count`` scenarios drawn at random, for each of ``max_losses`` (0..1) in turn.
+
+    Device 0.1 to 1,000 GFLOPS and link 0.1 to 1,000 Mb/s, log-uniform; the server is the paper's P100.
+    """
+    rng = np.random.default_rng(seed)
+    cases = []
+    for number in range(count):
+        gflops, mbps = (float(f"{10 ** rng.uniform(-1, 3):.4g}") for _ in range(2))
+        device, link = Device(f"{gflops:g} GFLOPS", gflops * 1e9), Link(f"{mbps:g} Mb/s", mbps * 1e6)
+        loss = max_losses[number % len(max_losses)]
+        cases.append(Case.of(Scenario(device, Server("p100", SERVER_FLOPS_PER_S["p100"]), link, loss, confidence=None)))
     return cases
 
 

@@ -48,6 +48,7 @@ from coinfer_ray.refine.facts import Fact, Facts, _key
 
 MARGIN_STEP = 1e-3  # margins below this are taken for none: a fifth of the error of an accuracy on 5,000 images
 TOLERANCE = 1e-3  # a strategy must be cheaper than the best fact by this share to be worth training
+CHOICE_NODES = 50_000  # of the exact solver: what is trained next needs no proof that takes longer than its training
 _ABOVE = 1e-9  # what lifts a margin past a prediction that has been refuted
 
 
@@ -242,10 +243,11 @@ def _choose(
 
 def _predicted_best(problem: Problem, state: CaseState, optimizer: str, seed: int, position: int) -> Choice | None:
     case = state.case
-    required = problem.required_accuracy(np.array([state.accuracy_floor]), case.confidence)
+    required = problem.predictor.required_accuracy(np.array([state.accuracy_floor]), case.confidence)
     snr_db = np.nan if case.snr_db is None else case.snr_db
     scenarios = Scenarios(np.array([case.weights]), required + state.margin, np.array([snr_db]))
-    found = solve(problem, scenarios, optimizer, seed, first_scenario=position)
+    limit: dict[str, Any] = {"max_nodes": CHOICE_NODES} if optimizer == "exact" else {}
+    found = solve(problem, scenarios, optimizer, seed, first_scenario=position, measured=False, **limit)
     if not found.feasible[0]:
         return None
     x = features(problem.space.tables, found.levels, snr_db if problem.predictor.noisy else None)

@@ -49,13 +49,14 @@ def summary_note(results: SweepResults) -> str:
     if bounded:
         proven = sum(1 - bound / latency <= PROVEN_GAP for latency, bound in bounded)
         total = len(results.rows)
-        notes.append(f"{proven:,} of {total:,} answers are proven within 0.1 % of the best that the predictor allows.")
+        notes.append(f"{proven:,} of {total:,} answers are proven within 0.1 % of the best that is accepted.")
     errors = [f"{problem['predictor']['typical_error']:.3f}" for problem in results.problems.values()]
     notes.append(
-        f"Accuracy: as the predictor says; typical error {' and '.join(errors)} for a strategy that was not trained."
+        "Accuracy: measured where the network stays as it is or the strategy was trained for the records; "
+        f"elsewhere as the predictor says, with a typical error of {' and '.join(errors)}."
     )
     if _bounded(results):
-        notes.append("At least: with the confidence that was asked for, for strategies drawn as the records were.")
+        notes.append("At least: the accuracy less the margin that the confidence asks for.")
     return " ".join(notes)
 
 

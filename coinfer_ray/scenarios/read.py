@@ -12,7 +12,16 @@ from pydantic import BaseModel, ValidationError
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.scenarios.grid import Axis, Grid
-from coinfer_ray.scenarios.scenario import Device, Given, Link, Scenario, Server, check_confidence, check_max_loss
+from coinfer_ray.scenarios.scenario import (
+    DEFAULT_CONFIDENCE,
+    Device,
+    Given,
+    Link,
+    Scenario,
+    Server,
+    check_confidence,
+    check_max_loss,
+)
 from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys
 
 MAX_SCENARIOS = 2**62
@@ -73,7 +82,8 @@ class ScenarioNumbers(TypedDict, total=False):
 
     ``device_gflops``, ``server_gflops``: speeds in 1e9 FLOP/s. ``rate_mbps``: uplink rate in 1e6 bit/s;
     ``bandwidth_mhz`` and ``snr_db``: the same by Shannon's formula. ``max_loss``: allowed loss of accuracy, a share
-    (default 0.02). ``confidence``: how sure the predictor must be (default: its best guess).
+    (default 0.02). ``confidence``: how sure it must be that an answer keeps to the bound (default 0.9; None:
+    predictions as they are).
     """
 
     device_gflops: float | None
@@ -102,7 +112,7 @@ def resolve(**options: Unpack[ScenarioOptions]) -> Scenario:
     Raises:
         InputError: the first of them that cannot be used.
     """
-    max_loss, confidence = options.get("max_loss", 0.02), options.get("confidence")
+    max_loss, confidence = options.get("max_loss", 0.02), options.get("confidence", DEFAULT_CONFIDENCE)
     check_max_loss(max_loss)
     if confidence is not None:
         check_confidence(confidence)

@@ -21,6 +21,8 @@ from coinfer_ray.errors import InputError
 if TYPE_CHECKING:
     pass
 
+DEFAULT_CONFIDENCE = 0.9
+
 Objective = Literal["latency", "energy"]
 Given: TypeAlias = "str | Path | Mapping[str, Any]"  # a preset's name, a YAML file, or what such a file holds
 
@@ -62,14 +64,15 @@ class Link:
 class Scenario:
     """One question: the best strategy for these, losing at most ``max_loss`` of the base accuracy (a share).
 
-    With a ``confidence`` the predictor must be that sure of it; None takes its predictions as they are.
+    Of the answers that a ``confidence`` is asked of, at least that share keeps the bound
+    (:mod:`coinfer_ray.predictor.calibration`); None takes predictions as they are.
     """
 
     device: Device
     server: Server
     link: Link
     max_loss: float = 0.02
-    confidence: float | None = None
+    confidence: float | None = DEFAULT_CONFIDENCE
 
     def weights(self, objective: Objective = "latency") -> tuple[float, float, float]:
         """Cost of a device FLOP, a server FLOP and an uplink bit, in seconds or in joules of the device's battery.

@@ -17,6 +17,7 @@ from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.problem.space import Cuts
 from coinfer_ray.scenarios.grid import Axis
 from coinfer_ray.scenarios.scenario import (
+    DEFAULT_CONFIDENCE,
     DEVICE_FLOPS_PER_S,
     LINK_RATE_BPS,
     SERVER_FLOPS_PER_S,
@@ -196,7 +197,7 @@ class GridFile(BaseModel):
     server: Annotated[list[ServerItem], Field(min_length=1)]
     link: Annotated[list[LinkItem], Field(min_length=1)]
     max_loss: Shares
-    confidence: Confidences = (np.nan,)
+    confidence: Confidences = (DEFAULT_CONFIDENCE,)
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     cuts: Cuts = "all"
 

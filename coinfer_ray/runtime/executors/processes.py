@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -40,39 +41,45 @@ class ProcessExecutor:
         """See :class:`coinfer_ray.runtime.executors.base.Executor`."""
         import joblib
 
-        waiting = iter(tasks)
-        first = list(islice(waiting, self.workers))
-        if not first:
+        waiting = ((task_id, task, 1) for task_id, task in tasks)
+        queue = deque(islice(waiting, self.workers))
+        if not queue:
             return
         with tempfile.TemporaryDirectory(prefix="coinfer-") as folder:
             # Arrays that are mapped from a file lie in memory once, however many workers read them.
             path = Path(folder) / "shared"
             joblib.dump(dict(shared), path)
-            pool = self._pool(start, path, len(first))
+            pool = self._pool(start, path, len(queue))
             running: dict[Future[_Outcome], tuple[Hashable, T, int]] = {}
             try:
-                for task_id, task in first:
-                    running[pool.submit(_run, task)] = task_id, task, 1
-                while running:
-                    again: list[tuple[Hashable, T, int]] = []
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        task_id, task, attempts = running.pop(future)
+                while queue or running:
+                    broken = False
+                    while queue and not broken:
                         try:
-                            value, error, seconds = future.result()
-                        except BrokenProcessPool:
-                            if attempts < MAX_ATTEMPTS:
-                                again.append((task_id, task, attempts + 1))
-                                continue
-                            value, error, seconds = None, f"its worker died {attempts} times", 0.0
+                            future = pool.submit(_run, queue[0][1])
+                        except BrokenProcessPool:  # a worker died since the last look
+                            broken = True
+                        else:
+                            running[future] = queue.popleft()
+                    for future in () if broken else wait(running, return_when=FIRST_COMPLETED).done:
+                        if isinstance(future.exception(), BrokenProcessPool):
+                            broken = True
+                            continue
+                        task_id, _, attempts = running.pop(future)
+                        value, error, seconds = future.result()
                         yield Envelope(task_id, value, error, attempts, seconds)
-                    if again:  # all that ran died with the one that is to blame
-                        again += [(task_id, task, attempts + 1) for task_id, task, attempts in running.values()]
-                        running.clear()
+                    if broken:  # all that ran died with the one that is to blame
                         pool.shutdown(wait=True)
+                        for future, (task_id, task, attempts) in running.items():
+                            if future.exception() is None:  # it ended just before
+                                yield Envelope(task_id, *future.result()[:2], attempts, future.result()[2])
+                            elif attempts == MAX_ATTEMPTS:
+                                yield Envelope(task_id, None, f"its worker died {attempts} times", attempts, 0.0)
+                            else:
+                                queue.append((task_id, task, attempts + 1))
+                        running.clear()
                         pool = self._pool(start, path, self.workers)
-                    again += [(*one, 1) for one in islice(waiting, self.workers - len(running) - len(again))]
-                    for task_id, task, attempts in again:
-                        running[pool.submit(_run, task)] = task_id, task, attempts
+                    queue.extend(islice(waiting, self.workers - len(running) - len(queue)))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

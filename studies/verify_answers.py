@@ -1,0 +1,105 @@
+"""Is it true? Answers to random scenarios, each trained anew from fresh seeds and measured on all images.
+
+    python studies/verify_answers.py --model alexnet --data DIR --out DIR [--scenarios 40] [--seeds 2]
+
+The scenarios are drawn from --seed (:func:`coinfer_ray.refine.cases.drawn_cases`: device 0.1 to 1,000 GFLOPS, rate 0.1
+to 1,000 Mb/s, a P100), each at a loss of 1, 2 and 5 points, and answered as `coinfer optimize` answers them at
+--confidence. Every compressed strategy among the answers is trained by its records' recipe from each fresh seed, and
+compared with the base network on the same images. Printed for each loss: how many answers keep the bound in the mean of
+their trainings (the network as it is always does), what they lose beyond what was said, and how much faster they are
+than the best plain cut. Trainings are kept in --out: stop it, run it again, and it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from coinfer_kernels import Scenarios
+
+from coinfer_ray.optimizer.optimize import TIME_LIMIT_S
+from coinfer_ray.optimizer.problem import assemble
+from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, solve
+from coinfer_ray.records.request import Request
+from coinfer_ray.records.store import read_records, shipped_records
+from coinfer_ray.refine.cases import drawn_cases
+from coinfer_ray.runtime.executors import EXECUTORS, make_executor
+from coinfer_ray.runtime.files import run_folder
+from coinfer_ray.training.data import load_data
+from coinfer_ray.training.verifier import Verifier, obtain_base
+from coinfer_ray.training.worker import gpu_share
+
+LOSSES = (0.01, 0.02, 0.05)
+SPLITS = ("validation", "test")
+FRESH = 10  # repeats before this one have been trained for records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scenarios", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=77, help="of the scenarios; no records were collected with 77")
+    parser.add_argument("--confidence", type=float, default=0.9)
+    parser.add_argument("--executor", default="ray", choices=EXECUTORS)
+    parser.add_argument("--workers", type=int)
+    given = parser.parse_args()
+
+    problem = assemble(given.model)
+    records = read_records(shipped_records(given.model))
+    data = load_data(given.data)
+    base = obtain_base(None, None, records.info, data)
+    drawn = drawn_cases(given.scenarios, given.seed, (0.0,))
+    cases = [replace(case, max_loss=loss) for case in drawn for loss in LOSSES]
+    weights, losses = np.array([case.weights for case in cases]), np.array([case.max_loss for case in cases])
+    scenarios = Scenarios(weights, problem.base_accuracy - losses, np.full(len(cases), np.nan))
+    confidence = given.confidence or None
+    found = solve(problem, scenarios, DEFAULT_OPTIMIZER, confidence=confidence, time_limit_s=TIME_LIMIT_S)
+    answers = problem.answers(found)
+    plain = (problem.known_costs @ weights.T).min(axis=0)
+    gain = plain / found.objective
+    distinct = sorted({tuple(row) for row, base in zip(found.levels.tolist(), answers.known, strict=True) if not base})
+    requests = [
+        Request(problem.space.strategy(np.array(levels)), None, repeat)
+        for levels in distinct
+        for repeat in range(FRESH, FRESH + given.seeds)
+    ]
+    lost: dict[tuple[int, ...], dict[str, list[float]]] = {levels: {name: [] for name in SPLITS} for levels in distinct}
+    with (
+        make_executor(given.executor, workers=given.workers, gpus_per_worker=gpu_share()) as executor,
+        run_folder(given.out, "verify-answers", {"records": records.info.settings_hash}) as folder,
+    ):
+        for position, row in Verifier(records.info, data, base, executor, folder=folder).measure(requests):
+            for name in SPLITS:
+                value = row[f"base_{name}_accuracy"] - row[f"{name}_accuracy"] if row["status"] == "ok" else 1.0
+                lost[distinct[position // given.seeds]][name].append(value)
+
+    print(f"{given.model}: {given.scenarios} scenarios, confidence {confidence}, {given.seeds} fresh trainings each")
+    print(f"{len(distinct)} different compressed strategies among {len(cases)} answers")
+    print("loss   compressed  kept: validation  test  both   lost beyond what was said   gain: median, all; compressed")
+    kept_all = []
+    for loss in LOSSES:
+        rows = np.flatnonzero(losses == loss)
+        own = [tuple(found.levels[row].tolist()) for row in rows]
+        means = {name: np.array([np.mean(lost[one][name]) if one in lost else 0.0 for one in own]) for name in SPLITS}
+        kept = {name: means[name] <= loss for name in SPLITS}
+        both = kept["validation"] & kept["test"]
+        kept_all.append(both)
+        said = problem.base_accuracy - found.accuracy[rows]
+        compressed = np.array([one in lost for one in own])
+        beyond = (means["validation"] - said)[compressed].mean() if compressed.any() else 0.0
+        among = np.median(gain[rows][compressed]) if compressed.any() else 1.0
+        print(
+            f"{loss:4.0%}   {compressed.sum():3d} of {len(rows)}   {kept['validation'].mean():8.0%} "
+            f"{kept['test'].mean():10.0%} {both.mean():6.0%}   {100 * beyond:+8.2f} points"
+            f"{np.median(gain[rows]):19.2f}x {among:9.2f}x"
+        )
+    print(f"all: {np.concatenate(kept_all).mean():.1%} of the answers keep their bound on both")
+
+
+if __name__ == "__main__":
+    main()
