@@ -227,7 +227,7 @@ class _Facts:
         """(S,) what is predicted of a found strategy that was measured and falls below the floor; NaN for others."""
         predicted = np.full(len(found.feasible), np.nan)
         place = self._find(found)
-        for _, rows, bound in self._bounds(confidence):
+        for rows, bound in self._bounds(confidence):
             rows = rows & (place >= 0)
             wrong = np.flatnonzero(rows)[bound[place[rows]] < scenarios.accuracy_floor[rows]]
             if len(wrong):
@@ -241,7 +241,7 @@ class _Facts:
         base, place = np.full(len(floor), problem.base_accuracy), self._find(found)
         known = found.feasible & problem.is_known(found.levels)
         sure, accuracy = np.where(known, base, np.inf), np.where(known, base, found.accuracy)
-        for _, rows, bound in self._bounds(confidence):
+        for rows, bound in self._bounds(confidence):
             rows = rows & (place >= 0)
             sure[rows], accuracy[rows] = bound[place[rows]], problem.measured.accuracy[place[rows]]
         feasible = found.feasible & (sure >= floor)
@@ -250,7 +250,7 @@ class _Facts:
         if len(problem.known_levels):
             reached = np.full(len(problem.known_levels), problem.base_accuracy)
             best = _better_of(best, _cheapest(problem.known_levels, problem.known_costs, reached, reached, scenarios))
-        for _, rows, bound in self._bounds(confidence):
+        for rows, bound in self._bounds(confidence):
             some = np.flatnonzero(rows)
             own = problem.measured
             facts = _cheapest(own.levels, own.costs, bound, own.accuracy, _rows(scenarios, some))
@@ -262,14 +262,13 @@ class _Facts:
         none = np.full(len(found.feasible), -1)
         return np.where(found.feasible, self.problem.measured.find(found.levels), -1) if self.measured else none
 
-    def _bounds(self, confidence: np.ndarray) -> Iterator[tuple[float | None, np.ndarray, np.ndarray]]:
-        """Each confidence that is asked for, the scenarios (S,) that do, and what measured strategies reach (M,)."""
+    def _bounds(self, confidence: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each confidence the scenarios (S,) that ask for it, and what measured strategies reach (M,)."""
         if not (self.measured and len(self.problem.measured.accuracy)):
             return
         for each in np.unique(confidence):  # NaN counts as one value
             rows = np.isnan(confidence) if np.isnan(each) else confidence == each
-            asked = None if np.isnan(each) else float(each)
-            yield asked, rows, self.problem.measured_bound(asked)
+            yield rows, self.problem.measured_bound(None if np.isnan(each) else float(each))
 
 
 def _cheapest(

@@ -131,11 +131,7 @@ class Calibration:
 
     def required(self, floor: ArrayLike, confidence: float) -> NDArray[np.float64]:
         """g^-1: the predicted accuracy whose bound is ``floor``, for floors of any shape."""
-        return self.required_at(floor, self.factor(confidence))
-
-    def required_at(self, floor: ArrayLike, q: float) -> NDArray[np.float64]:
-        """:meth:`required` for a margin of q units of the scale."""
-        target = np.asarray(floor, dtype=np.float64)
+        target, q = np.asarray(floor, dtype=np.float64), self.factor(confidence)
         above = target + q * self.resolution
         below = (target + q * (self.resolution + self.base_accuracy)) / (1 + q)
         return np.where(above >= self.base_accuracy, above, below)
