@@ -6,15 +6,15 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.predictor.fit import fit_predictor
 from coinfer_ray.report import SweepResults, open_results, read_sweep, summary_table, write_page
-from coinfer_ray.report.figures import MAX_PANELS, figure_captions, latency_figure, second_figure
+from coinfer_ray.report.interactive import MAX_BYTES, render
+from coinfer_ray.report.model import Figure, Page, TableView
+from coinfer_ray.report.page import MAX_PANELS, MAX_POINTS, figures_folder, sweep_page
 from coinfer_ray.report.results import spread
 from coinfer_ray.report.table import MAX_ROWS, milliseconds, summary_cells, summary_header, summary_note, times_faster
 from coinfer_ray.runtime.files import RUN_FILE
@@ -127,7 +127,7 @@ class Document(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.count[tag] = self.count.get(tag, 0) + 1
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "link"):
             self.open.append(tag)
         self.references += [
             value or "" for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")
@@ -140,39 +140,93 @@ class Document(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
 
 
-@pytest.mark.parametrize("name", ["paper", "rates"])
-def test_page_is_whole_and_fetches_nothing(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+def test_page_is_whole_and_fetches_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     for _ in range(2):  # its own page is brought up to date
-        write_page(folders[name], out)
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+        write_page(folders["paper"], out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page-figures", "page.html"]
+    assert {path.name for path in figures_folder(out).iterdir()} == {
+        f"{name}.{ending}" for name in ("latency", "time") for ending in ("png", "svg", "csv")
+    }
     text = out.read_text(encoding="utf-8")
     document = Document()
     document.feed(text)
     assert document.open == []
-    assert document.count["svg"] == 2 and document.count["table"] == 1 and "script" not in document.count
-    assert all(reference.startswith("#") for reference in document.references)
-    assert "url(http" not in text and "@import" not in text
+    assert document.count["figure"] == 2 and document.count["table"] == 1
+    assert [reference for reference in document.references if not reference.startswith(("#", "data:"))] == []
     assert "prefers-color-scheme: dark" in text and "width=device-width" in text
     # The records' provenance comes from the sweep's files.
     assert SETTINGS["data"] in document.text and "100 really trained strategies" in document.text
     assert "64 x 64 pixels" in document.text and "0.8400" in document.text
 
 
-@pytest.mark.parametrize("draw", [latency_figure, second_figure])
-def test_figures_are_valid_svg_in_the_pages_colours(paper: SweepResults, rates: SweepResults, draw: Any) -> None:
-    for results, shown in ((paper, len(paper.panels)), (rates, MAX_PANELS)):
-        svg = draw(results)
-        ElementTree.fromstring(svg)
-        used = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg))
-        assert {colour for colour in used if not colour.startswith("var(--")} <= {"none"}
-        titles = [text for text in re.findall(r">([^<>]+)</text>", svg) if text in results.panels]
-        assert len(titles) == shown
-        assert draw(results) == svg
-    assert f"{MAX_PANELS} of 9 groups" in figure_captions(rates)[0]
+def parts(page: Page) -> tuple[list[Figure], TableView]:
+    (table,) = (part for part in page.parts() if isinstance(part, TableView))
+    return list(page.figures()), table
+
+
+def test_few_links_are_rows_with_the_gain_beside_them(paper: SweepResults) -> None:
+    page = sweep_page(paper)
+    (latency, time), table = parts(page)
+    assert (latency.kind, time.kind) == ("points", "bars")
+    assert latency.panels == time.panels == list(paper.panels)
+    assert latency.labels == ["All_Local", "All_Server", "Neurosurgeon", "coinfer"]
+    assert page.filters() == {
+        "device": ["rpi3b+", "rpi4b", "tk1"],
+        "link": ["3g", "4g", "5g", "wifi"],
+        "method": latency.labels,
+    }
+    (ours,) = (one for one in latency.series if (one.label, one.panel) == ("coinfer", "tk1"))
+    rows = paper.panels["tk1"]
+    assert list(ours.x) == [1e3 * (row.latency_s or 0) for row in rows] and list(ours.y) == [row.link for row in rows]
+    notes = [note.text for note in latency.notes if note.panel == "tk1"]
+    assert notes == [times_faster(row.gain or 0) for row in rows]
+    for panel in time.panels:  # the parts are the whole
+        shares = [one.y if isinstance(one.x[0], str) else one.x for one in time.series if one.panel == panel]
+        assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx([100] * 4)
+    gains = sorted(row.gain or 0 for row in paper.rows)
+    median = times_faster((gains[5] + gains[6]) / 2)
+    assert page.lead == (
+        f"coinfer is {median} as fast as the best other method in the median of 12 scenarios, "
+        f"and up to {times_faster(gains[-1])}."
+    )
+    assert [column.numeric for column in table.columns[:5]] == [False, False, True, True, False]
+    values = [row[2].value for row in table.rows if not isinstance(row[2], str | float | None)]
+    assert values == pytest.approx([1e3 * (row.latency_s or 0) for row in paper.rows], rel=5e-3)
+
+
+def test_many_links_are_curves_over_the_rate(rates: SweepResults) -> None:
+    page = sweep_page(rates)
+    (latency, gain), table = parts(page)
+    assert (latency.kind, gain.kind) == ("line", "line")
+    assert latency.panels == list(rates.panels)
+    assert len(latency.series) == 9 * 4 and len(gain.series) == 9
+    (ours,) = (one for one in gain.series if one.panel == "phone, 100 GFLOPS, max loss 0.05")
+    rows = rates.panels[ours.panel]
+    assert list(ours.x) == [row.rate_bps / 1e6 for row in rows] and list(ours.y) == [row.gain for row in rows]
+    assert page.filters().keys() == {"device", "max loss", "method"}
+    # A filter's values are the same in figures and in the table.
+    assert page.filters()["max loss"] == ["0.01", "0.05", "0.1"]
+    assert table.filters.keys() == {"device", "max loss"} and len(table.rows) == MAX_ROWS
+
+
+def test_a_large_sweep_stays_a_small_page(rates: SweepResults) -> None:
+    row = rates.rows[0]
+    changed = (
+        vars(row) | {"device": f"{device} GFLOPS", "link": f"{rate} Mb/s", "rate_bps": 1e4 * 1.01**rate}
+        for device in range(40)
+        for rate in range(1_000)
+    )
+    many = SweepResults(tuple(type(row)(**one) for one in changed), rates.problems, "exact", 40_000)
+    page = sweep_page(many)
+    (latency, _), table = parts(page)
+    assert len(latency.panels) == MAX_PANELS and f"{MAX_PANELS} of 40 groups" in latency.caption
+    assert {len(one.x) for one in latency.series} == {MAX_POINTS} and len(table.rows) == MAX_ROWS
+    assert len(render(page).encode()) < MAX_BYTES
 
 
 def test_infeasible_and_unfinished_sweeps_are_named(paper: SweepResults, tmp_path: Path) -> None:
@@ -183,8 +237,12 @@ def test_infeasible_and_unfinished_sweeps_are_named(paper: SweepResults, tmp_pat
     assert "7 of 12 scenarios are answered" in summary_note(partial)
     write_page(partial, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "1 of them have no strategy" in text and not re.search(r"\bnan\b", text)
+    assert "1 of them have no strategy" in text and '"text":"infeasible"' in text
+    assert not re.search(r"\bnan\b", text.partition("<footer>")[0])
     assert rows[0].gain is None
+    none = SweepResults(rows[:1], paper.problems, paper.solver, 1)
+    assert sweep_page(none).lead == "No strategy keeps the accuracy that was asked for."
+    assert [figure.name for figure in sweep_page(none).figures()] == ["latency"]
 
 
 def test_dataset_in_memory_reports_alike(folders: dict[str, Path], paper: SweepResults) -> None:

@@ -25,10 +25,15 @@ def register(app: typer.Typer) -> None:
 
 def report(
     answers: Annotated[Path, typer.Argument(help="Folder that `coinfer sweep` wrote.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Write a page with figures here (HTML, one file).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Write an interactive page here (HTML, one file); its figures go to a folder beside it."
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Show a sweep's answers as a table, and as a page with figures."""
+    """Show a sweep's answers as a table, and as an interactive page."""
     check_output(out, "page")
     with stdout_for_answers():
         from coinfer_ray.report import read_sweep, summary_table, write_page

@@ -103,7 +103,7 @@ def _draw_areas(axes: Axes, atlas: StrategyAtlas, rows: np.ndarray, rate: np.nda
         area = code == number
         if area.mean() < MIN_LABELLED:
             continue
-        row, column = _middle(area)
+        row, column = deepest_point(area)
         x = 10 ** (extent[0][0] + (extent[0][1] - extent[0][0]) * column / (len(rate) - 1))
         y = 10 ** (extent[1][0] + (extent[1][1] - extent[1][0]) * row / (len(device) - 1))
         name = atlas.cut_after[int(np.flatnonzero(points == cut)[0])]
@@ -111,8 +111,9 @@ def _draw_areas(axes: Axes, atlas: StrategyAtlas, rows: np.ndarray, rate: np.nda
         axes.text(x, y, name, ha="center", va="center", color="white" if dark else "black", fontsize=8)
 
 
-def _middle(area: np.ndarray) -> tuple[int, int]:
-    """The point of an area that lies deepest in it: the last to go as its border is taken off again and again."""
+def deepest_point(area: np.ndarray) -> tuple[int, int]:
+    """Row and column of the point of an area (a mask with a point in it) that lies deepest: the last to go as its
+    border is taken off again and again."""
     left = np.pad(area, 1)
     while True:
         inner = left[1:-1, 1:-1] & left[:-2, 1:-1] & left[2:, 1:-1] & left[1:-1, :-2] & left[1:-1, 2:]

@@ -1,144 +1,252 @@
-"""One self-contained HTML page about a sweep: no scripts, nothing fetched, readable on a phone, light and dark."""
+"""The page about a sweep: latency of each method, where the answers' time goes or what they gain, and a table."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from coinfer_ray.report.figures import figure_captions, latency_figure, second_figure
-from coinfer_ray.report.results import PROPOSED, SweepResults, read_sweep
-from coinfer_ray.report.table import summary_cells, summary_header, summary_note, times_faster
-from coinfer_ray.runtime.files import write_whole
-from coinfer_ray.runtime.outputs import PAGE_MARK, check_replaceable
+from coinfer_ray.report.interactive import write_interactive
+from coinfer_ray.report.model import METHOD, Cell, Column, Figure, Note, Page, Section, Series, TableView
+from coinfer_ray.report.results import METHOD_COLUMNS, PROPOSED, Row, SweepResults, read_sweep, spread
+from coinfer_ray.report.stills import write_stills
+from coinfer_ray.report.table import milliseconds, summary_cells, summary_header, summary_note, times_faster
+from coinfer_ray.runtime.outputs import check_replaceable
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-$mark
-<title>$title</title>
-<style>
-:root {
-  --paper: #ffffff; --ink: #16202b; --soft: #55616e; --faint: #d5dbe1; --stripe: #f3f6f8;
-  --local: #d55e00; --server: #0072b2; --neurosurgeon: #009e73;
-  --part-device: #e69f00; --part-uplink: #56b4e9; --part-server: #009e73;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #12181f; --ink: #e8edf2; --soft: #a3b0bd; --faint: #36424e; --stripe: #1a222b;
-    --local: #ff8a3d; --server: #56b4e9; --neurosurgeon: #3ccfa0;
-    --part-device: #e69f00; --part-uplink: #56b4e9; --part-server: #2fbf92;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
-p, figcaption, dd { max-width: 44rem; }
-.note, figcaption { color: var(--soft); font-size: .9rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .3rem .7rem; text-align: right; }
-th { border-bottom: 2px solid var(--faint); vertical-align: bottom; }
-tbody tr:nth-child(even) { background: var(--stripe); }
-.word { text-align: left; }
-.ours { font-weight: 700; }
-figure { margin: 0 0 1.5rem; }
-figure svg { display: block; width: 100%; max-width: 38rem; height: auto; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: .9rem; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 32rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<p>$summary</p>
-<h2>Summary</h2>
-<div class="scroll">
-$table
-</div>
-<p class="note">$table_note</p>
-<h2>$first_title</h2>
-<figure>
-$first
-<figcaption>$first_caption</figcaption>
-</figure>
-<h2>$second_title</h2>
-<figure>
-$second
-<figcaption>$second_caption</figcaption>
-</figure>
-<h2>What these numbers rest on</h2>
-$provenance
-</body>
-</html>
-""")
+FEW_LINKS = 8  # up to here a link is a row of its own; beyond, the rate is an axis
+MAX_PANELS = 12
+MAX_POINTS = 200  # of a curve
+_PARTS = {"device_s": "device", "uplink_s": "uplink", "server_s": "server"}
 
 
 def write_page(results: SweepResults | str | Path, out: str | Path) -> None:
     """Write the page about a sweep's results, or about the folder of one, to ``out``.
 
+    Its figures as PNG, SVG and CSV go to a folder beside it (:func:`figures_folder`).
+
     Raises:
-        InputError: a folder that is no sweep's (see :func:`coinfer_ray.report.results.read_sweep`), or ``out`` is a
-            file that is no such page.
+        InputError: a folder that is no sweep's (see :func:`coinfer_ray.report.results.read_sweep`), or ``out`` or one
+            of the figures is a file of another kind.
     """
     check_replaceable(out, "page")
     results = results if isinstance(results, SweepResults) else read_sweep(results)
-    first_caption, second_caption = figure_captions(results)
-    models = " and ".join(results.problems)
-    page = _PAGE.substitute(
-        mark=PAGE_MARK,
-        title=escape(f"{models}: what to run where, scenario by scenario"),
-        summary=escape(_summary(results)),
-        table=_table(results),
-        table_note=escape(summary_note(results)),
-        first_title="Latency",
-        first=latency_figure(results),
-        first_caption=escape(first_caption),
-        second_title="Inside the chosen strategies",
-        second=second_figure(results),
-        second_caption=escape(second_caption),
-        provenance="\n".join(_provenance(model, problem) for model, problem in results.problems.items()),
+    page = sweep_page(results)
+    write_stills(page, figures_folder(out))
+    write_interactive(page, out)
+
+
+def figures_folder(out: str | Path) -> Path:
+    """The folder beside the page ``out`` that its figures go to: ``page-figures`` beside ``page.html``."""
+    out = Path(out)
+    return out.with_name(f"{out.stem}-figures")
+
+
+def sweep_page(results: SweepResults) -> Page:
+    """What there is to say of a sweep."""
+    many = max(len(rows) for rows in results.panels.values()) > FEW_LINKS
+    figures = _curves(results) if many else _rows(results)
+    sections = (
+        Section("Latency and where it comes from", _text(results), figures),
+        Section("Scenario by scenario", "", [_table(results, many)]),
     )
-    write_whole(out, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    provenance = {
+        f"What these numbers rest on: {model}": _facts(problem) for model, problem in results.problems.items()
+    }
+    return Page(f"{' and '.join(results.problems)}: what to run where", _lead(results), sections, provenance)
 
 
-def _summary(results: SweepResults) -> str:
+def _lead(results: SweepResults) -> str:
     gains = [row.gain for row in results.rows if row.gain is not None]
-    text = f"{len(results.rows):,} scenarios, each with the strategy that {results.solver} search found fastest: how "
-    text += "much of every layer to prune, where to cut the network, and how to compress what is sent. "
+    count = f"{len(results.rows):,} scenarios"
     if not gains:
-        return text + "No strategy keeps the accuracy that was asked for in any of them."
-    if len(gains) < len(results.rows):
-        text += f"{len(results.rows) - len(gains):,} of them have no strategy that keeps the accuracy asked for. "
-    return text + (
-        f"Against the best of the other methods the gain is {times_faster(min(gains))} to {times_faster(max(gains))}, "
-        f"{times_faster(statistics.median(gains))} in the median."
+        return "No strategy keeps the accuracy that was asked for."
+    if len(gains) == 1:
+        return f"{PROPOSED} is {times_faster(gains[0])} as fast as the best other method."
+    return (
+        f"{PROPOSED} is {times_faster(statistics.median(gains))} as fast as the best other method in the median of "
+        f"{count}, and up to {times_faster(max(gains))}."
     )
 
 
-def _table(results: SweepResults) -> str:
+def _text(results: SweepResults) -> str:
+    text = f"{len(results.rows):,} scenarios, each with the strategy that {results.solver} search found fastest: how "
+    text += "much of every layer to prune, where to cut the network, and how to compress what is sent."
+    infeasible = sum(row.gain is None for row in results.rows)
+    if infeasible:
+        text += f" {infeasible:,} of them have no strategy that keeps the accuracy asked for."
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+
+def _panels(results: SweepResults) -> list[tuple[str, list[Row]]]:
+    panels = list(results.panels.items())
+    return [panels[i] for i in spread(len(panels), MAX_PANELS)]
+
+
+def _shown(results: SweepResults) -> str:
+    panels = len(results.panels)
+    return f" {MAX_PANELS} of {panels:,} groups of scenarios are shown." if panels > MAX_PANELS else ""
+
+
+def _filters(results: SweepResults, rows: Sequence[Row], link: bool) -> dict[str, str | list[str]]:
+    """The filters of a series about these rows of one panel."""
+    row = rows[0]
+    found: dict[str, str | list[str]] = {axis.replace("_", " "): row.place(axis) for axis in results.varying}
+    return found | ({"link": [row.link for row in rows]} if link else {})
+
+
+def _answer(row: Row) -> str:
+    if row.latency_s is None or row.gain is None:
+        return "infeasible"
+    return f"gain {times_faster(row.gain)}\ncut after {row.cut_after}\naccuracy {row.predicted_accuracy:.4f}"
+
+
+def _rows(results: SweepResults) -> list[Figure]:
+    """A row for each link."""
+    latency, shares, gains, totals = [], [], [], []
+    for panel, rows in _panels(results):
+        filters = _filters(results, rows, link=True)
+        links = [row.link for row in rows]
+        for method in METHOD_COLUMNS:
+            times = [1e3 * row.others_s[method] for row in rows]
+            latency.append(Series(method, times, links, panel=panel, filters=filters | {METHOD: method}))
+        answered = [row for row in rows if row.latency_s is not None]
+        for row in rows:
+            gains.append(Note(row.link, "infeasible" if row.gain is None else times_faster(row.gain), panel))
+            total = "infeasible" if row.latency_s is None else f"{milliseconds(row.latency_s)} ms"
+            totals.append(Note(row.link, total, panel))
+        if not answered:
+            continue
+        filters = _filters(results, answered, link=True)
+        links = [row.link for row in answered]
+        times = [1e3 * (row.latency_s or 0.0) for row in answered]
+        text = [_answer(row) for row in answered]
+        latency.append(Series(PROPOSED, times, links, text, panel=panel, filters=filters | {METHOD: PROPOSED}))
+        for column, name in _PARTS.items():
+            parts = [getattr(row, column) for row in answered]
+            share = [100 * part / row.latency_s for part, row in zip(parts, answered, strict=True)]
+            text = [f"{milliseconds(part)} ms\n{_answer(row)}" for part, row in zip(parts, answered, strict=True)]
+            shares.append(Series(name, share, links, text, panel=panel, filters=filters))
+    figures = [
+        Figure(
+            "latency",
+            "Latency of each method",
+            f"To the left is faster; the number in the margin is the gain over the best other method.{_shown(results)}",
+            "",
+            "points",
+            "latency (ms), logarithmic",
+            "",
+            x_log=True,
+            series=latency,
+            notes=gains,
+        )
+    ]
+    if shares:
+        caption = "Share of the latency that the chosen strategy spends on the device, on the link and on the server; "
+        figures.append(
+            Figure(
+                "time",
+                "Where the time of the chosen strategies goes",
+                f"{caption}its latency in the margin.{_shown(results)}",
+                "",
+                "bars",
+                "share of the latency (%)",
+                "",
+                series=shares,
+                notes=totals,
+                stacked=True,
+            )
+        )
+    return figures
+
+
+def _curves(results: SweepResults) -> list[Figure]:
+    """Curves over the uplink rate."""
+    latency, gains = [], []
+    for panel, all_rows in _panels(results):
+        rows = [all_rows[i] for i in spread(len(all_rows), MAX_POINTS)]
+        filters = _filters(results, rows, link=False)
+        rates = [row.rate_bps / 1e6 for row in rows]
+
+        curves: dict[str, list[float | None]] = {
+            method: [1e3 * row.others_s[method] for row in rows] for method in METHOD_COLUMNS
+        }
+        curves[PROPOSED] = [None if row.latency_s is None else 1e3 * row.latency_s for row in rows]
+        text = [_answer(row) for row in rows]
+        for label, times in curves.items():
+            own = text if label == PROPOSED else None
+            latency.append(Series(label, rates, times, own, panel=panel, filters=filters | {METHOD: label}))
+        gain = [row.gain for row in rows]
+        gains.append(Series(PROPOSED, rates, gain, text, panel=panel, filters=filters | {METHOD: PROPOSED}))
+    rate = "uplink rate (Mb/s)"
+    return [
+        Figure(
+            "latency",
+            "Latency of each method over the uplink rate",
+            f"Lower is faster; both axes are logarithmic.{_shown(results)}",
+            "",
+            "line",
+            rate,
+            "latency (ms)",
+            x_log=True,
+            y_log=True,
+            series=latency,
+        ),
+        Figure(
+            "gain",
+            "Gain over the best of the other methods",
+            f"How many times faster the chosen strategy is than the best of the other methods.{_shown(results)}",
+            "",
+            "line",
+            rate,
+            "times as fast",
+            x_log=True,
+            series=gains,
+        ),
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- table
+
+
+def _table(results: SweepResults, many: bool) -> TableView:
     header = summary_header(results)
-    first_number = header.index(PROPOSED)
-    kinds = ["word" if i < first_number or name == "cut after" else "" for i, name in enumerate(header)]
-    kinds[header.index(PROPOSED)] = "ours"
+    first = header.index(PROPOSED)
+    words = {*header[:first], "cut after"} - {"max loss", "confidence"}
+    columns = [
+        Column(
+            name,
+            numeric=name not in words,
+            filters={METHOD: name} if name in METHOD_COLUMNS or name == PROPOSED else {},
+            strong=name == PROPOSED,
+        )
+        for name in header
+    ]
+    rows = [
+        [Cell(text, _value(text)) if column.numeric else text for text, column in zip(cells, columns, strict=True)]
+        for cells in summary_cells(results)
+    ]
+    filters = {name: name for name in header[:first] if name != "link" or not many}
+    if not results.varying:
+        filters.pop("device", None)
+    return TableView("All methods" if not many else "Some scenarios", summary_note(results), "", columns, rows, filters)
 
-    def line(tag: str, cells: list[str]) -> str:
-        return "".join(f'<{tag} class="{kind}">{escape(cell)}</{tag}>' for kind, cell in zip(kinds, cells, strict=True))
 
-    body = "\n".join(f"<tr>{line('td', cells)}</tr>" for cells in summary_cells(results))
-    return f"<table>\n<thead><tr>{line('th', header)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+def _value(text: str) -> float | None:
+    """The number that a cell of the summary prints."""
+    try:
+        return float(text.replace(",", "").removesuffix("\u00d7"))
+    except ValueError:
+        return None
 
 
-def _provenance(model: str, problem: Mapping[str, Any]) -> str:
+# ---------------------------------------------------------------------------------------------------------- provenance
+
+
+def _facts(problem: Mapping[str, Any]) -> dict[str, str]:
     predictor = problem["predictor"]
     errors = {
         "typical error": f"{predictor['typical_error']:.4f} (root mean square, out of fold)",
@@ -146,20 +254,18 @@ def _provenance(model: str, problem: Mapping[str, Any]) -> str:
         if predictor["noise_floor"] is None
         else f"{predictor['noise_floor']:.4f} between {predictor['repeated']} strategies' own trainings",
     }
-    facts = {
+    return {
         "input": f"{predictor['input_px']} x {predictor['input_px']} pixels",
         "predictor": f"{predictor['regressor']} fitted on {predictor['records']:,} really trained strategies",
         "accuracy": f"{predictor['accuracy']} images, {predictor['base_accuracy']:.4f} for the untouched network",
         **errors,
-        "cuts": problem["cuts"],
-        "codec's own FLOPs": problem["codec_flops"],
+        "cuts": str(problem["cuts"]),
+        "codec's own FLOPs": str(problem["codec_flops"]),
         "bits of an element": f"{problem['feature_bits']:g} of a feature, {problem['input_bits']:g} of the input",
         **dict(_flat(predictor["settings"])),
         "records": f"fingerprint {predictor['records_hash']}, settings {predictor['settings_hash']}",
         "fitted with": ", ".join(f"{name} {version}" for name, version in predictor["versions"].items()),
     }
-    rows = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
-    return f"<h3>{escape(model)}</h3>\n<dl>\n{rows}\n</dl>"
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

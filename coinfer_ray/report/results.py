@@ -80,6 +80,11 @@ class Row:
         parts = {"max_loss": f"max loss {self.max_loss:g}", "confidence": sure}
         return ", ".join(parts.get(axis) or str(getattr(self, axis)) for axis in axes)
 
+    def place(self, axis: str) -> str:
+        """The scenario's place on one axis, as short as it goes."""
+        value = getattr(self, axis)
+        return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
     def to_json(self) -> dict[str, Any]:
         return vars(self) | {"others_s": dict(self.others_s), "gain": self.gain}
 

@@ -82,7 +82,7 @@ def _bounded(results: SweepResults) -> bool:
 
 
 def _cells(row: Row, axes: tuple[str, ...], bounded: bool) -> list[str]:
-    place = [_place(getattr(row, axis)) for axis in axes]
+    place = [row.place(axis) for axis in axes]
     others = [milliseconds(row.others_s[method]) for method in METHOD_COLUMNS]
     if row.latency_s is None or row.gain is None:
         return [*place, "infeasible", "-", "-", "-", *(["-"] if bounded else []), *others]
@@ -90,7 +90,3 @@ def _cells(row: Row, axes: tuple[str, ...], bounded: bool) -> list[str]:
     if bounded:
         answer.append("-" if row.accuracy_bound is None else f"{row.accuracy_bound:.4f}")
     return [*place, *answer, *others]
-
-
-def _place(value: str | float | None) -> str:
-    return "-" if value is None else f"{value:g}" if isinstance(value, float) else value

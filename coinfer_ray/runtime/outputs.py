@@ -17,6 +17,8 @@ from coinfer_ray.errors import InputError
 
 PAGE_MARK = '<meta name="generator" content="coinfer">'
 PICTURE_MARK = "coinfer atlas"  # what its metadata names as the creator
+FIGURE_MARK = "coinfer figure"  # the same of a figure of a page
+FIGURE_HEAD = "panel,series,"  # how the numbers of a figure of a page begin (CSV)
 _HEAD = 4096  # bytes of a page in which its mark stands
 
 
@@ -55,6 +57,11 @@ def _is_picture(path: Path) -> bool:
     return PICTURE_MARK.encode() in path.read_bytes()
 
 
+def _is_figure(path: Path) -> bool:
+    content = path.read_bytes()
+    return FIGURE_MARK.encode() in content or content.startswith(FIGURE_HEAD.encode())
+
+
 def _is_graph(path: Path) -> bool:
     try:
         document = json.loads(path.read_text())
@@ -85,7 +92,8 @@ KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "predictor": ("a predictor", _is_predictor),
     "records": ("a file of records", _has_parquet_key(b"coinfer_ray.records")),
     "atlas": ("an atlas", _has_parquet_key(b"coinfer_ray.atlas")),
-    "quantized": ("a table of quantised cuts", _has_parquet_key(b"coinfer_ray.quantized")),
+    "choices": ("a file of compared methods' choices", _has_parquet_key(b"coinfer_ray.choices")),
     "picture": ("a picture that coinfer drew", _is_picture),
+    "figure": ("a figure that coinfer drew", _is_figure),
     "graph": ("a layer graph", _is_graph),
 }
