@@ -207,20 +207,15 @@ class CandidateTrainer:
                 device=device,
                 precision=self.precision,
             )
-        self._run(pruned, settings.fine_tune, seed)
+        self.tune(pruned, settings.fine_tune, seed)
         assembled = self.assemble(pruned, strategy, snr_db, feature_bits)
         network = assembled.network
         self._warm_up_codec(assembled, seed + 1)
         if isinstance(network.channel, Quantizer):
-            self._calibrate(network, network.channel)
+            self.calibrate(network, network.channel)
         rates = codec_rates(network, settings.codec.end_to_end_rate)
-        self._run(network, settings.end_to_end, seed + 2, rates)
-        measured: dict[str, Any] = dict(self.base_columns)
-        for name, correct in self._hits(network, seed + 3).items():
-            before = self.base_hits[name]
-            measured[f"{name}_accuracy"] = share(correct)
-            measured[f"{name}_gained"] = int((correct & ~before).sum())
-            measured[f"{name}_lost"] = int((before & ~correct).sum())
+        self.tune(network, settings.end_to_end, seed + 2, rates)
+        measured = self.measure(network, seed + 3)
         measured |= {
             "device_flop": float(assembled.device_flop),
             "server_flop": float(assembled.server_flop),
@@ -230,8 +225,23 @@ class CandidateTrainer:
             "wall_s": time.perf_counter() - started,
         }
         if isinstance(network.channel, Quantizer):
-            measured["coded_bit"] = self._coded_bit(network, network.channel)
+            measured["coded_bit"] = self.coded_bit(network, network.channel)
         return TrainedCandidate(network, measured)
+
+    def measure(self, network: nn.Module, seed: int) -> dict[str, Any]:
+        """What is known of a trained network's accuracy, and of the base network's on the same images, by the column
+        names of ``coinfer_ray.records.store``. ``seed`` fixes the channel's noise, where there is any."""
+        return self.compare_with_base(self._hits(network, seed))
+
+    def compare_with_base(self, found: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """:meth:`measure` of a network that gets the images ``found`` right, (n,) bool by split."""
+        measured: dict[str, Any] = dict(self.base_columns)
+        for name, correct in found.items():
+            before = self.base_hits[name]
+            measured[f"{name}_accuracy"] = share(correct)
+            measured[f"{name}_gained"] = int((correct & ~before).sum())
+            measured[f"{name}_lost"] = int((before & ~correct).sum())
+        return measured
 
     @cached_property
     def base_hits(self) -> dict[str, torch.Tensor]:
@@ -286,9 +296,14 @@ class CandidateTrainer:
             uplink_bit=bits,
         )
 
-    def _run(
+    def tune(
         self, network: nn.Module, phase: Phase, seed: int, rates: Mapping[nn.Parameter, float] | None = None
     ) -> None:
+        """Train ``network`` in place for one phase, by the labels and the base network's outputs as the settings say.
+
+        Raises:
+            Diverged: the loss is no longer finite.
+        """
         weight = self.settings.distillation
         train(
             network,
@@ -349,14 +364,15 @@ class CandidateTrainer:
             made = network.decoder(network.encoder(known)).float()
         restore_power(network.encoder, network.decoder, known, made)
 
-    def _calibrate(self, network: SplitNetwork, quantizer: Quantizer) -> None:
-        """Forget the range that a fresh encoder filled, and take that of the one which has warmed up."""
+    def calibrate(self, network: SplitNetwork, quantizer: Quantizer) -> None:
+        """Forget the range of ``network``'s quantizer, and take that of the features that it sends now."""
         known = self._features(network, self.train_images, MEASURE_IMAGES)
         with torch.no_grad(), self._autocast():
             quantizer.reset()
             quantizer.calibrate(network.encoder(known))
 
-    def _coded_bit(self, network: SplitNetwork, quantizer: Quantizer) -> float:
+    def coded_bit(self, network: SplitNetwork, quantizer: Quantizer) -> float:
+        """Bits of a feature after Huffman coding, in the mean over validation images."""
         known = self._features(network, self.validation_images, MEASURE_IMAGES)
         with torch.no_grad(), self._autocast():
             codes = quantizer.codes(network.encoder(known))

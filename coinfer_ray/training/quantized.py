@@ -6,8 +6,7 @@ server half once a width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,24 +15,10 @@ from torch import nn
 from coinfer_ray.compression.quantize import Quantizer, huffman_bits
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.split import split
-from coinfer_ray.training.data import ImageSet
 from coinfer_ray.training.trainer import Preprocess, ResidentImages
 
 CALIBRATION_IMAGES = 1_000
 BATCH = 250
-
-
-@dataclass(frozen=True)
-class QuantizedCut:
-    """A cut whose feature is sent at ``bits`` a value. ``coded_bit`` is the mean over images of the Huffman stream,
-    ``plain_bit`` what the values take as they are."""
-
-    partition_point: int
-    bits: int
-    validation_accuracy: float
-    test_accuracy: float
-    plain_bit: int
-    coded_bit: float
 
 
 @torch.inference_mode()
@@ -43,16 +28,15 @@ def measure_cut(
     partition_point: int,
     widths: Sequence[int],
     *,
-    train: ImageSet,
-    validation: ImageSet,
-    test: ImageSet,
+    calibration: ResidentImages,
+    splits: Mapping[str, ResidentImages],
     preprocess: Preprocess,
-    device: torch.device,
-) -> list[QuantizedCut]:
+) -> list[tuple[dict[str, torch.Tensor], int, float]]:
     """Measure one inner cut of a trained network at each of ``widths`` bits.
 
-    The range is calibrated on the first training images, accuracies are measured on all of ``validation`` and
-    ``test``, bits on ``validation``.
+    For each: which images are classified correctly, (n,) bool by split; the bits of an image's values as they are; and
+    the mean over validation images of their Huffman stream. The range is calibrated on the first of the training
+    images ``calibration``; ``splits`` are the images to be measured on, ``validation`` among them.
     """
     device_half, server_half = (half.eval() for half in split(network, graph, partition_point))
 
@@ -60,36 +44,32 @@ def measure_cut(
         sent: torch.Tensor = device_half(preprocess(part.images))
         return sent
 
-    quantizers = [Quantizer(bits).to(device).eval() for bits in widths]
-    for part in _batches(train.take(slice(0, CALIBRATION_IMAGES)), device):
+    quantizers = [Quantizer(bits).to(calibration.images.device).eval() for bits in widths]
+    for part in _batches(calibration.take(slice(0, CALIBRATION_IMAGES))):
         seen = feature(part)
         for quantizer in quantizers:
             quantizer.calibrate(seen)
-    hits = np.zeros((2, len(widths)))
+    hits: list[dict[str, list[torch.Tensor]]] = [{name: [] for name in splits} for _ in widths]
     coded = np.zeros(len(widths))
-    for split_number, images in enumerate((validation, test)):
-        for part in _batches(images, device):
+    for name, images in splits.items():
+        for part in _batches(images):
             sent = feature(part)
             for number, quantizer in enumerate(quantizers):
                 codes = quantizer.codes(sent)
                 found = server_half(quantizer.rebuild(codes)).argmax(1)
-                hits[split_number, number] += int((found == part.labels).sum())
-                if images is validation:
+                hits[number][name].append((found == part.labels).cpu())
+                if name == "validation":
                     coded[number] += huffman_bits(codes.cpu().numpy()).sum()
     elements = graph.layers[partition_point - 1].output_elements
     return [
-        QuantizedCut(
-            partition_point=partition_point,
-            bits=bits,
-            validation_accuracy=float(hits[0, number] / len(validation)),
-            test_accuracy=float(hits[1, number] / len(test)),
-            plain_bit=quantizers[number].plain_bits(elements),
-            coded_bit=float(coded[number] / len(validation)),
+        (
+            {name: torch.cat(parts) for name, parts in hits[number].items()},
+            quantizer.plain_bits(elements),
+            float(coded[number] / len(splits["validation"])),
         )
-        for number, bits in enumerate(widths)
+        for number, quantizer in enumerate(quantizers)
     ]
 
 
-def _batches(images: ImageSet, device: torch.device) -> list[ResidentImages]:
-    resident = ResidentImages.of(images, device)
-    return [resident.take(slice(start, start + BATCH)) for start in range(0, len(images), BATCH)]
+def _batches(images: ResidentImages) -> list[ResidentImages]:
+    return [images.take(slice(start, start + BATCH)) for start in range(0, len(images), BATCH)]

@@ -97,8 +97,8 @@ class Task:
         }
 
 
-def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Task], dict[str, Any]]:
-    """Build one worker's trainer from the shared arrays; the returned function trains one candidate."""
+def make_trainer(shared: Mapping[str, Any], context: WorkerContext) -> CandidateTrainer:
+    """One worker's trainer from the shared arrays (:func:`shared_values`)."""
     keep_freed_memory()
     torch.set_num_threads(context.threads)
     device = torch.device("cpu") if context.gpu is None else torch.device("cuda", context.gpu)
@@ -108,7 +108,7 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
         name: ImageSet(shared[f"{name}_images"], shared[f"{name}_labels"]) for name in ("train", "validation", "test")
     }
     network = build_base(BaseNetwork(shared["weights"], 0.0, 0.0, {"model": graph.model}), graph.classes)
-    trainer = CandidateTrainer(
+    return CandidateTrainer(
         network,
         SearchSpace(graph),
         CandidateData(
@@ -121,6 +121,11 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
         device=device,
         precision=pick_precision(device),
     )
+
+
+def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Task], dict[str, Any]]:
+    """Build one worker's trainer from the shared arrays; the returned function trains one candidate."""
+    trainer = make_trainer(shared, context)
     # Measured here, by what measures the candidates and on the same images, so that a loss is a difference of two
     # networks and of nothing else.
     base_columns = trainer.base_columns

@@ -12,7 +12,7 @@ from coinfer_ray.models import zoo
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.training.data import load_data
 from coinfer_ray.training.quantized import measure_cut
-from coinfer_ray.training.trainer import Preprocess, accuracy
+from coinfer_ray.training.trainer import Preprocess, ResidentImages, accuracy, share
 
 
 def untrained_but_telling(seed: int = 0) -> nn.Module:
@@ -26,23 +26,25 @@ def test_accuracy_and_bits_of_a_cut(few_images: Path) -> None:
     preprocess = Preprocess.of(data, 64)
     device = torch.device("cpu")
     # Labels that the network itself gives make every change of its mind an error.
-    parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    own = {}
     with torch.inference_mode():
-        own = {
-            name: type(part)(part.images, network(preprocess(torch.from_numpy(part.images))).argmax(1).numpy())
-            for name, part in parts.items()
-        }
+        for name in ("train", "validation", "test"):
+            images = torch.from_numpy(getattr(data, name).images)
+            own[name] = ResidentImages(images, network(preprocess(images)).argmax(1))
     assert accuracy(network, own["test"], preprocess, device=device, precision=torch.float32) == 1.0
+    calibration = own.pop("train")
     for point in (3, 18):
-        rows = measure_cut(network, graph, point, (1, 4, 8), **own, preprocess=preprocess, device=device)
+        measured = measure_cut(
+            network, graph, point, (1, 4, 8), calibration=calibration, splits=own, preprocess=preprocess
+        )
         elements = graph.layers[point - 1].output_elements
-        assert [row.bits for row in rows] == [1, 4, 8]
-        assert [row.plain_bit for row in rows] == [elements, 4 * elements, 8 * elements]
-        kept = [row.test_accuracy for row in rows]
+        assert [plain for _, plain, _ in measured] == [elements, 4 * elements, 8 * elements]
+        kept = [share(hits["test"]) for hits, _, _ in measured]
         assert kept[0] < kept[2] and kept[2] > 0.9
-        coded = [row.coded_bit for row in rows]
+        assert all(hits[name].shape == own[name].labels.shape for hits, _, _ in measured for name in own)
+        coded = [coded for _, _, coded in measured]
         assert coded == sorted(coded)
-        assert all(row.coded_bit <= row.plain_bit * 1.6 + 500 for row in rows)
+        assert all(each <= plain * 1.6 + 500 for _, plain, each in measured)
         # The entropy of a ReLU's output is well below its width.
-        assert coded[2] < 0.9 * rows[2].plain_bit
+        assert coded[2] < 0.9 * measured[2][1]
         assert np.isfinite(coded).all()

@@ -1,0 +1,237 @@
+"""What compared methods were really trained to: networks cut at a point, with costs and measured accuracy.
+
+A method that trains in a way of its own (:mod:`coinfer_ray.training.compared`) leaves **choices**, the rows of a
+Parquet file: one for each network, partition point and width of a value on the link. They belong to records: the same
+base network, images and recipe, named by the same :class:`coinfer_ray.records.store.RecordsInfo`. One file holds all
+methods of a network; it ships beside the records and is written by ``scripts/collect_methods.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.records.store import RecordsInfo, Split, shipped_records
+from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.outputs import check_replaceable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHOICES_FORMAT = 1
+SHARDS = "training-*.parquet"
+_METADATA_KEY = b"coinfer_ray.choices"
+_COLUMNS = {
+    "method": "string",  # by its name in coinfer_ray.methods.registry
+    "asked": "string",  # JSON: what was asked of the training, by which it and its repeats are one choice
+    "training": "int64",  # the number of the training in the method's plan
+    "seed": "int64",
+    "partition_point": "int64",
+    "feature_bits": "int64",  # of a value on the link
+    "device_flop": "double",  # a codec's included
+    "server_flop": "double",
+    "codec_device_flop": "double",  # of which the codec's
+    "codec_server_flop": "double",
+    "uplink_bit": "double",
+    "base_validation_accuracy": "double",
+    "base_test_accuracy": "double",
+    "validation_accuracy": "double",
+    "validation_gained": "int64",  # images that only the candidate gets right, and only the base network
+    "validation_lost": "int64",
+    "test_accuracy": "double",
+    "test_gained": "int64",
+    "test_lost": "int64",
+    "images": "int64",  # presented in its training
+    "kept": "string",  # JSON: channels that remain of each prunable set, where it is pruned
+    "wall_s": "double",  # of the training that it is from
+}
+_SAME = ("method", "asked", "partition_point", "feature_bits")
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """K choices of one method, repeats of a training as one: arrays (K,).
+
+    ``partition_point``, ``feature_bits`` int64; ``costs`` (K, 3) device FLOPs, server FLOPs and uplink bits with the
+    codec's own FLOPs, ``codec_flop`` (K, 2) those alone on either side; ``accuracy`` the mean over ``trainings``;
+    ``asked`` what the training was asked for, as JSON. ``base_accuracy`` and ``base_fingerprint``: of the network that
+    all started from.
+    """
+
+    partition_point: np.ndarray
+    feature_bits: np.ndarray
+    costs: np.ndarray
+    codec_flop: np.ndarray
+    accuracy: np.ndarray
+    trainings: np.ndarray
+    asked: tuple[str, ...]
+    base_accuracy: float
+    base_fingerprint: str | None
+
+    def __len__(self) -> int:
+        return len(self.accuracy)
+
+    @property
+    def loss(self) -> np.ndarray:
+        """(K,) what each loses against the network that it started from, a share."""
+        lost: np.ndarray = self.base_accuracy - self.accuracy
+        return lost
+
+
+@dataclass(frozen=True)
+class ChoiceTable:
+    """All rows of a file of choices, of all methods, and what they share. ``source``: the file, for messages."""
+
+    info: RecordsInfo
+    table: pa.Table
+    source: str
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that it has choices of."""
+        return tuple(sorted(set(self.table["method"].to_pylist())))
+
+    def of(self, method: str, accuracy: Split = "validation") -> Choices:
+        """The choices of one method, by the measured accuracy that counts.
+
+        Raises:
+            InputError: it has none of that method.
+        """
+        rows = [row for row in self.table.to_pylist() if row["method"] == method]
+        if not rows:
+            have = ", ".join(self.methods) or "none"
+            raise InputError(
+                f"{method}: {self.source} has no trainings of it (of: {have}); train some with "
+                "scripts/collect_methods.py"
+            )
+        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for row in rows:
+            groups.setdefault(tuple(row[name] for name in _SAME), []).append(row)
+        # Repeats of a training may be pruned to other widths: what they cost is what they cost in the mean.
+        means = [
+            {
+                name: float(np.mean([row[name] or 0.0 for row in group]))
+                for name in (f"{accuracy}_accuracy", *_COST_COLUMNS)
+            }
+            for group in groups.values()
+        ]
+        return Choices(
+            partition_point=np.array([key[2] for key in groups], dtype=np.int64),
+            feature_bits=np.array([key[3] for key in groups], dtype=np.int64),
+            costs=np.array([[mean[name] for name in _COST_COLUMNS[:3]] for mean in means]),
+            codec_flop=np.array([[mean[name] for name in _COST_COLUMNS[3:]] for mean in means]),
+            accuracy=np.array([mean[f"{accuracy}_accuracy"] for mean in means]),
+            trainings=np.array([len({row["seed"] for row in group}) for group in groups.values()], dtype=np.int64),
+            asked=tuple(key[1] for key in groups),
+            base_accuracy=float(rows[0][f"base_{accuracy}_accuracy"]),
+            base_fingerprint=self.info.settings.get("base_fingerprint"),
+        )
+
+
+_COST_COLUMNS = ("device_flop", "server_flop", "uplink_bit", "codec_device_flop", "codec_server_flop")
+
+
+def choices_path(model: str, input_px: int | None = None) -> Path:
+    """Where the choices that belong to a network's shipped records lie, or belong.
+
+    Raises:
+        InputError: no records ship for the network at that input size.
+    """
+    return shipped_records(model, input_px).with_suffix(".methods.parquet")
+
+
+@cache
+def shipped_choices(model: str, input_px: int | None = None) -> ChoiceTable:
+    """The choices that ship for a network.
+
+    Raises:
+        InputError: none do.
+    """
+    return read_choices(choices_path(model, input_px))
+
+
+def shard_name(method: str, training: int, repeat: int) -> str:
+    """The name of the file that holds one training's choices."""
+    return f"training-{method}-{training:03d}-{repeat}.parquet"
+
+
+def write_choices(path: str | Path, rows: Sequence[Mapping[str, Any]], info: RecordsInfo) -> None:
+    """Write rows (missing values are null) as one whole file.
+
+    Raises:
+        InputError: ``path`` is there and no file of choices.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    check_replaceable(path, "choices")
+    types = {"int64": pa.int64(), "string": pa.string(), "double": pa.float64()}
+    document = json.dumps({"choices_format": CHOICES_FORMAT, **info.to_json()}, sort_keys=True)
+    schema = pa.schema(
+        [pa.field(name, types[kind]) for name, kind in _COLUMNS.items()], metadata={_METADATA_KEY: document}
+    )
+    full = [{name: row.get(name) for name in _COLUMNS} for row in rows]
+    table = pa.Table.from_pylist(full, schema=schema)
+    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def read_choices(source: str | Path | Sequence[str | Path]) -> ChoiceTable:
+    """Read a file of choices, the shards of a folder, or several of either; a training counts once.
+
+    Raises:
+        InputError: nothing there, a file that is none of this format, or choices of different settings.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    paths = [Path(source)] if isinstance(source, str | Path) else [Path(each) for each in source]
+    files = [file for path in paths for file in (sorted(path.glob(SHARDS)) if path.is_dir() else [path])]
+    named = ", ".join(map(str, paths))
+    if not files:
+        raise InputError(f"choices: {named} holds none; train some with scripts/collect_methods.py")
+    read = [_read_file(file) for file in files]
+    for file, (info, _) in zip(files, read, strict=True):
+        info.check_same(read[0][0], f"choices: {file}", str(files[0]), "keep them apart")
+    seen: set[tuple[Any, ...]] = set()
+    parts = []
+    for _, table in read:
+        keys = list(zip(*(table[name].to_pylist() for name in ("method", "asked", "seed")), strict=True))
+        parts.append(table.filter(pa.array([key not in seen for key in keys], pa.bool_())))
+        seen |= set(keys)
+    table = pa.concat_tables(parts).sort_by([("method", "ascending"), ("training", "ascending"), ("seed", "ascending")])
+    return ChoiceTable(read[0][0], table.filter(pc.is_valid(table["partition_point"])), named)
+
+
+def pack_choices(source: str | Path | Sequence[str | Path], path: str | Path) -> ChoiceTable:
+    """Join what :func:`read_choices` reads into one file.
+
+    Raises:
+        InputError: see there; or ``path`` is there and no file of choices.
+    """
+    joined = read_choices(source)
+    write_choices(path, joined.table.to_pylist(), joined.info)
+    return joined
+
+
+def _read_file(file: Path) -> tuple[RecordsInfo, pa.Table]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+        document = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+        if document.pop("choices_format") != CHOICES_FORMAT:
+            raise ValueError(f"not of format {CHOICES_FORMAT}")
+        return RecordsInfo.from_json(document), table.select(list(_COLUMNS))
+    except FileNotFoundError:
+        raise InputError(f"choices: {file} does not exist; train some with scripts/collect_methods.py") from None
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"choices: {file} is no file of choices ({reason}); train them again") from None
