@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from coinfer_ray.atlas.atlas import Ranges, solve_by_atlas
 from coinfer_ray.atlas.build import build
 from coinfer_ray.errors import InputError
+from coinfer_ray.methods.proposed import Proposed
+from coinfer_ray.methods.prune_partition import PrunePartition
 from coinfer_ray.optimizer.optimize import optimize
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
@@ -26,6 +28,7 @@ from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.records.request import Request
 from coinfer_ray.refine.calibrate import calibrated, needed_margins, with_calibration
 from coinfer_ray.refine.cases import Case, drawn_cases
+from coinfer_ray.scenarios.batch import ScenarioBatch
 from tests.synthetic import true_accuracy, write_synthetic_records
 
 LADDER = (3.0, 1.5, 0.75, 0.0)
@@ -55,13 +58,51 @@ def with_measured(problem: Problem, levels: np.ndarray, accuracy: float, trainin
 
 
 def test_the_records_strategies_are_known_with_their_means(problem: Problem) -> None:
-    own = problem.measured
-    assert len(own.accuracy) == 120 and (own.trainings == 2).all()
-    assert (own.find(own.levels) == np.arange(120)).all()
+    own, space = problem.measured, problem.space
+    plain = (own.levels[:, space.codec_variable :] == 0).all(axis=1)
+    trained = len(np.unique(own.levels[plain][:, : space.sets], axis=0))
+    assert (~plain).sum() + trained == 120 and 0 < trained < 120
+    assert (own.trainings == 2).all() and plain.sum() == trained * len(problem.graph.cut_points)
+    assert (own.find(own.levels) == np.arange(len(own.levels))).all()
     values = problem.space.tables.values[np.arange(own.levels.shape[1]), own.levels]
-    assert np.abs(own.accuracy - true_accuracy(problem.space, values)).max() < 0.01
+    assert np.abs(own.accuracy - true_accuracy(space, values)).max() < 0.01
     assert (own.costs == problem.delay.costs(own.levels)).all()
     assert (own.find(problem.known_levels) == -1).all()
+
+
+def test_a_network_without_a_codec_is_measured_at_every_cut_at_once(problem: Problem) -> None:
+    space, sets = problem.space, problem.space.sets
+    sparsity = np.zeros((2, len(space.variables)), dtype=np.int64)
+    sparsity[:, :sets] = 3
+    sparsity[:, space.cut_variable] = (4, 7)
+    values = space.tables.values[np.arange(len(space.variables)), sparsity]
+    fitted = replace(problem.predictor, measured=Measured(values, np.array([0.8, 0.74]), np.array([1, 2])))
+    own = replace(problem, fitted=fitted).measured
+    assert sorted(own.levels[:, space.cut_variable]) == list(range(len(problem.graph.cut_points)))
+    assert (own.levels[:, :sets] == 3).all() and (own.levels[:, space.codec_variable :] == 0).all()
+    assert len(own.levels) == len(problem.graph.cut_points)
+    assert own.accuracy == pytest.approx((0.8 + 2 * 0.74) / 3) and (own.trainings == 3).all()
+
+
+def test_prune_partition_is_the_best_strategy_without_a_codec(problem: Problem) -> None:
+    cases = drawn_cases(6, 5, (0.02,))
+    scenarios = scenarios_of(problem, cases)
+    nothing = np.full(6, np.nan)
+    batch = ScenarioBatch(scenarios.weights, np.full(6, 0.02), nothing, nothing)
+    found, free = PrunePartition().solve(problem, batch), Proposed().solve(problem, batch)
+    assert found.levels is not None and (found.levels[:, problem.space.codec_variable :] == 0).all()
+    assert (found.objective >= free.objective * (1 - 2e-3)).all() and (found.objective > free.objective).any()
+    # No single-variable step from its answers is better, among strategies that the predictor accepts.
+    space = problem.space
+    for row in range(6):
+        steps = np.repeat(found.levels[row][None], 300, axis=0)
+        rng = np.random.default_rng(row)
+        which = rng.integers(0, space.codec_variable, 300)
+        steps[np.arange(300), which] = rng.integers(0, space.tables.n_levels[which])
+        accepted = problem.predictor.predict(features(space.tables, steps, None)) >= scenarios.accuracy_floor[row]
+        known = problem.measured.find(steps) >= 0
+        cost = problem.delay.costs(steps) @ scenarios.weights[row]
+        assert (cost[accepted & ~known] >= found.objective[row] * (1 - 2e-3)).all()
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -85,7 +126,8 @@ def test_a_measured_strategy_that_holds_is_the_answer_where_it_is_fastest(proble
     scenarios = scenarios_of(problem, cases)
     plain = solve(problem, scenarios, "exact", measured=False)
     assert plain.feasible.all()
-    cheap = problem.measured.levels[problem.measured.costs[:, 2].argmin()][None]
+    coded = np.flatnonzero((problem.measured.levels[:, problem.space.codec_variable :] > 0).any(axis=1))
+    cheap = problem.measured.levels[coded[problem.measured.costs[coded, 2].argmin()]][None]
     good = with_measured(problem, cheap, problem.base_accuracy, trainings=3)
     found = solve(good, scenarios, "exact")
     answers = good.answers(found)
@@ -120,7 +162,8 @@ def test_a_confidence_asks_a_margin_of_measured_strategies_too(problem: Problem)
     expected = sure.measured.accuracy - 2.0 * MEASURED * scale.resolution
     assert np.allclose(sure.measured_bound(0.9), expected) and (sure.measured_bound(None) > expected).all()
     scenarios = scenarios_of(problem, drawn_cases(1, 5, (0.02,)))
-    cheap = problem.measured.levels[problem.measured.costs[:, 2].argmin()][None]
+    coded = np.flatnonzero((problem.measured.levels[:, problem.space.codec_variable :] > 0).any(axis=1))
+    cheap = problem.measured.levels[coded[problem.measured.costs[coded, 2].argmin()]][None]
     margin = 2.0 * MEASURED * scale.resolution
     for above, wins in ((1e-6, True), (-1e-6, False)):
         one = with_measured(sure, cheap, float(scenarios.accuracy_floor[0]) + margin + above)

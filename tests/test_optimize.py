@@ -279,9 +279,9 @@ def test_optimize_from_names_and_files(records_path: Path, tmp_path: Path) -> No
     assert same.strategy == found.strategy and same.latency_s == pytest.approx(found.latency_s, rel=1e-12)
     assert found.lower_bound_s is None and found.gap is None
     with pytest.raises(
-        InputError, match=r"optimizer: 'genetic' is unknown; known: exact, paper, paper-parent, quantum"
+        InputError, match=r"optimizer: 'annealing' is unknown; known: exact, genetic, paper, paper-parent, quantum"
     ):
-        optimize("alexnet", "rpi3b+", "p100", "4g", records=saved, optimizer="genetic")
+        optimize("alexnet", "rpi3b+", "p100", "4g", records=saved, optimizer="annealing")
     with pytest.raises(InputError, match="rpi"):
         optimize("alexnet", "rpi3", "p100", "4g", records=saved)
 

@@ -30,6 +30,7 @@ GRID: dict[str, Any] = {
 LESS_WORK: dict[str, dict[str, Any]] = {
     "paper": {"max_evaluations": 500},
     "paper-parent": {"max_evaluations": 500},
+    "genetic": {"max_evaluations": 500},
     "atlas": {"tolerance": 0.05},
 }
 READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {

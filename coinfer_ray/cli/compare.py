@@ -29,7 +29,11 @@ def compare(
     *,
     methods: Annotated[
         str | None,
-        typer.Option("--methods", help="Comma-separated; default: all_local,all_server,neurosurgeon,coinfer."),
+        typer.Option(
+            "--methods",
+            help="Comma-separated; default: all_local,all_server,neurosurgeon,coinfer. "
+            "Others: prune_partition,two_step,fpgm,bottlenetpp,jalad,coinfer8,genetic,cia.",
+        ),
     ] = None,
     optimizer: options.Optimizer = "exact",
     time_limit: options.TimeLimit = 10.0,

@@ -39,7 +39,9 @@ Accuracy = Annotated[
 ]
 Optimizer = Annotated[
     str,
-    typer.Option("--optimizer", help="exact, with a proof; quantum; paper: its Algorithm 1 as printed; paper-parent."),
+    typer.Option(
+        "--optimizer", help="exact, with a proof; quantum; genetic; paper: its Algorithm 1 as printed; paper-parent."
+    ),
 ]
 TimeLimit = Annotated[
     float | None, typer.Option("--time-limit", help="Seconds for one scenario; then the answer says what is proven.")

@@ -38,7 +38,9 @@ def sweep(
     grid: Annotated[Path, typer.Argument(help="Grid file (YAML).")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the answers; give it again to resume.")],
     *,
-    solver: Annotated[str, typer.Option("--solver", help="exact, atlas, quantum, paper or paper-parent.")] = "exact",
+    solver: Annotated[
+        str, typer.Option("--solver", help="exact, atlas, quantum, genetic, paper or paper-parent.")
+    ] = "exact",
     time_limit: options.TimeLimit = None,
     certify: options.Certify = False,
     executor: options.Executor = "ray",

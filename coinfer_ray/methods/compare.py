@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -33,9 +34,10 @@ def compare(
 ) -> list[dict[str, Any]]:
     """One row for each of ``methods``, in their order, as ``coinfer compare --json`` prints them.
 
-    ``methods`` are names of :data:`coinfer_ray.methods.registry.METHODS`. The proposed one, ``coinfer``, needs
-    records and takes their input size, and ``optimizer`` and ``time_limit_s`` are for it. The others need none and run
-    at any ``input_px``; by default at that of the shipped records, or at the paper's 224. Without records nothing is
+    ``methods`` are names of :data:`coinfer_ray.methods.registry.METHODS`. The proposed one, ``coinfer``, and
+    ``prune_partition`` need records and take their input size, and ``optimizer`` and ``time_limit_s`` are for them.
+    The others need none; those that train (:mod:`coinfer_ray.methods.trained`) run where their choices ship, the rest
+    at any ``input_px``: by default at that of the shipped records, or at the paper's 224. Without records nothing is
     known of the accuracy, which is then None. ``accuracy_bound`` is what a row reaches with the ``confidence`` that
     was asked for, None where none was; a measured accuracy is its own bound.
 
@@ -50,11 +52,19 @@ def compare(
         check_name("method", method, tuple(METHODS))
     of_problem, of_scenario = split_options("compare", options)
     scenario = resolve(device=device, server=server, link=link, **of_scenario)
-    chosen = [Proposed(optimizer, time_limit_s) if name == Proposed.name else METHODS[name] for name in methods]
+    chosen = [_asked(METHODS[name], optimizer, time_limit_s) for name in methods]
     predict = any(method.predicts for method in chosen) or of_problem.get("records") is not None
     problem = assemble(model, predict=predict, **of_problem)
     batch = ScenarioBatch.of([scenario], objective)
     return [_row(method, problem, scenario, batch, objective, seed) for method in chosen]
+
+
+def _asked(method: Method, optimizer: str, time_limit_s: float | None) -> Method:
+    """``method`` with the optimizer and the time limit that were asked for, where it leaves them open."""
+    if not isinstance(method, Proposed):
+        return method
+    own = method.optimizer if method.optimizer != DEFAULT_OPTIMIZER else optimizer
+    return replace(method, optimizer=own, time_limit_s=time_limit_s)
 
 
 def _row(
@@ -71,7 +81,6 @@ def _row(
     device_s, server_s, uplink_s = (costs * np.array(scenario.weights("latency"))).tolist()
     sure = problem.accuracy_bound(found, scenario.confidence)[0]
     point = int(found.partition_point[0])
-    modified = any(column[0] for column in found.extra.values())
     row = {
         "method": method.name,
         "latency_s": device_s + server_s + uplink_s,
@@ -85,7 +94,7 @@ def _row(
         "accuracy_source": None
         if np.isnan(accuracy)
         else "measured"
-        if modified or (found.trainings is not None and found.trainings[0])
+        if found.trainings is not None and found.trainings[0]
         else "base"
         if known
         else "predicted",

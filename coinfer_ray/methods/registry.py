@@ -10,9 +10,12 @@ from typing import Protocol
 
 from coinfer_ray.methods.all_local import AllLocal
 from coinfer_ray.methods.all_server import AllServer
-from coinfer_ray.methods.jalad import Jalad
+from coinfer_ray.methods.cia import Cia
+from coinfer_ray.methods.genetic import Genetic
 from coinfer_ray.methods.neurosurgeon import Neurosurgeon
 from coinfer_ray.methods.proposed import Proposed
+from coinfer_ray.methods.prune_partition import PrunePartition
+from coinfer_ray.methods.trained import Trained
 from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.scenarios.batch import ScenarioBatch
@@ -26,10 +29,14 @@ class Method(Protocol):
     its latency stands beside every answer of a sweep.
     """
 
-    name: str
-    title: str
-    predicts: bool
-    plain: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def predicts(self) -> bool: ...
+    @property
+    def plain(self) -> bool: ...
 
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """The method's answer to each scenario of the batch.
@@ -41,7 +48,21 @@ class Method(Protocol):
 
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (AllLocal(), AllServer(), Neurosurgeon(), Jalad(), Proposed())
+    method.name: method
+    for method in (
+        AllLocal(),
+        AllServer(),
+        Neurosurgeon(),
+        PrunePartition(),
+        Trained("two_step", "2-Step Pruning"),
+        Trained("fpgm", "FPGM"),
+        Trained("bottlenetpp", "BottleNet++"),
+        Trained("jalad", "JALAD"),
+        Trained("coinfer8", "coinfer, 8 bits"),
+        Genetic(),
+        Cia(),
+        Proposed(),
+    )
 }
 PLAIN_METHODS = tuple(name for name, method in METHODS.items() if method.plain)
 DEFAULT_METHODS = (*PLAIN_METHODS, Proposed.name)

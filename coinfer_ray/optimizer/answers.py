@@ -51,6 +51,7 @@ class Answers:
         accuracy: Floats,
         known: NDArray[np.bool_],
         choices: int,
+        trainings: Integers | None = None,
         extra: Mapping[str, Integers] | None = None,
     ) -> Answers:
         """Answers of a method that went through ``choices`` choices of its own; infinite objectives are infeasible."""
@@ -63,5 +64,6 @@ class Answers:
             feasible=np.isfinite(objective),
             lower_bound=np.full(len(objective), np.nan),
             evaluations=np.full(len(objective), choices, dtype=np.int64),
+            trainings=trainings,
             extra=extra or {},
         )

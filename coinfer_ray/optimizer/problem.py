@@ -122,11 +122,11 @@ class Problem:
             return bound
         for each in np.unique(asked[~np.isnan(asked)]):
             rows = (asked == each) & ~answers.known
-            found = np.full(len(rows), -1) if answers.levels is None else self.measured.find(answers.levels)
-            predicted, trained = rows & (found < 0), rows & (found >= 0)
+            trained = rows & (np.False_ if answers.trainings is None else answers.trainings > 0)
+            predicted = rows & ~trained
             if predicted.any():
                 bound[predicted] = self.predictor.lower_bound(answers.accuracy[predicted], float(each))
-            bound[trained] = self.measured_bound(float(each))[found[trained]]
+            bound[trained] = self.predictor.calibration.bound_of_measured(answers.accuracy[trained], float(each))
         facts = ~np.isnan(asked) & answers.known
         bound[facts] = answers.accuracy[facts]
         return bound
@@ -164,7 +164,11 @@ class Problem:
 @dataclass(frozen=True, eq=False)
 class MeasuredLevels:
     """M measured strategies of a search space: ``levels`` (M, V), ``costs`` (M, 3), ``accuracy`` (M,), ``trainings``
-    (M,), in the order of ``keys`` (M,), by which they are found."""
+    (M,), in the order of ``keys`` (M,), by which they are found.
+
+    A pruned network without a codec computes the same wherever it is cut, so one that was trained is measured at every
+    cut; what was trained of it at several is one measurement.
+    """
 
     levels: np.ndarray
     costs: np.ndarray
@@ -183,21 +187,29 @@ class MeasuredLevels:
             return cls(none, np.empty((0, 3)), np.empty(0), np.empty(0, dtype=np.int64), _keys(none))
         measured = problem.fitted.measured
         x = measured.x[:, : len(columns)]
+        plain = (x[:, space.codec_variable :] == 1).all(axis=1)
+        others = [variable for variable in range(len(columns)) if variable != space.cut_variable]
         levels = np.column_stack(
             [np.abs(own[:, None] - known).argmin(1) for own, known in zip(x.T, columns, strict=True)]
         )
         levels = levels.astype(np.int64).reshape(-1, len(columns))
-        values = space.tables.values[np.arange(len(columns)), levels]
-        inside = np.isclose(values, x, rtol=0, atol=1e-9).all(axis=1) & ~problem.is_known(levels)
-        levels = levels[inside]
-        order = np.argsort(_keys(levels), kind="stable")
-        return cls(
-            levels[order],
-            problem.delay.costs(levels[order]) if len(levels) else np.empty((0, 3)),
-            measured.accuracy[inside][order],
-            measured.trainings[inside][order],
-            _keys(levels)[order],
+        near = np.isclose(space.tables.values[np.arange(len(columns)), levels], x, rtol=0, atol=1e-9)
+        on_levels = near[:, others].all(axis=1)
+        here, anywhere = on_levels & near[:, space.cut_variable] & ~plain, on_levels & plain
+        pooled, accuracy, trainings = _pooled(
+            levels[anywhere][:, others], measured.accuracy[anywhere], measured.trainings[anywhere]
         )
+        cuts = int(space.tables.n_levels[space.cut_variable])
+        spread = np.insert(np.repeat(pooled, cuts, axis=0), space.cut_variable, 0, axis=1)
+        spread[:, space.cut_variable] = np.tile(np.arange(cuts), len(pooled))
+        levels = np.vstack([levels[here], spread])
+        accuracy = np.concatenate([measured.accuracy[here], np.repeat(accuracy, cuts)])
+        trainings = np.concatenate([measured.trainings[here], np.repeat(trainings, cuts)])
+        inside = space.is_canonical(levels) & ~problem.is_known(levels)
+        order = np.flatnonzero(inside)[np.argsort(_keys(levels[inside]), kind="stable")]
+        levels = levels[order]
+        costs = problem.delay.costs(levels) if len(levels) else np.empty((0, 3))
+        return cls(levels, costs, accuracy[order], trainings[order], _keys(levels))
 
     def find(self, levels: np.ndarray) -> np.ndarray:
         """(n,) the position of each strategy ``levels`` (n, V) among these, -1 where it is none of them."""
@@ -206,6 +218,17 @@ class MeasuredLevels:
         wanted = _keys(levels)
         position = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
         return np.where(self.keys[position] == wanted, position, -1)
+
+
+def _pooled(
+    levels: np.ndarray, accuracy: np.ndarray, trainings: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of ``levels`` (n, W) that are equal as one: levels, mean accuracy over all trainings, their number."""
+    rows, which = np.unique(levels, axis=0, return_inverse=True)
+    which = which.reshape(-1)  # (n, 1) in NumPy 2.0
+    count = np.bincount(which, weights=trainings, minlength=len(rows))
+    total = np.bincount(which, weights=accuracy * trainings, minlength=len(rows))
+    return rows, total / count, count.astype(np.int64)
 
 
 def _keys(levels: np.ndarray) -> np.ndarray:

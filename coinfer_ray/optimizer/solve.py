@@ -22,10 +22,27 @@ from coinfer_kernels import (
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.optimizer.problem import UNREACHABLE, Problem, each_confidence
 
+
+def _solve_genetic(*tables: Any, **options: Any) -> Solutions:
+    """:func:`coinfer_ray.optimizer.genetic.solve_genetic`.
+
+    Raises:
+        InputError: pymoo is not installed.
+    """
+    try:
+        from coinfer_ray.optimizer.genetic import solve_genetic
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "pymoo":
+            raise
+        raise InputError("optimizer: genetic needs pymoo; pip install 'coinfer-ray[peers]'") from None
+    return solve_genetic(*tables, **options)
+
+
 _HEURISTICS: dict[str, Callable[..., Solutions]] = {
     "quantum": solve_quantum,
     "paper": partial(solve_paper, rule="best"),
     "paper-parent": partial(solve_paper, rule="parent"),
+    "genetic": _solve_genetic,
 }
 DEFAULT_OPTIMIZER = "exact"
 OPTIMIZERS = (DEFAULT_OPTIMIZER, *_HEURISTICS)
@@ -60,7 +77,7 @@ def solve(
     bound that was proven by then. With a time limit an answer that it ends depends on the machine's speed; nothing
     else does. ``quantum`` (iterated local search) and ``paper`` (the paper's Algorithm 1 as printed; ``paper-parent``:
     with the rule of the published codes, :mod:`coinfer_kernels.algorithm1`) search without a proof, within a number
-    of evaluations.
+    of evaluations; so does ``genetic`` (pymoo's genetic algorithm, :mod:`coinfer_ray.optimizer.genetic`).
 
     ``confidence`` is how sure the predictor must be that an answer meets ``scenarios.accuracy_floor``, one for all
     or one each (S,), NaN for those that take its predictions as they are; None: all of them.
@@ -69,20 +86,17 @@ def solve(
 
     ``first_scenario`` is the number of the first scenario in the larger grid that the batch is a part of; with
     it a scenario's answer depends on nothing but its own number and the seed. ``options`` go to the optimizer
-    (:func:`coinfer_kernels.solve_quantum`, :func:`coinfer_kernels.solve_paper`, :func:`coinfer_kernels.solve_exact`).
+    (:func:`coinfer_kernels.solve_quantum`, :func:`coinfer_kernels.solve_paper`, :func:`coinfer_kernels.solve_exact`,
+    :func:`coinfer_ray.optimizer.genetic.solve_genetic`).
 
     Raises:
-        InputError: an unknown optimizer, a time limit that is not above 0, a confidence that the records cannot
-            promise, or scenarios without SNR for a predictor that needs one.
+        InputError: an unknown optimizer, or one whose library is not installed, a time limit that is not above 0, a
+            confidence that the records cannot promise, or scenarios without SNR for a predictor that needs one.
     """
     check_name("optimizer", optimizer, OPTIMIZERS)
     if time_limit_s is not None and not time_limit_s > 0:
         raise InputError(f"time limit: {time_limit_s} s must be above 0")
-    if problem.predictor.noisy and not np.isfinite(scenarios.snr_db).all():
-        raise InputError(
-            "link: the records come from a noisy channel, so every link needs a signal-to-noise ratio; "
-            "give bandwidth and SNR instead of a rate"
-        )
+    check_snr(problem, scenarios.snr_db)
     required = scenarios._replace(accuracy_floor=problem.required_accuracy(scenarios.accuracy_floor, confidence))
     keys = np.arange(first_scenario, first_scenario + len(scenarios.accuracy_floor))
     asked = each_confidence(confidence, len(keys))
@@ -116,6 +130,15 @@ def solve(
         floors = problem.required_accuracy(scenarios.accuracy_floor, confidence)
         bound = _prove(problem, scenarios._replace(accuracy_floor=floors), solved, max_seconds=time_limit_s).lower_bound
     return solved._replace(lower_bound=np.minimum(bound, solved.objective))
+
+
+def check_snr(problem: Problem, snr_db: np.ndarray) -> None:
+    """Raise InputError unless every link (S,) has the signal-to-noise ratio that a predictor for noisy ones needs."""
+    if problem.predictor.noisy and not np.isfinite(snr_db).all():
+        raise InputError(
+            "link: the records come from a noisy channel, so every link needs a signal-to-noise ratio; "
+            "give bandwidth and SNR instead of a rate"
+        )
 
 
 def _nothing(problem: Problem, count: int) -> Solutions:

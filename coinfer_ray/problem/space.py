@@ -42,12 +42,21 @@ class SearchSpace:
 
     Variables, in order: the sparsity ratios (P of them), the partition point, the eight codec parameters. With
     ``cuts="inner"`` the partition point stays within 1..N-1, as in the paper; with ``"all"`` the endpoints 0
-    (everything on the server) and N (everything on the device) belong to the space.
+    (everything on the server) and N (everything on the device) belong to the space. Without a ``codec`` the codec's
+    parameters mean nothing anywhere: the feature is sent as it is.
     """
 
-    def __init__(self, graph: LayerGraph, *, cuts: Cuts = "all", sparsity_levels: int = SPARSITY_LEVELS) -> None:
+    def __init__(
+        self,
+        graph: LayerGraph,
+        *,
+        cuts: Cuts = "all",
+        sparsity_levels: int = SPARSITY_LEVELS,
+        codec: bool = True,
+    ) -> None:
         self.graph = graph
         self.cuts: Cuts = cuts
+        self.codec = codec
         points = graph.cut_points if cuts == "all" else graph.cut_points[1:-1]
         if not points:
             raise InputError(
@@ -107,10 +116,18 @@ class SearchSpace:
         )
         for level, point in enumerate(points):
             kind = self.cut_kind(point)
-            active[level, first:split] = kind == "spatial"
-            active[level, split:end] = kind == "vector"
+            active[level, first:split] = self.codec and kind == "spatial"
+            active[level, split:end] = self.codec and kind == "vector"
         # Level 0 of every codec parameter is 1: the stage is left out.
         return SpaceTables(n_levels, values, self.cut_variable, active, np.zeros(len(self.variables), dtype=np.int64))
+
+    def is_canonical(self, levels: np.ndarray) -> np.ndarray:
+        """(n,) whether ``levels`` (n, V) have what their cut makes meaningless at its one value, as strategies of this
+        space do."""
+        tables = self.tables
+        free = tables.active[levels[:, self.cut_variable]]
+        same: np.ndarray = (free | (levels == tables.canonical)).all(axis=1)
+        return same
 
     def strategy(self, levels: np.ndarray) -> Strategy:
         """The strategy at a vector of level indices (V,)."""

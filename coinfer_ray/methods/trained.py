@@ -1,0 +1,111 @@
+"""Methods that train in a way of their own, and choose among what they were really trained to.
+
+Their choices ship beside the records (:mod:`coinfer_ray.records.choices`), each trained from the same base network, by
+the same means and on as many images as a candidate of ours where the method's own paper leaves that open
+(:mod:`coinfer_ray.training.compared`), so their rows need no predictor. Every method may also leave the network as it
+is, cut anywhere: that is what its smallest setting comes to. With a confidence a measured accuracy counts less the same
+margin as a measured strategy of ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from coinfer_ray.errors import InputError
+from coinfer_ray.methods.partition import cheapest, partition_costs
+from coinfer_ray.optimizer.answers import Answers
+from coinfer_ray.optimizer.problem import Problem, each_confidence
+from coinfer_ray.problem.costs import FEATURE_BITS
+from coinfer_ray.records.choices import Choices, shipped_choices
+from coinfer_ray.scenarios.batch import ScenarioBatch
+
+
+@dataclass(frozen=True)
+class Trained:
+    """See :class:`coinfer_ray.methods.registry.Method`. ``floats_only`` leaves out choices that send values at fewer
+    bits than a float has, as the paper's comparison does.
+
+    ``extra["bits"]`` are those of a value, 0 where it is a float.
+    """
+
+    name: str
+    title: str
+    floats_only: bool = False
+    predicts = False
+    plain = False
+
+    def available(self, model: str, input_px: int) -> bool:
+        """Whether choices of it ship for the network, of those that it may take."""
+        try:
+            choices = shipped_choices(model, input_px).of(self.name)
+        except InputError:
+            return False
+        return bool((choices.feature_bits == FEATURE_BITS).any()) or not self.floats_only
+
+    def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
+        """The cheapest of its choices that keep to the allowed loss.
+
+        Raises:
+            InputError: no choices of it ship for the network and input size, or see :func:`choose`.
+        """
+        graph = problem.graph
+        choices = shipped_choices(graph.model, graph.input_px).of(self.name, problem.accuracy)
+        return choose(problem, batch, choices, floats_only=self.floats_only)
+
+
+def choose(problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_only: bool = False) -> Answers:
+    """:meth:`Trained.solve` by choices of one's own.
+
+    Raises:
+        InputError: they started from another base network than the problem's records.
+    """
+    points = np.array(problem.space.variables[problem.space.cut_variable].values, dtype=np.int64)
+    base = choices.base_accuracy
+    if problem.fitted is not None:
+        # One network measured on two kinds of machines differs in an image or two; losses are of one machine each.
+        base = problem.base_accuracy
+        wanted = problem.predictor.settings.get("base_fingerprint")
+        if wanted != choices.base_fingerprint:
+            raise InputError(
+                f"methods: the choices start from the base network {choices.base_fingerprint}, the records from "
+                f"{wanted}; compare them with the shipped records, or train choices for yours with "
+                "scripts/collect_methods.py"
+            )
+    usable = np.isin(choices.partition_point, points)
+    if floats_only:
+        usable &= choices.feature_bits == FEATURE_BITS
+    costs = choices.costs[usable]
+    if not problem.delay.tables.codec_flops:
+        costs = costs - np.column_stack([choices.codec_flop[usable], np.zeros(len(costs))])
+    # The network as it is first: it wins a tie.
+    reached = np.concatenate([np.full(len(points), base), base - choices.loss[usable]])
+    bits = np.concatenate([np.full(len(points), FEATURE_BITS), choices.feature_bits[usable]])
+    costs = np.vstack([partition_costs(problem.delay)[points], costs])
+    trainings = np.concatenate([np.zeros(len(points), dtype=np.int64), choices.trainings[usable]])
+    where = np.concatenate([points, choices.partition_point[usable]])
+    floor = base - batch.max_loss[:, None] - 1e-12
+    allowed = reached - _margins(problem, batch)[:, None] * (trainings > 0) >= floor
+    chosen, objective = cheapest(costs, batch.weights, allowed)
+    return Answers.unproven(
+        objective,
+        costs[chosen],
+        where[chosen],
+        reached[chosen],
+        known=trainings[chosen] == 0,
+        choices=len(where),
+        trainings=trainings[chosen],
+        extra={"bits": np.where(bits[chosen] == FEATURE_BITS, 0, bits[chosen])},
+    )
+
+
+def _margins(problem: Problem, batch: ScenarioBatch) -> np.ndarray:
+    """(S,) what a measured accuracy counts less, with each scenario's confidence."""
+    margins = np.zeros(len(batch))
+    if problem.fitted is None:
+        return margins
+    asked = each_confidence(batch.confidence, len(batch))
+    for each in np.unique(asked[~np.isnan(asked)]):
+        margins[asked == each] = -problem.predictor.calibration.bound_of_measured(0.0, float(each))
+    return margins
