@@ -19,14 +19,12 @@ from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.records.store import pack, read_records
 from coinfer_ray.refine.calibrate import calibrated, needed_margins
-from coinfer_ray.refine.cases import drawn_cases
+from coinfer_ray.refine.cases import DRAWN_LOSSES, drawn_cases
 from coinfer_ray.runtime.executors import EXECUTORS, make_executor
 from coinfer_ray.runtime.files import run_folder, write_whole
 from coinfer_ray.training.data import load_data
 from coinfer_ray.training.verifier import Verifier, obtain_base
 from coinfer_ray.training.worker import gpu_share
-
-MAX_LOSSES = (0.01, 0.02, 0.05)
 
 
 def main() -> None:
@@ -49,7 +47,7 @@ def main() -> None:
     problem = assemble(given.model, records=predictor, accuracy=predictor.accuracy)
     info, splits = read_records(given.records).info, load_data(given.data)
     base = obtain_base(given.base, given.records, info, splits)
-    cases = drawn_cases(given.scenarios, given.seed, MAX_LOSSES)
+    cases = drawn_cases(given.scenarios, given.seed, DRAWN_LOSSES)
     asked = {"predictor": predictor.records_hash, "accuracy": predictor.accuracy, "seed": given.seed}
     with (
         make_executor(given.executor, workers=given.workers, gpus_per_worker=gpu_share()) as executor,

@@ -15,12 +15,10 @@ import argparse
 from pathlib import Path
 
 from coinfer_ray.records.store import pack, read_records
-from coinfer_ray.refine.cases import drawn_cases
+from coinfer_ray.refine.cases import DRAWN_LOSSES, drawn_cases
 from coinfer_ray.refine.run import refine
 from coinfer_ray.runtime.executors import EXECUTORS, make_executor
 from coinfer_ray.training.worker import gpu_share
-
-MAX_LOSSES = (0.01, 0.02, 0.05)
 
 
 def main() -> None:
@@ -38,7 +36,7 @@ def main() -> None:
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
     parser.add_argument("--workers", type=int)
     given = parser.parse_args()
-    cases = drawn_cases(given.scenarios, given.seed, MAX_LOSSES)
+    cases = drawn_cases(given.scenarios, given.seed, DRAWN_LOSSES)
     with make_executor(given.executor, workers=given.workers, gpus_per_worker=gpu_share()) as executor:
         result = refine(
             given.model,

@@ -23,15 +23,14 @@ from coinfer_ray.optimizer.optimize import TIME_LIMIT_S
 from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, solve
 from coinfer_ray.records.request import Request
-from coinfer_ray.records.store import read_records, shipped_records
-from coinfer_ray.refine.cases import drawn_cases
+from coinfer_ray.records.store import pack, read_records, shipped_records
+from coinfer_ray.refine.cases import DRAWN_LOSSES, drawn_cases
 from coinfer_ray.runtime.executors import EXECUTORS, make_executor
 from coinfer_ray.runtime.files import run_folder
 from coinfer_ray.training.data import load_data
 from coinfer_ray.training.verifier import Verifier, obtain_base
 from coinfer_ray.training.worker import gpu_share
 
-LOSSES = (0.01, 0.02, 0.05)
 SPLITS = ("validation", "test")
 FRESH = 10  # repeats before this one have been trained for records
 
@@ -45,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=77, help="of the scenarios; no records were collected with 77")
     parser.add_argument("--confidence", type=float, default=0.9)
+    parser.add_argument("--pack", type=Path, help="the trainings as one file; default: beside the shipped records")
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
     parser.add_argument("--workers", type=int)
     given = parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> None:
     data = load_data(given.data)
     base = obtain_base(None, None, records.info, data)
     drawn = drawn_cases(given.scenarios, given.seed, (0.0,))
-    cases = [replace(case, max_loss=loss) for case in drawn for loss in LOSSES]
+    cases = [replace(case, max_loss=loss) for case in drawn for loss in DRAWN_LOSSES]
     weights, losses = np.array([case.weights for case in cases]), np.array([case.max_loss for case in cases])
     scenarios = Scenarios(weights, problem.base_accuracy - losses, np.full(len(cases), np.nan))
     confidence = given.confidence or None
@@ -78,11 +78,12 @@ def main() -> None:
                 value = row[f"base_{name}_accuracy"] - row[f"{name}_accuracy"] if row["status"] == "ok" else 1.0
                 lost[distinct[position // given.seeds]][name].append(value)
 
+    pack(given.out, given.pack or shipped_records(given.model).with_suffix(".verified.parquet"))
     print(f"{given.model}: {given.scenarios} scenarios, confidence {confidence}, {given.seeds} fresh trainings each")
     print(f"{len(distinct)} different compressed strategies among {len(cases)} answers")
     print("loss   compressed  kept: validation  test  both   lost beyond what was said   gain: median, all; compressed")
     kept_all = []
-    for loss in LOSSES:
+    for loss in DRAWN_LOSSES:
         rows = np.flatnonzero(losses == loss)
         own = [tuple(found.levels[row].tolist()) for row in rows]
         means = {name: np.array([np.mean(lost[one][name]) if one in lost else 0.0 for one in own]) for name in SPLITS}

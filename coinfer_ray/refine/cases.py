@@ -63,6 +63,9 @@ def cases_of(grid: Grid, model: str) -> list[Case]:
     return cases
 
 
+DRAWN_LOSSES = (0.01, 0.02, 0.05)  # shares: what answers to drawn scenarios are collected, calibrated and judged at
+
+
 def drawn_cases(count: int, seed: int, max_losses: Sequence[float]) -> list[Case]:
     """``count`` scenarios drawn at random, for each of ``max_losses`` (0..1) in turn.
 
