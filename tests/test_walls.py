@@ -22,6 +22,7 @@ TORCH_PARTS = (
     "models/zoo.py",
     "models/split.py",
     "models/pointwise.py",
+    "methods/ddpg.py",
 )
 RAY_PARTS = ("runtime/executors/ray_executor.py", "adapters/ray_tune.py")
 
@@ -34,9 +35,10 @@ LAYERS = (
     ("scenarios", "records", "compression"),
     ("predictor",),
     ("optimizer", "training"),
-    ("atlas", "methods", "refine"),
+    ("atlas", "methods", "refine", "benchmark"),
     ("sweeps",),
     ("report",),
+    ("reproduce",),
     ("cli",),
 )
 KERNEL_LAYERS = (

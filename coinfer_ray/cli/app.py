@@ -18,6 +18,7 @@ from coinfer_ray.cli import (
     optimize,
     refine,
     report,
+    reproduce,
     sweep,
     verify,
 )
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (models, collect, fit, optimize, compare, sweep, report, verify, refine, atlas):
+for command in (models, collect, fit, optimize, compare, sweep, report, reproduce, verify, refine, atlas):
     command.register(app)
 
 

@@ -1,0 +1,1 @@
+"""The paper's evaluation, made again from the shipped records: ``coinfer reproduce``."""
