@@ -99,14 +99,14 @@ def optimizer_figures(rows: Sequence[dict[str, Any]], command: str) -> Iterator[
             ),
             command=command,
             kind="points",
-            x_label="scenario",
-            y_label=label,
-            y_log=True,
+            x_label=label,
+            y_label="scenario",
+            x_log=True,
             series=[
                 Series(
                     label=optimizer,
-                    x=[f"{row.device} {row.link}" for row in own],
-                    y=[value(row) for row in own],
+                    x=[value(row) for row in own],
+                    y=[f"{row.device}, {row.link}" for row in own],
                     text=[
                         f"{optimizer}: {1e3 * row.latency_s:,.4g} ms, gap {100 * row.gap:.3g} %\n"
                         f"{row.seconds:.3g} s, {row.evaluations:,} evaluations"
