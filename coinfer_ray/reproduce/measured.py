@@ -149,9 +149,9 @@ def trainings_table(models: Sequence[str], command: str) -> TableView:
             rows.append([network(model), METHODS[method].title, float(len(each)), presented, seconds])
     return TableView(
         title="What was trained",
-        caption="Trainings behind each method's choices, images presented in them, and seconds of one processor core "
-        "(coinfer's were trained on a GPU and have none). FPGM and BottleNet++ have few settings, which are all tried; "
-        "the wide space is coinfer's and Prune_Partition's alone.",
+        caption="Trainings behind each method's choices, images presented in them (2-Step Pruning's second steps count "
+        "their first step's), and seconds of one processor core (most of coinfer's own were trained on a GPU and have "
+        "none). FPGM and BottleNet++ have few settings; the wide space is coinfer's and Prune_Partition's alone.",
         command=command,
         columns=[
             Column("network"),
