@@ -18,6 +18,7 @@ from coinfer_ray.optimizer.optimize import answer, optimize
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import best_accuracy, solve
 from coinfer_ray.predictor.fit import fit_predictor
+from coinfer_ray.predictor.measured import Measured
 from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
@@ -98,6 +99,8 @@ def test_solutions_are_what_they_claim(problem: Problem, optimizer: str, options
     known = problem.is_known(found.levels)
     features = np.array([problem.space.values(problem.space.strategy(levels)) for levels in found.levels])
     expected = np.where(known, problem.base_accuracy, problem.predictor.predict(features))
+    place = problem.measured.find(found.levels)
+    expected = np.where(place >= 0, problem.measured.accuracy[place], expected)
     np.testing.assert_allclose(found.accuracy, expected, rtol=0, atol=1e-12)
 
 
@@ -140,7 +143,8 @@ def test_answer_follows_from_its_strategy(problem: Problem) -> None:
 
 def test_untouched_network_is_reported_as_measured(problem: Problem) -> None:
     pessimist = TreeEnsemble(problem.predictor.ensemble.tables._replace(roots=np.empty(0), weights=np.empty(0)))
-    hopeless = replace(problem, fitted=replace(problem.predictor, ensemble=pessimist))
+    nothing = Measured.none(len(problem.space.variables))
+    hopeless = replace(problem, fitted=replace(problem.predictor, ensemble=pessimist, measured=nothing))
     scenario = resolve(device="rpi3b+", server="p100", link="3g")
     found = answer(hopeless, scenario)
     assert (found.accuracy_source, found.predicted_accuracy) == ("base", problem.base_accuracy)

@@ -180,11 +180,11 @@ def test_the_plan_asks_for_cuts_that_send_less(model: str, cuts: str) -> None:
     plan = BottlenetppTraining().plan(graph)
     assert json.loads(json.dumps(plan)) == plan and len(plan) <= MAX_TRAININGS
     assert len({tuple(each.values()) for each in plan}) == len(plan)
-    # A prefix is balanced: first every cut at an eighth of its channels.
+    # A prefix is balanced: first every cut at a quarter of its channels.
     assert [each["partition_point"] for each in plan[: len(cuts.split())]] == useful_cuts(graph)
     for number, each in enumerate(plan):
         layer = graph.layers[each["partition_point"] - 1]
-        shares = [8] if number < len(cuts.split()) else [4, 8, 16, 32]
+        shares = [4] if number < len(cuts.split()) else [2, 4, 8, 16, 32]
         assert each["channels"] in [int(layer.out_channels / share + 0.5) for share in shares]
         assert not each["shrink"] or layer.out_height >= 4
 

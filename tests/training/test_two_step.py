@@ -36,7 +36,7 @@ from coinfer_ray.training.compared.two_step import (
 )
 from coinfer_ray.training.data import load_data
 from coinfer_ray.training.quantized import measure_cut
-from coinfer_ray.training.trainer import Diverged, Phase, Preprocess, ResidentImages
+from coinfer_ray.training.trainer import Diverged, Phase, Preprocess, ResidentImages, share
 
 CPU = torch.device("cpu")
 FEW = TwoStepSettings(ranking_images=40, images=32, final_images=64, batch_size=16, parts=5, least=0.6)
@@ -311,12 +311,14 @@ def test_choices_cost_what_the_pruned_layers_do(trainer: CandidateTrainer) -> No
         if name:
             assert [row["partition_point"] for row in coded] == [10]
         for row in coded:
-            parts = {part: getattr(trainer.data, part) for part in ("train", "validation", "test")}
-            point, preprocess = row["partition_point"], trainer.data.preprocess
-            [found] = measure_cut(network, graph, point, [8], **parts, preprocess=preprocess, device=CPU)
-            assert row["uplink_bit"] == pytest.approx(found.coded_bit)
-            assert row["validation_accuracy"] == found.validation_accuracy
-            assert row["test_accuracy"] == found.test_accuracy
+            parts = {"validation": trainer.validation_images, "test": trainer.test_images}
+            point, images, preprocess = row["partition_point"], trainer.train_images, trainer.data.preprocess
+            [(hits, _, coded_bit)] = measure_cut(
+                network, graph, point, [8], calibration=images, splits=parts, preprocess=preprocess
+            )
+            assert row["uplink_bit"] == pytest.approx(coded_bit)
+            assert row["validation_accuracy"] == share(hits["validation"])
+            assert row["test_accuracy"] == share(hits["test"])
             beside = next(each for each in plain if each["partition_point"] == point)
             for column in ("device_flop", "server_flop", "images", "kept"):
                 assert row[column] == beside[column]
