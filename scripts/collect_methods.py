@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from coinfer_ray.records.choices import choices_path, pack_choices
+from coinfer_ray.records.choices import SHARDS, choices_path, pack_choices, read_choices
 from coinfer_ray.records.store import read_records, shipped_records
 from coinfer_ray.runtime.executors import EXECUTORS, make_executor
 from coinfer_ray.training.compared.collect import TRAININGS, collect_choices
@@ -48,11 +48,13 @@ def main() -> None:
             base,
             executor,
             given.out,
+            known=read_choices(pack) if pack.exists() else None,
             most=given.most,
             repeats=given.repeats,
             seconds=given.seconds,
         )
-    table = pack_choices([*([pack] if pack.exists() else []), given.out], pack)
+    there = [given.out] if list(given.out.glob(SHARDS)) else []
+    table = pack_choices([*([pack] if pack.exists() else []), *there], pack)
     rows = table.table.to_pylist()
     print(f"{'method':12} {'trainings':>9} {'choices':>8} {'images':>10} {'seconds':>8}")
     for method in table.methods:

@@ -52,6 +52,7 @@ _COLUMNS = {
     "kept": "string",  # JSON: channels that remain of each prunable set, where it is pruned
     "wall_s": "double",  # of the training that it is from
 }
+_TRAINING = ("method", "asked", "seed")
 _SAME = ("method", "asked", "partition_point", "feature_bits")
 
 
@@ -97,6 +98,11 @@ class ChoiceTable:
     def methods(self) -> tuple[str, ...]:
         """The methods that it has choices of."""
         return tuple(sorted(set(self.table["method"].to_pylist())))
+
+    @property
+    def trained(self) -> set[tuple[str, str, int]]:
+        """Its trainings: method, what was asked as JSON, and seed."""
+        return set(zip(*(self.table[name].to_pylist() for name in _TRAINING), strict=True))
 
     def of(self, method: str, accuracy: Split = "validation") -> Choices:
         """The choices of one method, by the measured accuracy that counts.
@@ -202,7 +208,7 @@ def read_choices(source: str | Path | Sequence[str | Path]) -> ChoiceTable:
     seen: set[tuple[Any, ...]] = set()
     parts = []
     for _, table in read:
-        keys = list(zip(*(table[name].to_pylist() for name in ("method", "asked", "seed")), strict=True))
+        keys = list(zip(*(table[name].to_pylist() for name in _TRAINING), strict=True))
         parts.append(table.filter(pa.array([key not in seen for key in keys], pa.bool_())))
         seen |= set(keys)
     table = pa.concat_tables(parts).sort_by([("method", "ascending"), ("training", "ascending"), ("seed", "ascending")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 from coinfer_ray.methods.proposed import Proposed
@@ -115,12 +115,7 @@ def rate_figure(rows: Sequence[Row], model: str, setting: Setting, command: str)
         y_label="latency (ms)",
         x_log=True,
         y_log=True,
-        series=[
-            _series(title, own, [row.rate_mbps for row in own], [1e3 * row.latency_s for row in own], device)
-            for device in _each(row.device for row in rows)
-            for title in titles(rows)
-            if (own := [row for row in rows if row.device == device and row.title == title])
-        ],
+        series=_curves(rows, lambda row: row.rate_mbps),
     )
 
 
@@ -160,12 +155,7 @@ def loss_figure(rows: Sequence[Row], model: str, setting: Setting, command: str)
         x_label="loss that is allowed (points)",
         y_label="latency (ms)",
         y_log=True,
-        series=[
-            _series(title, own, [100 * row.max_loss for row in own], [1e3 * row.latency_s for row in own], device)
-            for device in _each(row.device for row in rows)
-            for title in titles(rows)
-            if (own := [row for row in rows if row.device == device and row.title == title])
-        ],
+        series=_curves(rows, lambda row: 100 * row.max_loss),
     )
 
 
@@ -286,6 +276,16 @@ def links_table(rows: Sequence[Row], model: str, setting: Setting, command: str)
         rows=cells,
         filters={"device": "device", "link": "link"},
     )
+
+
+def _curves(rows: Sequence[Row], x: Callable[[Row], float]) -> list[Series]:
+    """Latency of every method over ``x``, a panel for each device."""
+    return [
+        _series(title, own, [x(row) for row in own], [1e3 * row.latency_s for row in own], device)
+        for device in _each(row.device for row in rows)
+        for title in titles(rows)
+        if (own := [row for row in rows if row.device == device and row.title == title])
+    ]
 
 
 def _series(title: str, rows: Sequence[Row], x: Sequence[float], y: Sequence[float], panel: str) -> Series:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coinfer_ray.records.choices import choices_path
 from coinfer_ray.records.store import shipped_records
 from coinfer_ray.report.interactive import write_interactive
 from coinfer_ray.report.stills import write_stills
@@ -70,10 +69,10 @@ def _write_csv(path: Path, rows: Rows) -> None:
 
 
 def _fingerprint() -> Mapping[str, Any]:
-    """What the rows rest on: the shipped records and choices, by their bytes."""
-    found = {}
-    for model in MODELS:
-        for path in (shipped_records(model), choices_path(model)):
-            if path.exists():
-                found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return found
+    """What the rows rest on: all that ships but the networks, by its bytes."""
+    ships = shipped_records(MODELS[0]).parent
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for path in sorted(ships.iterdir())
+        if path.suffix in (".parquet", ".npz")
+    }

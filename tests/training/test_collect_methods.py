@@ -82,6 +82,16 @@ def test_each_training_is_a_shard_and_is_done_once(records: Path, few_images: Pa
     assert {row["uplink_bit"] for row in rows if row["partition_point"] == 21} == {0}
 
 
+def test_what_is_known_is_not_trained_again(records: Path, few_images: Path, tmp_path: Path) -> None:
+    run(records, few_images, tmp_path / "one", most=1)
+    known = read_choices(tmp_path / "one")
+    assert run(records, few_images, tmp_path / "two", known=known, most=3) == 2
+    assert sorted(path.name[:20] for path in (tmp_path / "two").glob("training-*")) == [
+        "training-whole-001-0",
+        "training-whole-002-0",
+    ]
+
+
 def test_repeats_have_other_seeds_and_count_as_one_choice(records: Path, few_images: Path, tmp_path: Path) -> None:
     run(records, few_images, tmp_path / "out", most=1, repeats=2)
     table = read_choices(tmp_path / "out")

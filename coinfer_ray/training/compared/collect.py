@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from coinfer_ray.errors import check_name
-from coinfer_ray.records.choices import shard_name, write_choices
+from coinfer_ray.records.choices import ChoiceTable, shard_name, write_choices
 from coinfer_ray.records.store import RecordsInfo
 from coinfer_ray.runtime.executors.base import Executor, WorkerContext
 from coinfer_ray.runtime.files import run_folder
@@ -45,6 +45,11 @@ class Asked:
     repeat: int
     seed: int
 
+    @property
+    def document(self) -> str:
+        """``asked`` as a choice's row holds it."""
+        return json.dumps(dict(self.asked), sort_keys=True)
+
 
 def collect_choices(
     methods: Sequence[str],
@@ -54,22 +59,26 @@ def collect_choices(
     executor: Executor,
     folder: Path,
     *,
+    known: ChoiceTable | None = None,
     most: int | None = None,
     repeats: int = 1,
     seconds: float | None = None,
     quiet: bool = False,
 ) -> int:
-    """Do the trainings of ``methods`` that ``folder`` lacks, the first ``most`` of each method's plan in turns, each
-    ``repeats`` times from other seeds; return how many were done.
+    """Do the trainings of ``methods`` that ``folder`` and ``known`` lack, the first ``most`` of each method's plan in
+    turns, each ``repeats`` times from other seeds; return how many were done.
 
     ``info``, ``data`` and ``base`` are those of the records that the choices belong to. None starts after ``seconds``.
     A training that diverges leaves an empty file; one whose worker is lost leaves none, and is done the next time.
 
     Raises:
-        InputError: an unknown method, or records whose settings this version does not know.
+        InputError: an unknown method, ``known`` choices of other settings, or records whose settings this version does
+            not know.
     """
     for method in methods:
         check_name("method", method, tuple(TRAININGS))
+    if known is not None:
+        known.info.check_same(info, f"choices: {known.source}", "the records", "keep them apart")
     graph = graph_for(info.model, info.input_px, data)
     plans = {method: TRAININGS[method]().plan(graph)[:most] for method in methods}
     # In turns, so that whatever time there is serves all methods alike. One seed for all: what several trainings of a
@@ -82,7 +91,12 @@ def collect_choices(
         if number < len(plans[method])
     ]
     with run_folder(folder, "compared methods", {"settings": info.settings_hash}) as out:
-        missing = [each for each in wanted if not (out / _shard(each)).exists()]
+        done_before = set() if known is None else known.trained
+        missing = [
+            each
+            for each in wanted
+            if not (out / _shard(each)).exists() and (each.method, each.document, each.seed) not in done_before
+        ]
         shared = shared_values(graph, data, base, collect_settings(info))
         done, lost = 0, []
         with Progress("trainings", len(missing), quiet=quiet) as progress:
@@ -118,8 +132,7 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
 
 
 def _columns(asked: Asked, seconds: float) -> dict[str, Any]:
-    document = json.dumps(dict(asked.asked), sort_keys=True)
-    named = {"method": asked.method, "training": asked.training, "asked": document, "seed": asked.seed}
+    named = {"method": asked.method, "training": asked.training, "asked": asked.document, "seed": asked.seed}
     return named | {"wall_s": seconds}
 
 
