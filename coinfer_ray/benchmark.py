@@ -23,11 +23,10 @@ import numpy as np
 
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.library import load_graph
-from coinfer_ray.problem.costs import FEATURE_BITS
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.records.choices import Choices, choices_path, read_choices
-from coinfer_ray.records.store import Records, Split, read_records, shipped_records
+from coinfer_ray.records.store import Records, Split, read_records, shipped_parts
 from coinfer_ray.scenarios.read import ScenarioOptions, resolve
 from coinfer_ray.scenarios.scenario import Scenario
 
@@ -69,7 +68,7 @@ class Benchmark:
         Raises:
             InputError: no records ship for it at that input size.
         """
-        records = read_records(shipped_records(model, input_px))
+        records = read_records(shipped_parts(model, input_px))
         base: dict[Split, float] = {split: records.base_accuracy(split) for split in _SPLITS}
         parts = [_of_records(records)]
         path = choices_path(model, input_px)
@@ -134,18 +133,21 @@ class Benchmark:
         """The row of the whole space that is most like ``strategy``, and how far it is; 0 where it was trained itself.
 
         The distance is the mean over the decision variables of the difference of their levels, each as a share of its
-        range (the cut: 1 where it differs).
+        range (the cut: 1 where it differs, or the bits that a value is sent by).
 
         Raises:
             InputError: prunable sets or a cut that the network does not have.
         """
         rows = [row for row, own in enumerate(self.strategies) if own is not None]
         levels = np.array([self.space.levels(own) for own in self.strategies if own is not None])
+        bits = np.array([own.feature_bits for own in self.strategies if own is not None])
         wanted = self.space.levels(strategy)
         reach = np.maximum(self.space.tables.n_levels - 1, 1)
         differences = np.abs(levels - wanted) / reach
         cut = self.space.cut_variable
         differences[:, cut] = levels[:, cut] != wanted[cut]
+        # Bits are no variable of this space: other ones count as another cut.
+        differences[:, cut] = np.maximum(differences[:, cut], bits != strategy.feature_bits)
         distances = differences.mean(axis=1)
         best = int(distances.argmin())
         return rows[best], float(distances[best])
@@ -187,7 +189,7 @@ def _of_records(records: Records) -> dict[str, list[Any]]:
         "strategy": [strategies[row] for row in first],
         "asked": [""] * len(groups),
         "partition_point": [strategies[row].partition_point for row in first],
-        "feature_bits": [FEATURE_BITS] * len(groups),
+        "feature_bits": [strategies[row].feature_bits for row in first],
         "costs": costs[first].tolist(),
         "trainings": [len(rows) for rows in groups.values()],
         **{split: [records.accuracy(split)[rows].mean() for rows in groups.values()] for split in _SPLITS},

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fit the predictors that ship beside the shipped records, one for each measured accuracy. Run it whenever the
+# Fit the predictors that ship beside the shipped records, one for each measured accuracy, with the records of quantised
+# features among what they know. Run it whenever the
 # records or the predictor's code change; tests/test_obtain.py says when they don't belong together.
 #
 #   bash scripts/fit_shipped.sh [NAME ...]      NAME: alexnet-64px, say, instead of all
@@ -10,8 +11,10 @@ shipped=coinfer_ray/records/shipped
 names=("${@:-}")
 [ -n "${names[0]}" ] || mapfile -t names < <(basename -s .parquet -a "$shipped"/*px.parquet "$shipped"/*.awgn.parquet)
 for name in "${names[@]}"; do
+    records=("$shipped/$name.parquet")
+    [ ! -f "$shipped/$name.8bit.parquet" ] || records+=("$shipped/$name.8bit.parquet")
     for accuracy in validation test; do
-        "$coinfer" fit "$shipped/$name.parquet" --regressor distilled_boosting --accuracy "$accuracy" \
+        "$coinfer" fit "${records[@]}" --regressor distilled_boosting --accuracy "$accuracy" \
             --out "$shipped/$name.$accuracy.npz"
     done
 done

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coinfer_ray.benchmark import Benchmark
 from coinfer_ray.errors import InputError
 from coinfer_ray.records.choices import choices_path, read_choices
-from coinfer_ray.records.store import read_records, shipped_records
+from coinfer_ray.records.store import read_records, shipped_parts
 
 
 @pytest.fixture(scope="module", params=["alexnet", "regnet_x_400mf"])
@@ -22,7 +22,7 @@ def bench(request: pytest.FixtureRequest) -> Benchmark:
 
 
 def test_it_holds_all_that_was_trained(bench: Benchmark) -> None:
-    records = read_records(shipped_records(bench.space.graph.model))
+    records = read_records(shipped_parts(bench.space.graph.model))
     ours = bench.method == "coinfer"
     assert bench.trainings[ours].sum() == len(records)
     assert ours.sum() == len({json.dumps(each.to_json()) for each in records.strategies})

@@ -37,7 +37,7 @@ POOL1, POOL2, AVERAGE, FC1, END = 3, 6, 15, 16, 21  # partition points of AlexNe
 
 @pytest.fixture(scope="module")
 def problem(synthetic_records: Path) -> Problem:
-    found = assemble("alexnet", records=synthetic_records, regressor="gradient_boosting")
+    found = assemble("alexnet", records=synthetic_records, regressor="gradient_boosting", feature_bits=32)
     return replace(found, fitted=trusted(found.predictor))
 
 
@@ -73,7 +73,7 @@ def test_what_is_decided_at_a_cut(problem: Problem) -> None:
     assert own_sets(problem, FC1) == [0, 1, 2, 3, 4, 5] and codec_variable(problem, FC1) == first + 6
     assert own_sets(problem, END) == list(range(7)) and codec_variable(problem, END) is None
     assert own_sets(problem, 0) == [] and codec_variable(problem, 0) is None
-    regnet = assemble("regnet_x_400mf", predict=False, input_px=64)
+    regnet = assemble("regnet_x_400mf", predict=False, input_px=64, feature_bits=32)
     names = [prunable.name for prunable in regnet.graph.prunable_sets]
     points = [int(point) for point in regnet.space.variables[regnet.space.cut_variable].values]
     # After the second block's first addition (layer 26): conv6 is tied to conv12 beyond the cut, and counts.

@@ -53,7 +53,8 @@ def scenarios_of(problem: Problem, cases: Sequence[Case]) -> Scenarios:
 def with_measured(problem: Problem, levels: np.ndarray, accuracy: float, trainings: int = 1) -> Problem:
     """The problem with one measured strategy and no other."""
     values = problem.space.tables.values[np.arange(levels.shape[1]), levels]
-    measured = Measured(values, np.array([accuracy]), np.array([trainings]))
+    bits = problem.space.cut_bits[levels[:, problem.space.cut_variable]]
+    measured = Measured(values, np.array([accuracy]), np.array([trainings]), bits, np.array([np.inf]))
     return replace(problem, fitted=replace(problem.predictor, measured=measured))
 
 
@@ -74,11 +75,14 @@ def test_a_network_without_a_codec_is_measured_at_every_cut_at_once(problem: Pro
     space, sets = problem.space, problem.space.sets
     sparsity = np.zeros((2, len(space.variables)), dtype=np.int64)
     sparsity[:, :sets] = 3
-    sparsity[:, space.cut_variable] = (4, 7)
+    sparsity[:, space.cut_variable] = np.flatnonzero(space.cut_bits == 32)[[4, 7]]
     values = space.tables.values[np.arange(len(space.variables)), sparsity]
-    fitted = replace(problem.predictor, measured=Measured(values, np.array([0.8, 0.74]), np.array([1, 2])))
+    fitted = replace(
+        problem.predictor,
+        measured=Measured(values, np.array([0.8, 0.74]), np.array([1, 2]), np.full(2, 32), np.full(2, np.nan)),
+    )
     own = replace(problem, fitted=fitted).measured
-    assert sorted(own.levels[:, space.cut_variable]) == list(range(len(problem.graph.cut_points)))
+    assert sorted(own.levels[:, space.cut_variable]) == np.flatnonzero(space.cut_bits == 32).tolist()
     assert (own.levels[:, :sets] == 3).all() and (own.levels[:, space.codec_variable :] == 0).all()
     assert len(own.levels) == len(problem.graph.cut_points)
     assert own.accuracy == pytest.approx((0.8 + 2 * 0.74) / 3) and (own.trainings == 3).all()

@@ -92,7 +92,8 @@ def test_methods_equal_a_plain_loop(model: str, cuts: str, weights: list[tuple[f
 
 def test_costs_equal_those_of_the_untouched_strategy() -> None:
     problem, inner = (
-        assemble("alexnet", predict=False, input_px=128, input_bits=8, cuts=cuts) for cuts in ("all", "inner")
+        assemble("alexnet", predict=False, input_px=128, input_bits=8, cuts=cuts, feature_bits=32)
+        for cuts in ("all", "inner")
     )
     levels = np.zeros((22, 16), dtype=np.int64)
     levels[:, problem.space.cut_variable] = np.arange(22)

@@ -14,15 +14,16 @@ from coinfer_ray.predictor import obtain
 from coinfer_ray.predictor.fit import record_features, records_hash
 from coinfer_ray.predictor.obtain import kept_fit, obtain_predictor, shipped_predictor
 from coinfer_ray.predictor.predictor import Predictor
-from coinfer_ray.records.store import Records, Split, read_records, shipped_records
+from coinfer_ray.records.store import Records, Split, few_bits_beside, read_records, shipped_records
 from coinfer_ray.runtime.cache import CACHE_VARIABLE, cache_folder
 from tests.synthetic import write_synthetic_records
 
-# Beside the records lie compared methods' choices and a study's trainings, to which no predictor is fitted.
+# Beside the records lie compared methods' choices, a study's trainings, to which no predictor is fitted, and records of
+# quantised features, which are fitted to together with those of floats.
 SHIPPED = sorted(
     path.name
     for path in shipped_records("alexnet").parent.glob("*.parquet")
-    if not path.stem.endswith((".methods", ".verified"))
+    if not path.stem.endswith((".methods", ".verified", ".8bit"))
 )
 
 
@@ -60,6 +61,12 @@ def test_shipped_predictors_belong_to_the_shipped_records(name: str, accuracy: S
     assert predictor.records_hash == records_hash(x, records.accuracy(accuracy))
     assert predictor.settings_hash == records.info.settings_hash
     assert predictor.base_accuracy == records.base_accuracy(accuracy)
+    few = few_bits_beside(shipped_records(records.model, records.input_px))
+    if records.snr_db is None and few.exists():
+        quantised = read_records(few)
+        eight = predictor.measured.feature_bits == 8
+        assert predictor.measured.trainings[eight].sum() == len(quantised)
+        assert set(predictor.measured.accuracy[eight]) == set(quantised.accuracy(accuracy))
     assert (predictor.feature_names, predictor.accuracy, predictor.model) == (names, accuracy, records.model)
 
 

@@ -129,7 +129,7 @@ def test_answer_follows_from_its_strategy(problem: Problem) -> None:
     needed = "latency_s device_s server_s uplink_s uplink_bit predicted_accuracy accuracy_floor strategy optimizer "
     needed += "evaluations seconds lower_bound_s gap"
     assert set(needed.split()) <= set(document)
-    assert set(document["strategy"]) == {"sparsity", "partition_point", "codec"}
+    assert set(document["strategy"]) == {"sparsity", "partition_point", "codec", "feature_bits"}
     assert found.latency_s == pytest.approx(found.device_s + found.server_s + found.uplink_s, rel=1e-12)
     assert found.uplink_s == pytest.approx(found.uplink_bit / 11.22e6, rel=1e-12)
     assert found.predicted_accuracy >= found.accuracy_floor == problem.base_accuracy - 0.02

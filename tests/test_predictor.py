@@ -232,7 +232,7 @@ def test_a_predictor_of_the_format_before_is_refused(predictor: Predictor, tmp_p
         old = {name: arrays[name] for name in arrays.files if not name.startswith("calibration")}
     old["metadata"] = np.array(json.dumps(json.loads(str(old["metadata"])) | {"format": 1}))
     np.savez(path, **old)
-    with pytest.raises(InputError, match=r"is of format 1, this version reads 3; fit its records again"):
+    with pytest.raises(InputError, match=r"is of format 1, this version reads 4; fit its records again"):
         Predictor.load(path)
 
 

@@ -74,7 +74,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Records:
 
 @cache
 def assembled(path: str) -> Problem:
-    return assemble("alexnet", records=path)
+    return assemble("alexnet", records=path, feature_bits=32)
 
 
 def fit(records: Records) -> Problem:

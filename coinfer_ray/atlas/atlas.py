@@ -29,7 +29,7 @@ from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.outputs import check_replaceable
 from coinfer_ray.scenarios.grid import Grid
 
-ATLAS_FORMAT = 1
+ATLAS_FORMAT = 2
 _METADATA_KEY = b"coinfer_ray.atlas"
 _WIDER = 1e-9  # by which share a range is taken wider, so that its own ends lie inside
 
@@ -212,6 +212,7 @@ class StrategyAtlas:
                     "cut_after": self.cut_after[k],
                     "sparsity": dict(strategy.sparsity),
                     "codec": asdict(strategy.codec),
+                    "feature_bits": strategy.feature_bits,
                     "levels": self.table.levels[k].tolist(),
                     "device_flop": device,
                     "server_flop": server,
@@ -281,7 +282,10 @@ def load_atlas(path: str | Path) -> StrategyAtlas:
         rows = table.to_pylist()
         strategies = tuple(
             Strategy(
-                dict(zip(names, row["sparsity"], strict=True)), row["partition_point"], Codec.from_values(row["codec"])
+                dict(zip(names, row["sparsity"], strict=True)),
+                row["partition_point"],
+                Codec.from_values(row["codec"]),
+                row["feature_bits"],
             )
             for row in rows
         )

@@ -107,7 +107,7 @@ def _solve(
 ) -> StrategyAtlas:
     """Solve until the atlas is proven, starting from what is there."""
     began = printed = time.monotonic()
-    done = list(parts)
+    done, holding = list(parts), _holding(problem, info)
 
     def report(solved: SolvedWeights, atlas: Atlas) -> None:
         nonlocal printed
@@ -127,7 +127,8 @@ def _solve(
             info.ranges.corners(),
             info.accuracy_floor,
             snr_db=0.0 if info.snr_db is None else info.snr_db[1],
-            known_levels=np.vstack([problem.known_levels, _holding(problem, info)]),
+            known_levels=np.vstack([problem.known_levels, problem.measured.levels[holding]]),
+            known_costs=np.vstack([problem.known_costs, problem.measured.costs[holding]]),
             tolerance=info.tolerance,
             batch=BATCH,
             max_nodes=max_nodes,
@@ -226,11 +227,10 @@ def rename_old_atlases(folder: str | Path) -> None:
 
 
 def _holding(problem: Problem, info: AtlasInfo) -> np.ndarray:
-    """(n, V) measured strategies that keep to the atlas's bound. The network as it is always does: max_loss is no less
-    than 0."""
-    holds = problem.measured_bound(info.confidence) >= problem.base_accuracy - info.max_loss
-    levels: np.ndarray = problem.measured.levels[holds]
-    return levels
+    """(M,) bool: measured strategies that keep to the atlas's bound. The network as it is always does: max_loss is no
+    less than 0."""
+    holds: np.ndarray = problem.measured_bound(info.confidence) >= problem.base_accuracy - info.max_loss
+    return holds
 
 
 def _required(problem: Problem, max_loss: float, confidence: float | None) -> float:

@@ -63,6 +63,8 @@ def optimize(
 def _print_answer(answer: Answer) -> None:
     from rich.table import Table
 
+    from coinfer_ray.problem.strategy import FLOAT_BITS
+
     strategy = answer.strategy
     pruned = {name: ratio for name, ratio in strategy.sparsity.items() if ratio}
     codec = {name: value for name, value in vars(strategy.codec).items() if value != 1}
@@ -87,6 +89,8 @@ def _print_answer(answer: Answer) -> None:
     table.add_row("cut after", f"{answer.cut_after} (partition point {strategy.partition_point})")
     table.add_row("pruned", ", ".join(f"{name} {ratio:.0%}" for name, ratio in pruned.items()) or "nothing")
     table.add_row("codec", ", ".join(f"{name} {value:g}" for name, value in codec.items()) or "none")
+    if strategy.feature_bits != FLOAT_BITS:
+        table.add_row("feature", f"quantised to {strategy.feature_bits} bits a value")
     if answer.confidence is not None and answer.accuracy_source != "predicted" and answer.gap == 0:
         table.add_row("proven", "the fastest of all whose measured accuracy keeps the bound")
     elif answer.gap is not None:

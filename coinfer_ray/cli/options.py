@@ -13,6 +13,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 CutsChoice = Literal["all", "inner"]
 CodecFlopsChoice = Literal["count", "neglect"]
+FeatureBitsChoice = Literal["any", "32", "8"]
 ExecutorChoice = Literal["ray", "local", "processes"]
 AccuracyChoice = Literal["validation", "test"]
 ObjectiveChoice = Literal["latency", "energy"]
@@ -66,6 +67,12 @@ Cuts = Annotated[
 CodecFlops = Annotated[
     CodecFlopsChoice, typer.Option("--codec-flops", help="Whether encoder and decoder cost time (the paper: no).")
 ]
+FeatureBits = Annotated[
+    FeatureBitsChoice,
+    typer.Option(
+        "--feature-bits", help="Of a value of the feature on the link: 32 (the paper), 8, or whichever is better."
+    ),
+]
 InputBits = Annotated[float, typer.Option("--input-bits", help="Bits of one element of the raw input on the link.")]
 
 Device = Annotated[str | None, typer.Option("--device", help="rpi3b+, rpi4b, tk1, or a YAML file.")]
@@ -108,6 +115,7 @@ PROBLEM: Group = {
     "accuracy": (Accuracy, "validation"),
     "input_px": (InputPx, None),
     "cuts": (Cuts, "all"),
+    "feature_bits": (FeatureBits, "any"),
     "codec_flops": (CodecFlops, "count"),
     "input_bits": (InputBits, 32.0),
 }
@@ -138,4 +146,9 @@ def takes(*groups: Group) -> Callable[[Command], Command]:
 
 def given(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """A command's ``**chosen`` as the functions of the library take it."""
-    return {name: value == "count" if name == "codec_flops" else value for name, value in chosen.items()}
+    meant = dict(chosen)
+    if "codec_flops" in meant:
+        meant["codec_flops"] = meant["codec_flops"] == "count"
+    if meant.get("feature_bits", "any") != "any":
+        meant["feature_bits"] = int(meant["feature_bits"])
+    return meant

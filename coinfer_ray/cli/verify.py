@@ -45,7 +45,8 @@ def verify(
         Path | None, typer.Option("--append", help="Keep the measurements as records in this folder.")
     ] = None,
     feature_bits: Annotated[
-        int | None, typer.Option("--feature-bits", help="Send the feature quantised to 1..8 bits a value.")
+        int | None,
+        typer.Option("--feature-bits", help="Instead of the strategy's own: 1..8, quantised, or 32, floats."),
     ] = None,
     executor: options.Executor = "local",
     address: options.Address = None,
@@ -108,8 +109,8 @@ def _print_verification(found: Verification) -> None:
     if claim.accuracy_floor is not None:
         table.add_row("least allowed", f"{claim.accuracy_floor:.4f}: {'kept' if found.floor_met else 'NOT kept'}")
     print_table(table)
-    coded = found.rows[0].get("coded_bit")
-    if coded is not None:
-        note(f"sent: {found.rows[0]['uplink_bit'] / 1e3:,.1f} kbit quantised, {coded / 1e3:,.1f} kbit Huffman-coded")
+    sent = found.rows[0].get("uplink_bit")
+    if sent is not None:
+        note(f"sent: {sent / 1e3:,.1f} kbit")
     for shard in found.shards:
         note(f"record: {shard}")

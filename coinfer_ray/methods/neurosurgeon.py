@@ -25,4 +25,4 @@ class Neurosurgeon:
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """Least latency (or energy) over the partition points of the problem's space; ``seed`` plays no part."""
         points = problem.space.variables[problem.space.cut_variable].values
-        return cheapest_partition(problem, batch, np.array(points, dtype=np.int64))
+        return cheapest_partition(problem, batch, np.unique(points).astype(np.int64))

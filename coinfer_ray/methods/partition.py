@@ -7,18 +7,20 @@ import numpy as np
 from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.problem.costs import DelayCalculator
+from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.scenarios.batch import ScenarioBatch
 
 
 def partition_costs(delay: DelayCalculator) -> np.ndarray:
     """(N + 1, 3) device FLOPs, server FLOPs and uplink bits of the unmodified network at points 0..N.
 
-    At 0 the input is sent, at N nothing; rows of points at which more than one tensor crosses mean nothing.
+    At 0 the input is sent, at N nothing, between them floats; rows of points at which more than one tensor crosses
+    mean nothing.
     """
     graph, tables = delay.space.graph, delay.tables
     flops = np.concatenate([[0.0], np.cumsum([layer.flops for layer in graph.layers], dtype=np.float64)])
     bits = [graph.input_elements * tables.input_bits]
-    bits += [layer.output_elements * tables.feature_bits for layer in graph.layers[:-1]]
+    bits += [layer.output_elements * FLOAT_BITS for layer in graph.layers[:-1]]
     return np.column_stack([flops, flops[-1] - flops, [*bits, 0.0]])
 
 

@@ -24,5 +24,6 @@ class PrunePartition(Proposed):
 
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """The optimizer's strategies without a codec."""
-        space = SearchSpace(problem.graph, cuts=problem.space.cuts, codec=False)
+        own = problem.space
+        space = SearchSpace(problem.graph, cuts=own.cuts, codec=False, feature_bits=own.feature_bits)
         return super().solve(replace(problem, space=space), batch, seed=seed)

@@ -58,7 +58,6 @@ METHODS: dict[str, Method] = {
         Trained("fpgm", "FPGM"),
         Trained("bottlenetpp", "BottleNet++"),
         Trained("jalad", "JALAD"),
-        Trained("coinfer8", "coinfer, 8 bits"),
         Genetic(),
         Cia(),
         Proposed(),

@@ -17,7 +17,7 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.methods.partition import cheapest, partition_costs
 from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.optimizer.problem import Problem, each_confidence
-from coinfer_ray.problem.costs import FEATURE_BITS
+from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.records.choices import Choices, shipped_choices
 from coinfer_ray.scenarios.batch import ScenarioBatch
 
@@ -42,7 +42,7 @@ class Trained:
             choices = shipped_choices(model, input_px).of(self.name)
         except InputError:
             return False
-        return bool((choices.feature_bits == FEATURE_BITS).any()) or not self.floats_only
+        return bool((choices.feature_bits == FLOAT_BITS).any()) or not self.floats_only
 
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """The cheapest of its choices that keep to the allowed loss.
@@ -61,7 +61,7 @@ def choose(problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_o
     Raises:
         InputError: they started from another base network than the problem's records.
     """
-    points = np.array(problem.space.variables[problem.space.cut_variable].values, dtype=np.int64)
+    points = np.unique(problem.space.variables[problem.space.cut_variable].values).astype(np.int64)
     base = choices.base_accuracy
     if problem.fitted is not None:
         # One network measured on two kinds of machines differs in an image or two; losses are of one machine each.
@@ -75,13 +75,13 @@ def choose(problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_o
             )
     usable = np.isin(choices.partition_point, points)
     if floats_only:
-        usable &= choices.feature_bits == FEATURE_BITS
+        usable &= choices.feature_bits == FLOAT_BITS
     costs = choices.costs[usable]
     if not problem.delay.tables.codec_flops:
         costs = costs - np.column_stack([choices.codec_flop[usable], np.zeros(len(costs))])
     # The network as it is first: it wins a tie.
     reached = np.concatenate([np.full(len(points), base), base - choices.loss[usable]])
-    bits = np.concatenate([np.full(len(points), FEATURE_BITS), choices.feature_bits[usable]])
+    bits = np.concatenate([np.full(len(points), FLOAT_BITS), choices.feature_bits[usable]])
     costs = np.vstack([partition_costs(problem.delay)[points], costs])
     trainings = np.concatenate([np.zeros(len(points), dtype=np.int64), choices.trainings[usable]])
     where = np.concatenate([points, choices.partition_point[usable]])
@@ -96,7 +96,7 @@ def choose(problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_o
         known=trainings[chosen] == 0,
         choices=len(where),
         trainings=trainings[chosen],
-        extra={"bits": np.where(bits[chosen] == FEATURE_BITS, 0, bits[chosen])},
+        extra={"bits": np.where(bits[chosen] == FLOAT_BITS, 0, bits[chosen])},
     )
 
 

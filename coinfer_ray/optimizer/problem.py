@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from coinfer_kernels.notation import CUT_NONE, CUT_RAW, Solutions
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.predictor.fit import DEFAULT_REGRESSOR, RecordsSource
 from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
-from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS, DelayCalculator
+from coinfer_ray.problem.costs import INPUT_BITS, DelayCalculator
 from coinfer_ray.problem.space import Cuts, SearchSpace
+from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.records.store import Split, usual_input_px
 from coinfer_ray.scenarios.scenario import check_confidence
 
+FeatureBits = Literal["any", 32, 8]
+FEATURE_BITS = {"any": (FLOAT_BITS, 8), "32": (FLOAT_BITS,), "8": (8,)}  # widths by what is asked for
 UNREACHABLE = 2.0  # an accuracy that nothing is predicted to reach
 
 
@@ -62,7 +65,8 @@ class Problem:
     def known_levels(self) -> np.ndarray:
         """(K, V) strategies whose accuracy is the base accuracy (see the module), one for each such cut."""
         kinds = self.delay.tables.cut_kind
-        cuts = np.flatnonzero(np.isin(kinds, (CUT_RAW, CUT_NONE)) | (not self.predictor.noisy))
+        floats = self.space.cut_bits == FLOAT_BITS
+        cuts = np.flatnonzero(np.isin(kinds, (CUT_RAW, CUT_NONE)) | (floats & (not self.predictor.noisy)))
         levels = np.zeros((len(cuts), len(self.space.variables)), dtype=np.int64)
         levels[:, self.space.cut_variable] = cuts
         return levels
@@ -136,9 +140,11 @@ class Problem:
         levels = np.where(solutions.feasible[:, None], solutions.levels, 0)
         found = self.measured.find(levels)
         points = np.array(self.space.variables[self.space.cut_variable].values, dtype=np.int64)
+        costs, bits = self.delay.costs(levels), self.space.cut_bits[levels[:, self.space.cut_variable]]
+        costs[found >= 0] = self.measured.costs[found[found >= 0]]
         return Answers(
             objective=solutions.objective,
-            costs=self.delay.costs(levels),
+            costs=costs,
             partition_point=points[levels[:, self.space.cut_variable]],
             accuracy=solutions.accuracy,
             known=self.is_known(levels),
@@ -147,6 +153,7 @@ class Problem:
             evaluations=solutions.evaluations,
             levels=levels,
             trainings=np.where(found >= 0, np.append(self.measured.trainings, 0)[found], 0),
+            extra={"bits": np.where(bits == FLOAT_BITS, 0, bits)},
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -156,7 +163,7 @@ class Problem:
             "predictor": None if self.fitted is None else self.fitted.provenance(),
             "cuts": self.space.cuts,
             "codec_flops": "count" if tables.codec_flops else "neglect",
-            "feature_bits": tables.feature_bits,
+            "feature_bits": list(self.space.feature_bits),
             "input_bits": tables.input_bits,
         }
 
@@ -166,8 +173,9 @@ class MeasuredLevels:
     """M measured strategies of a search space: ``levels`` (M, V), ``costs`` (M, 3), ``accuracy`` (M,), ``trainings``
     (M,), in the order of ``keys`` (M,), by which they are found.
 
-    A pruned network without a codec computes the same wherever it is cut, so one that was trained is measured at every
-    cut; what was trained of it at several is one measurement.
+    A pruned network without a codec that sends floats computes the same wherever it is cut, so one that was trained is
+    measured at every cut; what was trained of it at several is one measurement. A quantised feature costs the link what
+    was left of it after Huffman coding, where that is less than its bits.
     """
 
     levels: np.ndarray
@@ -185,30 +193,37 @@ class MeasuredLevels:
         if problem.fitted is None:
             none = np.empty((0, len(columns)), dtype=np.int64)
             return cls(none, np.empty((0, 3)), np.empty(0), np.empty(0, dtype=np.int64), _keys(none))
-        measured = problem.fitted.measured
+        measured, cut, bits = problem.fitted.measured, space.cut_variable, problem.fitted.measured.feature_bits
         x = measured.x[:, : len(columns)]
-        plain = (x[:, space.codec_variable :] == 1).all(axis=1)
-        others = [variable for variable in range(len(columns)) if variable != space.cut_variable]
+        floats = bits == FLOAT_BITS
+        plain = (x[:, space.codec_variable :] == 1).all(axis=1) & floats
+        others = [variable for variable in range(len(columns)) if variable != cut]
         levels = np.column_stack(
             [np.abs(own[:, None] - known).argmin(1) for own, known in zip(x.T, columns, strict=True)]
         )
         levels = levels.astype(np.int64).reshape(-1, len(columns))
+        same = (x[:, cut, None] == columns[cut]) & (bits[:, None] == space.cut_bits)
+        levels[:, cut] = same.argmax(axis=1)
         near = np.isclose(space.tables.values[np.arange(len(columns)), levels], x, rtol=0, atol=1e-9)
         on_levels = near[:, others].all(axis=1)
-        here, anywhere = on_levels & near[:, space.cut_variable] & ~plain, on_levels & plain
+        here, anywhere = on_levels & same.any(axis=1) & ~plain, on_levels & plain
         pooled, accuracy, trainings = _pooled(
             levels[anywhere][:, others], measured.accuracy[anywhere], measured.trainings[anywhere]
         )
-        cuts = int(space.tables.n_levels[space.cut_variable])
-        spread = np.insert(np.repeat(pooled, cuts, axis=0), space.cut_variable, 0, axis=1)
-        spread[:, space.cut_variable] = np.tile(np.arange(cuts), len(pooled))
+        float_cuts = np.flatnonzero(space.cut_bits == FLOAT_BITS)
+        cuts = len(float_cuts)
+        spread = np.insert(np.repeat(pooled, cuts, axis=0), cut, 0, axis=1)
+        spread[:, cut] = np.tile(float_cuts, len(pooled))
         levels = np.vstack([levels[here], spread])
         accuracy = np.concatenate([measured.accuracy[here], np.repeat(accuracy, cuts)])
         trainings = np.concatenate([measured.trainings[here], np.repeat(trainings, cuts)])
+        sent = np.where(floats, np.inf, measured.uplink_bit)[here]
+        sent = np.concatenate([sent, np.full(len(spread), np.inf)])
         inside = space.is_canonical(levels) & ~problem.is_known(levels)
         order = np.flatnonzero(inside)[np.argsort(_keys(levels[inside]), kind="stable")]
         levels = levels[order]
         costs = problem.delay.costs(levels) if len(levels) else np.empty((0, 3))
+        costs[:, 2] = np.minimum(costs[:, 2], sent[order])
         return cls(levels, costs, accuracy[order], trainings[order], _keys(levels))
 
     def find(self, levels: np.ndarray) -> np.ndarray:
@@ -241,16 +256,18 @@ class ProblemOptions(TypedDict, total=False):
     """What decides a :class:`Problem`, apart from the network; everything may be left out.
 
     ``input_px``: side of the input in pixels (default: the records'). ``records``: records, a predictor, or the path
-    of either (default: the shipped records; a sweep
-    takes a mapping by network as well). ``cuts``: ``all`` partition points, or the ``inner`` ones 1..N-1 as in
-    the paper. ``codec_flops``: whether the codec's own FLOPs count. ``input_bits``: bits of one element of the raw
-    input on the link. ``accuracy``: the measured accuracy that counts, ``validation`` or ``test``. ``regressor``: what
-    is fitted to records (:data:`coinfer_ray.predictor.regressors.REGRESSORS`).
+    of either (default: the shipped records; a sweep takes a mapping by network as well). ``cuts``: ``all`` partition
+    points, or the ``inner`` ones 1..N-1 as in the paper. ``feature_bits``: of a value of the feature on the link, 32
+    (a float, as in the paper), 8, or ``any`` of the two; over noisy links floats alone. ``codec_flops``: whether the
+    codec's own FLOPs count. ``input_bits``: bits of one element of the raw input on the link. ``accuracy``: the
+    measured accuracy that counts, ``validation`` or ``test``. ``regressor``: what is fitted to records
+    (:data:`coinfer_ray.predictor.regressors.REGRESSORS`).
     """
 
     input_px: int | None
     records: Predictor | RecordsSource | Mapping[str, Any] | None
     cuts: Cuts
+    feature_bits: FeatureBits
     codec_flops: bool
     input_bits: float
     accuracy: Split
@@ -282,13 +299,19 @@ def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptio
             accuracy=accuracy,
         )
         input_px = predictor.input_px
-    space = SearchSpace(load_graph(model, input_px or usual_input_px(model)), cuts=options.get("cuts", "all"))
+    asked = options.get("feature_bits", "any")
+    check_name("feature bits", str(asked), tuple(FEATURE_BITS))
+    widths = FEATURE_BITS[str(asked)]
+    if predictor is not None and predictor.noisy:
+        if FLOAT_BITS not in widths:
+            raise InputError("feature bits: the records come from a noisy channel, over which floats are sent; give 32")
+        widths = (FLOAT_BITS,)
+    graph = load_graph(model, input_px or usual_input_px(model))
+    space = SearchSpace(graph, cuts=options.get("cuts", "all"), feature_bits=widths)
     expected = len(space.feature_names)
     if predictor is not None and predictor.feature_names[:expected] != space.feature_names:
         raise InputError(f"predictor: sees other variables than {model} has; fit its records again with `coinfer fit`")
-    delay = DelayCalculator(
-        space, feature_bits=FEATURE_BITS, input_bits=input_bits, codec_flops=options.get("codec_flops", True)
-    )
+    delay = DelayCalculator(space, input_bits=input_bits, codec_flops=options.get("codec_flops", True))
     return Problem(space, delay, predictor, accuracy)
 
 

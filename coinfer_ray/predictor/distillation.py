@@ -24,9 +24,10 @@ import numpy as np
 from coinfer_kernels.notation import CODEC_VARIABLES, CODEC_WIDTH_1
 from numpy.typing import NDArray
 
-from coinfer_ray.problem.costs import FEATURE_BITS, DelayCalculator
+from coinfer_ray.problem.costs import DelayCalculator
 from coinfer_ray.problem.sampling import plan_levels
 from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.problem.strategy import FLOAT_BITS
 
 TEACHERS = 4  # ensembles
 MAX_IN_PROCESS = 1_000  # records that the Gaussian process sees: its cost grows with their cube
@@ -71,7 +72,7 @@ class Aggregates:
         codec = x[:, self._space.codec_variable :][:, :CODEC_VARIABLES]
         convolutions, layers = codec[:, :CODEC_WIDTH_1].reshape(-1, 2, 3), codec[:, CODEC_WIDTH_1:]
         codec_stages = (convolutions != 1).any(axis=2).sum(axis=1) + (layers != 1).sum(axis=1)
-        places = bits - channels - np.log(FEATURE_BITS)
+        places = bits - channels - np.log(FLOAT_BITS)
         kernels, strides = convolutions[:, :, 1], convolutions[:, :, 2]
         code = np.log(codec[:, _RATIOS]).sum(axis=1) - 2 * np.log(strides).sum(axis=1)
         seen = 2 * np.log(np.minimum(kernels / strides, 1)).sum(axis=1)

@@ -38,6 +38,7 @@ from coinfer_ray.predictor.metrics import (
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.predictor.regressors import DISTILLED, ORDERED, REGRESSORS, SNR_FEATURE, build_regressor, one_thread
 from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.records.store import Records, Split, read_records
 from coinfer_ray.version import __version__
 
@@ -102,7 +103,8 @@ def fit(
     """
     if regressor is not None:
         check_name("regressor", regressor, REGRESSORS)
-    records = opened(records)
+    everything = opened(records)
+    records = floats_of(everything)
     x, names = record_features(records)
     y, groups = records.accuracy(accuracy), strategy_groups(x)
     least, have = max(folds, len(names) + 2), int(groups.max()) + 1
@@ -119,7 +121,7 @@ def fit(
             in_sample = build().fit(x, y).predict(x)
             rows.append(Comparison(name, metrics(y, in_sample, len(names)), metrics(y, held_out[name], len(names))))
     chosen = regressor or choose({name: (y - predicted) ** 2 for name, predicted in held_out.items()}, groups)
-    predictor = _fitted(records, x, names, chosen, accuracy, seed, groups, held_out[chosen])
+    predictor = _fitted(records, everything, x, names, chosen, accuracy, seed, groups, held_out[chosen])
     scale = predictor.calibration
     coverage = held_out_coverage(
         y,
@@ -150,7 +152,8 @@ def fit_predictor(
         InputError: unreadable records, records of a single strategy, or an unknown regressor.
     """
     check_name("regressor", regressor, REGRESSORS)
-    records = opened(records)
+    everything = opened(records)
+    records = floats_of(everything)
     x, names = record_features(records)
     groups = strategy_groups(x)
     if groups.max() == 0:
@@ -158,7 +161,7 @@ def fit_predictor(
     fold = assign_folds(groups, folds, seed)
     with one_thread():
         held_out = out_of_fold(regressor_of(records, regressor, seed), x, records.accuracy(accuracy), fold)
-    return _fitted(records, x, names, regressor, accuracy, seed, groups, held_out)
+    return _fitted(records, everything, x, names, regressor, accuracy, seed, groups, held_out)
 
 
 def choose(squared_errors: Mapping[str, np.ndarray], groups: np.ndarray) -> str:
@@ -174,6 +177,7 @@ def choose(squared_errors: Mapping[str, np.ndarray], groups: np.ndarray) -> str:
 
 def _fitted(
     records: Records,
+    everything: Records,
     x: np.ndarray,
     names: tuple[str, ...],
     regressor: str,
@@ -182,7 +186,8 @@ def _fitted(
     groups: np.ndarray,
     held_out: np.ndarray,
 ) -> Predictor:
-    """The predictor: fitted on all records, with what its predictions ``held_out`` (n,) out of fold say of it."""
+    """The predictor: fitted on all records of floats, with what its predictions ``held_out`` (n,) out of fold say of
+    it; the strategies of ``everything`` are its measured ones."""
     import sklearn
 
     y, base_accuracy = records.accuracy(accuracy), records.base_accuracy(accuracy)
@@ -193,7 +198,7 @@ def _fitted(
     return Predictor(
         ensemble=ensemble_of(fitted),
         calibration=Calibration.of(y, held_out, groups, base_accuracy, resolution_of(base_accuracy, images)),
-        measured=Measured.of(x, y, groups) if records.snr_db is None else Measured.none(x.shape[1]),
+        measured=_measured(everything, accuracy) if records.snr_db is None else Measured.none(x.shape[1]),
         regressor=regressor,
         model=records.model,
         input_px=records.input_px,
@@ -215,6 +220,25 @@ def _fitted(
             "coinfer-ray": __version__,
         },
     )
+
+
+def _measured(records: Records, accuracy: Split) -> Measured:
+    x, _ = record_features(records)
+    bits = records.feature_bits
+    groups = strategy_groups(np.column_stack([x, bits]))
+    return Measured.of(x, records.accuracy(accuracy), groups, bits, records.costs()[:, 2])
+
+
+def floats_of(records: Records) -> Records:
+    """The records whose feature crosses as floats: those that the predictor learns from, which sees no bits.
+
+    Raises:
+        InputError: there are none.
+    """
+    floats = records.feature_bits == FLOAT_BITS
+    if not floats.any():
+        raise InputError(f"records: {records.source} holds quantised features alone; give records of floats with them")
+    return records if floats.all() else records.where(floats)
 
 
 def record_features(records: Records) -> tuple[np.ndarray, tuple[str, ...]]:

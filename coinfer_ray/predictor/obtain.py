@@ -17,6 +17,8 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.library import load_graph, shipped_graphs
 from coinfer_ray.predictor.fit import (
@@ -118,7 +120,7 @@ def _fingerprint(records: Records, regressor: str, accuracy: Split, folds: int) 
     x, names = record_features(records)
     document = {
         "format": PREDICTOR_FORMAT,
-        "records": records_hash(x, records.accuracy(accuracy)),
+        "records": records_hash(np.column_stack([x, records.feature_bits]), records.accuracy(accuracy)),
         "base_accuracy": records.base_accuracy(accuracy),
         "settings": records.info.settings_hash,
         "features": names,

@@ -20,12 +20,13 @@ from coinfer_ray.records.store import Split
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.outputs import check_replaceable
 
-PREDICTOR_FORMAT = 3
+PREDICTOR_FORMAT = 4
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A fitted regressor and what it was fitted on: the ``records`` (their number) of ``model`` at ``input_px`` pixels.
+    """A fitted regressor and what it was fitted on: ``records`` of ``model`` at ``input_px`` pixels (how many, of those
+    whose feature crosses as floats).
 
     ``ensemble`` predicts, ``calibration`` bounds, ``measured`` are the strategies of the records, none of a noisy
     channel; ``regressor`` is its name; ``accuracy`` says which images were

@@ -13,7 +13,6 @@ from coinfer_kernels.notation import CUT_NONE, CUT_RAW, CUT_SPATIAL, CUT_VECTOR,
 
 from coinfer_ray.problem.space import SearchSpace
 
-FEATURE_BITS = 32
 INPUT_BITS = 32
 _KINDS = {"raw": CUT_RAW, "spatial": CUT_SPATIAL, "vector": CUT_VECTOR, "none": CUT_NONE}
 
@@ -21,15 +20,14 @@ _KINDS = {"raw": CUT_RAW, "spatial": CUT_SPATIAL, "vector": CUT_VECTOR, "none": 
 class DelayCalculator:
     """FLOPs on both sides and bits on the link for any strategy of a space.
 
-    ``codec_flops=False`` neglects the codec's own FLOPs, as the paper does. ``feature_bits`` and ``input_bits``
-    are the bits of one element of a feature and of the network's raw input on the link.
+    ``codec_flops=False`` neglects the codec's own FLOPs, as the paper does. ``input_bits`` are the bits of one element
+    of the network's raw input on the link; those of a feature's are the space's (:attr:`SearchSpace.cut_bits`).
     """
 
     def __init__(
         self,
         space: SearchSpace,
         *,
-        feature_bits: float = FEATURE_BITS,
         input_bits: float = INPUT_BITS,
         codec_flops: bool = True,
     ) -> None:
@@ -85,7 +83,7 @@ class DelayCalculator:
             cut_width=cut_width.astype(np.int64),
             codec_variable=space.codec_variable,
             ratio=np.ascontiguousarray(space.tables.values[space.codec_variable :]),
-            feature_bits=float(feature_bits),
+            cut_bits=space.cut_bits.astype(np.float64),
             input_bits=float(input_bits),
             codec_flops=codec_flops,
         )

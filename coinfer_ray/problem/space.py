@@ -7,6 +7,7 @@ them are discrete by nature (channels are counted, kernels are odd), so a strate
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal
@@ -16,7 +17,7 @@ from coinfer_kernels.notation import CODEC_VARIABLES, CODEC_WIDTH_1, SpaceTables
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import LayerGraph
-from coinfer_ray.problem.strategy import Codec, Strategy
+from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy, check_feature_bits
 
 Cuts = Literal["all", "inner"]
 CutKind = Literal["raw", "spatial", "vector", "none"]
@@ -43,7 +44,9 @@ class SearchSpace:
     Variables, in order: the sparsity ratios (P of them), the partition point, the eight codec parameters. With
     ``cuts="inner"`` the partition point stays within 1..N-1, as in the paper; with ``"all"`` the endpoints 0
     (everything on the server) and N (everything on the device) belong to the space. Without a ``codec`` the codec's
-    parameters mean nothing anywhere: the feature is sent as it is.
+    parameters mean nothing anywhere: the feature is sent as it is. ``feature_bits`` are the widths of a value that may
+    cross an inner cut: each such cut has one level for each of them, in their order, of the same value, since the
+    predictor is told nothing of widths; ``cut_bits`` (C,) says which level has which.
     """
 
     def __init__(
@@ -53,10 +56,14 @@ class SearchSpace:
         cuts: Cuts = "all",
         sparsity_levels: int = SPARSITY_LEVELS,
         codec: bool = True,
+        feature_bits: Sequence[int] = (FLOAT_BITS,),
     ) -> None:
         self.graph = graph
         self.cuts: Cuts = cuts
         self.codec = codec
+        self.feature_bits = tuple(feature_bits)
+        for bits in self.feature_bits:
+            check_feature_bits(bits)
         points = graph.cut_points if cuts == "all" else graph.cut_points[1:-1]
         if not points:
             raise InputError(
@@ -71,7 +78,12 @@ class SearchSpace:
                 Variable(f"sparsity.{prunable.name}", tuple(r * prunable.unit / prunable.channels for r in removed))
             )
         self.sets = len(variables)
-        variables.append(Variable("partition_point", tuple(float(point) for point in points)))
+        ends = (0, len(graph.layers))  # where nothing is quantised
+        cuts_with_bits = [
+            (point, bits) for point in points for bits in ((FLOAT_BITS,) if point in ends else self.feature_bits)
+        ]
+        self.cut_bits = np.array([bits for _, bits in cuts_with_bits], dtype=np.int64)
+        variables.append(Variable("partition_point", tuple(float(point) for point, _ in cuts_with_bits)))
         codec_levels = (RATIO_LEVELS, KERNEL_LEVELS, STRIDE_LEVELS) * 2 + (RATIO_LEVELS, RATIO_LEVELS)
         variables += [
             Variable(f"codec.{field.name}", levels) for field, levels in zip(fields(Codec), codec_levels, strict=True)
@@ -137,6 +149,7 @@ class SearchSpace:
             sparsity=dict(zip(names, values[: self.sets], strict=True)),
             partition_point=int(values[self.cut_variable]),
             codec=Codec.from_values(values[self.codec_variable :]),
+            feature_bits=int(self.cut_bits[int(levels[self.cut_variable])]),
         )
 
     def values(self, strategy: Strategy) -> np.ndarray:
@@ -175,9 +188,12 @@ class SearchSpace:
         return Codec.from_values(values)
 
     def levels(self, strategy: Strategy) -> np.ndarray:
-        """The nearest level indices (V,) int64 to a strategy."""
+        """The nearest level indices (V,) int64 to a strategy, its cut's with the nearest bits among them."""
         values = self.values(strategy)
         nearest = [int(np.abs(np.asarray(v.values) - x).argmin()) for v, x in zip(self.variables, values, strict=True)]
+        same = np.flatnonzero(np.asarray(self.variables[self.cut_variable].values) == strategy.partition_point)
+        if len(same):
+            nearest[self.cut_variable] = int(same[np.abs(self.cut_bits[same] - strategy.feature_bits).argmin()])
         return np.array(nearest, dtype=np.int64)
 
     def kept_channels(self, strategy: Strategy) -> dict[str, int]:

@@ -10,6 +10,18 @@ from typing import Any
 
 from coinfer_ray.errors import InputError
 
+FLOAT_BITS = 32  # of a value that is sent as it is
+QUANTIZED_BITS = range(1, 9)  # that a value may be quantised to: a symbol fits a byte
+
+
+def check_feature_bits(bits: int) -> None:
+    """Raise InputError unless a value of a feature can be sent in so many bits."""
+    if bits != FLOAT_BITS and bits not in QUANTIZED_BITS:
+        raise InputError(
+            f"feature bits: {bits} must be within {QUANTIZED_BITS.start}..{QUANTIZED_BITS.stop - 1}, or {FLOAT_BITS}, "
+            "which sends floats"
+        )
+
 
 @dataclass(frozen=True)
 class Codec:
@@ -41,11 +53,13 @@ class Codec:
 @dataclass(frozen=True)
 class Strategy:
     """How to share a network: ``sparsity`` of each prunable set (the realised share of channels removed),
-    ``partition_point`` (layers 1..c run on the device) and the codec."""
+    ``partition_point`` (layers 1..c run on the device), the codec, and ``feature_bits``, the bits of a value
+    of the feature that crosses: a float's, or 1 to 8 of a quantised one (:mod:`coinfer_ray.compression.quantize`)."""
 
     sparsity: Mapping[str, float]
     partition_point: int
     codec: Codec = Codec()
+    feature_bits: int = FLOAT_BITS
 
     def to_json(self) -> dict[str, Any]:
         """The strategy as JSON can say it; :meth:`from_json` reads it."""
@@ -53,6 +67,7 @@ class Strategy:
             "sparsity": dict(self.sparsity),
             "partition_point": self.partition_point,
             "codec": asdict(self.codec),
+            "feature_bits": self.feature_bits,
         }
 
     @classmethod
@@ -60,21 +75,24 @@ class Strategy:
         """Rebuild from a ``document``: what :meth:`to_json` gave, or an answer of ``coinfer optimize --json``.
 
         Raises:
-            InputError: a key is missing or is no number.
+            InputError: a key is missing or is no number, or bits that no feature can have.
         """
         if isinstance(document, Mapping) and "strategy" in document:
             document = document["strategy"]
         try:
-            return cls(
+            strategy = cls(
                 sparsity={str(name): float(ratio) for name, ratio in document["sparsity"].items()},
                 partition_point=int(document["partition_point"]),
                 codec=Codec.from_values([document["codec"][field.name] for field in fields(Codec)]),
+                feature_bits=int(document.get("feature_bits", FLOAT_BITS)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"strategy: {error!r} while reading it; expected the keys sparsity, partition_point and codec "
                 "as `coinfer optimize --json` prints them"
             ) from None
+        check_feature_bits(strategy.feature_bits)
+        return strategy
 
     @classmethod
     def load(cls, path: str | Path) -> Strategy:

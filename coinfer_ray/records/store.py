@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.problem.strategy import Codec, Strategy
+from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +37,7 @@ _COLUMNS = {
     "sparsity": "list<double>",  # realised, in the order of the metadata's prunable_sets
     "partition_point": "int64",
     "codec": "list<double>",  # the eight parameters, in the order of coinfer_ray.problem.strategy.Codec
+    "feature_bits": "int64",  # of a value on the link; null: a float
     "snr_db": "double",  # null: noise-free
     "base_validation_accuracy": "double",  # of the base network, on the very images that the candidate is measured on
     "base_test_accuracy": "double",
@@ -44,7 +45,7 @@ _COLUMNS = {
     "test_accuracy": "double",
     "device_flop": "double",  # counted on the pruned modules, the encoder's included
     "server_flop": "double",  # the decoder's included
-    "uplink_bit": "double",  # of the encoder's real output
+    "uplink_bit": "double",  # of the encoder's real output; of quantised ones after Huffman coding, where that is less
     "fine_tune_images": "int64",
     "end_to_end_images": "int64",
     "seed": "int64",
@@ -57,11 +58,12 @@ _COLUMNS = {
     "test_lost": "int64",
 }
 # Absent in files of earlier versions, whose base network was measured on all images, a candidate on the first so many.
-_LATER = ("validation_gained", "validation_lost", "test_gained", "test_lost")
+# Those of earlier versions have floats alone, too.
+_LATER = ("feature_bits", "validation_gained", "validation_lost", "test_gained", "test_lost")
 
 
 # What makes a row a training of its own; where no strategy was recorded (a lost worker), its number stands for it.
-_TRAINING = ("candidate", "sparsity", "partition_point", "codec", "snr_db", "seed")
+_TRAINING = ("candidate", "sparsity", "partition_point", "codec", "feature_bits", "snr_db", "seed")
 
 
 @dataclass(frozen=True)
@@ -138,11 +140,23 @@ class Records:
     @property
     def strategies(self) -> list[Strategy]:
         names = self.info.prunable_sets
-        rows = zip(*(self.table[name].to_pylist() for name in ("sparsity", "partition_point", "codec")), strict=True)
+        columns = ("sparsity", "partition_point", "codec", "feature_bits")
+        rows = zip(*(self.table[name].to_pylist() for name in columns), strict=True)
         return [
-            Strategy(dict(zip(names, sparsity, strict=True)), point, Codec.from_values(codec))
-            for sparsity, point, codec in rows
+            Strategy(dict(zip(names, sparsity, strict=True)), point, Codec.from_values(codec), bits or FLOAT_BITS)
+            for sparsity, point, codec, bits in rows
         ]
+
+    @property
+    def feature_bits(self) -> np.ndarray:
+        """(n,) int64: the bits of a value on the link."""
+        return np.array([bits or FLOAT_BITS for bits in self.table["feature_bits"].to_pylist()], dtype=np.int64)
+
+    def where(self, rows: np.ndarray) -> Records:
+        """The records at ``rows`` (n,) bool alone."""
+        import pyarrow as pa
+
+        return replace(self, table=self.table.filter(pa.array(rows, pa.bool_())))
 
     @property
     def snr_db(self) -> np.ndarray | None:
@@ -341,6 +355,22 @@ def shipped_records(model: str, input_px: int | None = None) -> Path:
         wanted = model if input_px is None else f"{model} at {input_px} px"
         raise InputError(f"records: none ship for {wanted} (shipped: {have}); collect some and pass --records PATH")
     return found[model, input_px or sizes[-1]]
+
+
+def shipped_parts(model: str, input_px: int | None = None) -> list[Path]:
+    """The records that ship for a network, and beside them those of quantised features where there are some.
+
+    Raises:
+        InputError: as :func:`shipped_records`.
+    """
+    records = shipped_records(model, input_px)
+    few_bits = few_bits_beside(records)
+    return [records, few_bits] if few_bits.is_file() else [records]
+
+
+def few_bits_beside(records: Path) -> Path:
+    """Where the records of quantised features that belong to shipped ones lie, or belong."""
+    return records.with_name(f"{records.stem}.8bit.parquet")
 
 
 def shipped_sizes(model: str) -> list[int]:

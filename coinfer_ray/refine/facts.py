@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from coinfer_ray.optimizer.problem import Problem
-from coinfer_ray.problem.strategy import Strategy
+from coinfer_ray.problem.strategy import FLOAT_BITS, Strategy
 from coinfer_ray.records.store import Records, Split
 from coinfer_ray.refine.cases import Case
 
@@ -84,7 +84,7 @@ class Facts:
             own=own,
             source=source,
         )
-        self._put(fact)
+        self._put(fact, sent=_mean(ended_well, "uplink_bit"))
         return fact
 
     def of(self, levels: tuple[int, ...], snr_db: float | None) -> Fact | None:
@@ -111,20 +111,27 @@ class Facts:
         found = self.facts[cheapest] if np.isfinite(latency[cheapest]) else None
         return found, float(latency[cheapest])
 
-    def _put(self, fact: Fact) -> None:
+    def _put(self, fact: Fact, sent: float | None = None) -> None:
+        """``sent``: bits of an image on the link, in the mean; those of a quantised feature are known by it alone."""
+        space = self.problem.space
+        costs = self.problem.delay.costs(np.array(fact.levels))[0]
+        if sent is not None and space.cut_bits[fact.levels[space.cut_variable]] != FLOAT_BITS:
+            costs[2] = min(costs[2], sent)
         known = self._position.setdefault((fact.levels, fact.snr_db), len(self.facts))
         if known < len(self.facts):
-            self.facts[known] = fact
+            self.facts[known], self._costs[known] = fact, costs
             return
         self.facts.append(fact)
-        self._costs.append(self.problem.delay.costs(np.array(fact.levels))[0])
+        self._costs.append(costs)
 
 
 def _levels_in(problem: Problem, strategy: Strategy) -> tuple[int, ...] | None:
     """A strategy's levels; None where it does not lie on the levels of the problem's space."""
     space = problem.space
     levels = space.levels(strategy)
-    same = np.allclose(space.values(space.strategy(levels)), space.values(strategy), rtol=0, atol=1e-9)
+    there = space.strategy(levels)
+    same = np.allclose(space.values(there), space.values(strategy), rtol=0, atol=1e-9)
+    same &= there.feature_bits == strategy.feature_bits
     return _key(levels) if same else None
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.optimizer.problem import FeatureBits, Problem, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER
 from coinfer_ray.problem.costs import INPUT_BITS
 from coinfer_ray.problem.space import Cuts
@@ -40,6 +40,7 @@ def refine(
     quiet: bool = False,
     input_px: int | None = None,
     cuts: Cuts = "all",
+    feature_bits: FeatureBits = "any",
     codec_flops: bool = True,
     input_bits: float = INPUT_BITS,
     accuracy: Split = "validation",
@@ -61,7 +62,13 @@ def refine(
 
     def fit(found: Records) -> Problem:
         return assemble(
-            model, records=found, cuts=cuts, codec_flops=codec_flops, input_bits=input_bits, accuracy=accuracy
+            model,
+            records=found,
+            cuts=cuts,
+            feature_bits=feature_bits,
+            codec_flops=codec_flops,
+            input_bits=input_bits,
+            accuracy=accuracy,
         )
 
     splits = load_data(data)
@@ -72,6 +79,7 @@ def refine(
         "scenarios": [asdict(case) for case in cases],
         "repeats": repeats,
         "cuts": cuts,
+        "feature_bits": feature_bits,
         "codec_flops": codec_flops,
         "input_bits": input_bits,
         "accuracy": accuracy,

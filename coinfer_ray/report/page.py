@@ -247,7 +247,7 @@ def _value(text: str) -> float | None:
 
 
 def _facts(problem: Mapping[str, Any]) -> dict[str, str]:
-    predictor = problem["predictor"]
+    predictor, bits = problem["predictor"], " or ".join(map(str, problem["feature_bits"]))
     errors = {
         "typical error": f"{predictor['typical_error']:.4f} (root mean square, out of fold)",
         "noise of a training": "unknown, no strategy was trained twice"
@@ -261,7 +261,7 @@ def _facts(problem: Mapping[str, Any]) -> dict[str, str]:
         **errors,
         "cuts": str(problem["cuts"]),
         "codec's own FLOPs": str(problem["codec_flops"]),
-        "bits of an element": f"{problem['feature_bits']:g} of a feature, {problem['input_bits']:g} of the input",
+        "bits of an element": f"{bits} of a feature, {problem['input_bits']:g} of the input",
         **dict(_flat(predictor["settings"])),
         "records": f"fingerprint {predictor['records_hash']}, settings {predictor['settings_hash']}",
         "fitted with": ", ".join(f"{name} {version}" for name, version in predictor["versions"].items()),

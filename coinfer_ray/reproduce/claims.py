@@ -14,8 +14,6 @@ WHY = {
     "local": "a network that is cut within has to send something, All_Local nothing",
 }
 
-OWN = (Proposed.name, "coinfer8")  # the proposed method's rows
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -53,8 +51,7 @@ PARTITION_CLAIMS = {
 
 @dataclass(frozen=True)
 class Ratios:
-    """How many times as long as the proposed method's the others' latencies are, scenario by scenario; of its two rows,
-    with floats and with fewer bits, the faster counts."""
+    """How many times as long as the proposed method's the others' latencies are, scenario by scenario."""
 
     runner_up: tuple[float, ...]
     worst: tuple[float, ...]
@@ -63,11 +60,6 @@ class Ratios:
     def won(self) -> int:
         """Scenarios in which no other method is faster; a tie, the same plain cut for instance, counts."""
         return sum(ratio >= 1 - 1e-9 for ratio in self.runner_up)
-
-
-def fastest_own(methods: Mapping[str, Row]) -> float:
-    """The latency of the proposed method in a scenario that it answers, seconds."""
-    return min(row.latency_s for name, row in methods.items() if name in OWN)
 
 
 def scenario_of(row: Row) -> tuple[str, str, str, str, float, float]:
@@ -87,9 +79,9 @@ def ratios(rows: Iterable[Row], without: Collection[str] = ()) -> Ratios:
     """The other methods, but for those ``without``, against the proposed one in each scenario that both answer."""
     runner_up, worst = [], []
     for methods in by_scenario(rows).values():
-        others = [row.latency_s for name, row in methods.items() if name not in (*OWN, *without)]
+        others = [row.latency_s for name, row in methods.items() if name not in (Proposed.name, *without)]
         if Proposed.name in methods and others:
-            own = fastest_own(methods)
+            own = methods[Proposed.name].latency_s
             runner_up.append(min(others) / own)
             worst.append(max(others) / own)
     return Ratios(tuple(runner_up), tuple(worst))

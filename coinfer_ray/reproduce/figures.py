@@ -14,7 +14,6 @@ from coinfer_ray.reproduce.claims import (
     PARTITION_CLAIMS,
     by_scenario,
     claim_cells,
-    fastest_own,
     partition_ratios,
     ratios,
 )
@@ -314,7 +313,7 @@ def _rival(rows: Sequence[Row]) -> str:
         if Proposed.name not in methods:
             continue
         best = min(methods.values(), key=lambda row: row.latency_s)
-        if best.latency_s < fastest_own(methods) * (1 - 1e-9):
+        if best.latency_s < methods[Proposed.name].latency_s * (1 - 1e-9):
             faster[best.title] = faster.get(best.title, 0) + 1
     return max(faster, key=lambda title: faster[title]) if faster else "none"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from coinfer_ray.methods.registry import METHODS
 from coinfer_ray.records.choices import choices_path, read_choices
-from coinfer_ray.records.store import read_records, shipped_records
+from coinfer_ray.records.store import read_records, shipped_parts
 from coinfer_ray.report.model import Cell, Column, Figure, Series, TableView
 from coinfer_ray.reproduce.figures import hover, network, titles
 from coinfer_ray.reproduce.optimizers import Search
@@ -134,7 +134,7 @@ def trainings_table(models: Sequence[str], command: str) -> TableView:
     """How many trainings, images and seconds stand behind each method."""
     rows: list[Sequence[str | float | Cell | None]] = []
     for model in models:
-        records = read_records(shipped_records(model))
+        records = read_records(shipped_parts(model))
         table = records.table.to_pylist()
         images = sum(row["fine_tune_images"] + row["end_to_end_images"] for row in table)
         rows.append([network(model), "coinfer, Prune_Partition", float(len(table)), float(images), None])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from coinfer_ray.methods.registry import PLAIN_METHODS
-from coinfer_ray.optimizer.problem import assemble
+from coinfer_ray.optimizer.problem import ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import OPTIMIZERS
 from coinfer_ray.predictor.fit import fit
 from coinfer_ray.records.store import read_records, shipped_file, shipped_records
@@ -100,9 +100,8 @@ def noise(problems: Problems, size: Size) -> Rows:
     ]
     found = []
     for setting in SETTINGS:
-        problem = assemble(
-            "alexnet", records="alexnet-64px.awgn.parquet", cuts=setting.cuts, codec_flops=setting.codec_flops
-        )
+        options: ProblemOptions = {**setting.options, "records": "alexnet-64px.awgn.parquet"}
+        problem = assemble("alexnet", **options)
         found += [row.to_json() for row in rows_of(problem, setting, scenarios, (*PLAIN_METHODS, "coinfer"))]
     return found
 

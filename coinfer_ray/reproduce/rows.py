@@ -18,7 +18,7 @@ import numpy as np
 from coinfer_ray.errors import InputError
 from coinfer_ray.methods.registry import METHODS, Method
 from coinfer_ray.methods.trained import Trained
-from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.optimizer.problem import FeatureBits, Problem, ProblemOptions, assemble
 from coinfer_ray.problem.space import Cuts
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
@@ -40,6 +40,12 @@ class Setting:
     cuts: Cuts
     codec_flops: bool
     floats_only: bool
+
+    @property
+    def options(self) -> ProblemOptions:
+        """Of a problem in this setting."""
+        bits: FeatureBits = 32 if self.floats_only else "any"
+        return {"cuts": self.cuts, "codec_flops": self.codec_flops, "feature_bits": bits}
 
 
 PAPER = Setting("paper", "the paper's setting", cuts="inner", codec_flops=False, floats_only=True)
@@ -90,7 +96,7 @@ class Problems:
     def of(self, model: str, setting: Setting) -> Problem:
         key = model, setting.name
         if key not in self._made:
-            self._made[key] = assemble(model, cuts=setting.cuts, codec_flops=setting.codec_flops)
+            self._made[key] = assemble(model, **setting.options)
         return self._made[key]
 
 

@@ -152,6 +152,7 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
         "partition_point": pa.array(point, mask=nothing),
         "cut_after": labelled(point, names, nothing),
         "strategy": strategy,
+        "feature_bits": pa.array(problem.space.cut_bits[levels[:, problem.space.cut_variable]], mask=nothing),
         **{f"{name}_s": METHODS[name].solve(problem, batch).objective for name in PLAIN_METHODS},
         "evaluations": found.evaluations,
     }

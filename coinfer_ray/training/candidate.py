@@ -22,9 +22,9 @@ from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.pointwise import with_safe_strides
 from coinfer_ray.models.split import SplitNetwork, split
 from coinfer_ray.models.trace import trace_graph
-from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS
+from coinfer_ray.problem.costs import INPUT_BITS
 from coinfer_ray.problem.space import SearchSpace
-from coinfer_ray.problem.strategy import Strategy
+from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
 from coinfer_ray.training.data import ImageSet
 from coinfer_ray.training.prunable import measure_batch_norms
 from coinfer_ray.training.trainer import (
@@ -180,21 +180,61 @@ class CandidateTrainer:
         self.device = device
         self.precision = precision
         self.ranking = ChannelRanking(base, self.graph, settings.criterion)
+        self._last_plain: tuple[Any, nn.Module] | None = None
 
-    def train(
-        self, strategy: Strategy, *, snr_db: float | None, seed: int, feature_bits: int | None = None
-    ) -> TrainedCandidate:
+    def train(self, strategy: Strategy, *, snr_db: float | None, seed: int) -> TrainedCandidate:
         """Train ``strategy`` for a channel of ``snr_db`` (None: noise-free) and measure it.
 
-        With ``feature_bits`` (1..8) what crosses an inner cut is quantised to so many bits a value, in training
-        through a straight-through estimator, and arrives as it was sent, whatever ``snr_db``. ``uplink_bit`` counts
-        those bits; ``coded_bit``, then measured too, is what is left of them after Huffman coding, in the mean over
-        validation images.
+        With ``feature_bits`` below a float's, what crosses an inner cut is quantised and arrives as it was sent,
+        whatever ``snr_db``: a codec's output in training through a straight-through estimator, the feature of a network
+        without a codec after it, so that one training serves all its cuts (the last such network is kept); the network
+        as it is needs none.
+        ``uplink_bit`` is what is left of those bits after Huffman coding, in the mean over validation images, where
+        that is less.
 
         Raises:
             Diverged: the loss or the trained network's outputs are no numbers.
         """
         started = time.perf_counter()
+        after = self._quantizes(strategy) and self.space.canonical_codec(strategy) == Codec()
+        if after:
+            assembled = self.assemble(self._without_codec(strategy, seed), strategy, snr_db)
+        else:
+            assembled = self._trained(strategy, snr_db, seed)
+        network, sent = assembled.network, float(assembled.uplink_bit)
+        if isinstance(network.channel, Quantizer):
+            if after:
+                self.calibrate(network, network.channel)
+            sent = min(sent, self.coded_bit(network, network.channel))
+        measured = self.measure(network, seed + 3)
+        trained = any(strategy.sparsity.values()) or not after
+        measured |= {
+            "device_flop": float(assembled.device_flop),
+            "server_flop": float(assembled.server_flop),
+            "uplink_bit": sent,
+            "fine_tune_images": self.settings.fine_tune.images if trained else 0,
+            "end_to_end_images": self.settings.end_to_end.images if trained else 0,
+            "wall_s": time.perf_counter() - started,
+        }
+        return TrainedCandidate(network, measured)
+
+    def _without_codec(self, strategy: Strategy, seed: int) -> nn.Module:
+        """The strategy's pruned network, trained whole; the one before, where it is asked for again."""
+        asked = tuple(strategy.sparsity.items()), seed
+        if not any(strategy.sparsity.values()):
+            return copy.deepcopy(self.base)
+        if self._last_plain is None or self._last_plain[0] != asked:
+            whole = Strategy(strategy.sparsity, len(self.graph.layers))
+            self._last_plain = asked, self._trained(whole, None, seed).network.device_half
+        return copy.deepcopy(self._last_plain[1])
+
+    def _quantizes(self, strategy: Strategy) -> bool:
+        """Whether what crosses the strategy's cut is quantised."""
+        kind = self.space.cut_kind(strategy.partition_point)
+        return strategy.feature_bits != FLOAT_BITS and kind not in ("raw", "none")
+
+    def _trained(self, strategy: Strategy, snr_db: float | None, seed: int) -> Assembled:
+        """The strategy's network after its phases of training."""
         settings, device = self.settings, self.device
         keep = self.ranking.keep(self.space.kept_channels(strategy))
         pruned = shrink(self.base, self.graph, keep).to(device)
@@ -208,25 +248,14 @@ class CandidateTrainer:
                 precision=self.precision,
             )
         self.tune(pruned, settings.fine_tune, seed)
-        assembled = self.assemble(pruned, strategy, snr_db, feature_bits)
+        assembled = self.assemble(pruned, strategy, snr_db)
         network = assembled.network
         self._warm_up_codec(assembled, seed + 1)
         if isinstance(network.channel, Quantizer):
             self.calibrate(network, network.channel)
         rates = codec_rates(network, settings.codec.end_to_end_rate)
         self.tune(network, settings.end_to_end, seed + 2, rates)
-        measured = self.measure(network, seed + 3)
-        measured |= {
-            "device_flop": float(assembled.device_flop),
-            "server_flop": float(assembled.server_flop),
-            "uplink_bit": float(assembled.uplink_bit),
-            "fine_tune_images": settings.fine_tune.images,
-            "end_to_end_images": settings.end_to_end.images,
-            "wall_s": time.perf_counter() - started,
-        }
-        if isinstance(network.channel, Quantizer):
-            measured["coded_bit"] = self.coded_bit(network, network.channel)
-        return TrainedCandidate(network, measured)
+        return assembled
 
     def measure(self, network: nn.Module, seed: int) -> dict[str, Any]:
         """What is known of a trained network's accuracy, and of the base network's on the same images, by the column
@@ -259,9 +288,7 @@ class CandidateTrainer:
             for name, part in (("validation", self.validation_images), ("test", self.test_images))
         }
 
-    def assemble(
-        self, pruned: nn.Module, strategy: Strategy, snr_db: float | None, feature_bits: int | None = None
-    ) -> Assembled:
+    def assemble(self, pruned: nn.Module, strategy: Strategy, snr_db: float | None) -> Assembled:
         """Split a pruned network and insert codec and channel.
 
         FLOPs are counted on the pruned modules by a fresh trace, bits on the encoder's real output.
@@ -279,13 +306,13 @@ class CandidateTrainer:
             layer = real.layers[point - 1]
             feature = Feature(layer.out_channels, layer.out_height, layer.out_width, layer.vector)
             pair = build_codec(self.space.canonical_codec(strategy), feature, kind)
-            bits = (feature_bits or FEATURE_BITS) * sent_elements(pair.encoder, feature)
+            bits = strategy.feature_bits * sent_elements(pair.encoder, feature)
         pair = pair or CodecPair(nn.Identity(), nn.Identity(), 0, 0)
         device_half, server_half = split(pruned, self.graph, point)
         # Nothing crosses a link where everything runs on the device, and raw input crosses it as bits: no noise there.
         channel = make_channel(None if kind in ("raw", "none") else snr_db)
-        if feature_bits is not None and kind not in ("raw", "none"):
-            channel = Quantizer(feature_bits)
+        if self._quantizes(strategy):
+            channel = Quantizer(strategy.feature_bits)
         network = SplitNetwork(device_half, pair.encoder, channel, pair.decoder, server_half)
         network = network.to(self.device).to(memory_format=torch.channels_last)
         return Assembled(

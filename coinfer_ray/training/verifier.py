@@ -14,7 +14,7 @@ import numpy as np
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.problem.space import SearchSpace
-from coinfer_ray.problem.strategy import Codec, Strategy
+from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
 from coinfer_ray.records.request import Request
 from coinfer_ray.records.store import UNFINISHED, RecordsInfo, shard_path, shipped_records, write_records
 from coinfer_ray.runtime.executors.base import Executor
@@ -40,8 +40,7 @@ class Verifier:
     ``base`` is their base network and ``data`` their images (:func:`obtain_base` checks both). With a ``folder``
     every measurement is kept there as a shard the moment it ends, under a number that follows from the strategy
     and the channel alone; what is there is not trained again. The caller holds the folder
-    (:func:`coinfer_ray.runtime.files.run_folder`). ``feature_bits`` sends quantised features, which the records
-    don't: such measurements are of another kind and have no place in a folder.
+    (:func:`coinfer_ray.runtime.files.run_folder`).
 
     Raises:
         InputError: records whose training settings this version does not know.
@@ -55,14 +54,12 @@ class Verifier:
         executor: Executor,
         *,
         folder: Path | None = None,
-        feature_bits: int | None = None,
         quiet: bool = False,
     ) -> None:
         self.info = replace(info, versions={name: importlib.metadata.version(name) for name in TRAINED_WITH})
         self.base = base
         self.executor = executor
         self.folder = folder
-        self.feature_bits = feature_bits
         self.quiet = quiet
         graph = graph_for(info.model, info.input_px, data)
         self.space = SearchSpace(graph)
@@ -85,7 +82,7 @@ class Verifier:
             kept = self._kept(number, request.repeat)
             if kept is None:
                 seed = candidate_seed(0, number, request.repeat)
-                tasks[position] = Task(number, strategy, request.snr_db, seed, self.feature_bits)
+                tasks[position] = Task(number, strategy, request.snr_db, seed)
             else:
                 yield position, kept
         if not tasks:
@@ -194,12 +191,15 @@ def realised(space: SearchSpace, strategy: Strategy) -> Strategy:
         if not fits:
             allowed = {"kernel": "an odd number from 1", "stride": "1 or more"}.get(kind, "above 0 and at most 1")
             raise InputError(f"strategy: codec.{name} is {value:g}; it must be {allowed}")
-    return Strategy(sparsity, strategy.partition_point, Codec.from_values(codec.values()))
+    bits = strategy.feature_bits if 0 < strategy.partition_point < len(space.graph.layers) else FLOAT_BITS
+    return Strategy(sparsity, strategy.partition_point, Codec.from_values(codec.values()), bits)
 
 
 def strategy_number(space: SearchSpace, strategy: Strategy, snr_db: float | None) -> int:
     """A number for a realised strategy's record that follows from the strategy and the channel alone."""
     digest = hashlib.sha256(space.values(strategy).tobytes())
+    if strategy.feature_bits != FLOAT_BITS:
+        digest.update(strategy.feature_bits.to_bytes(1, "big"))
     if snr_db is not None:
         digest.update(np.float64(snr_db).tobytes())
     return FIRST_VERIFIED + int.from_bytes(digest.digest()[:5], "big")

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from coinfer_ray.compression.quantize import MAX_BITS, MIN_BITS
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.predictor.obtain import kept_fit
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.space import SearchSpace
-from coinfer_ray.problem.strategy import Strategy
+from coinfer_ray.problem.strategy import FLOAT_BITS, Strategy, check_feature_bits
 from coinfer_ray.records.request import Request
 from coinfer_ray.records.store import (
     SHARD_PATTERN,
@@ -112,7 +111,7 @@ class Verification:
         """The object that ``coinfer verify --json`` prints."""
         claim, measured = self.claim, self.measured_accuracy
         predicted = claim.predicted_accuracy
-        costs = {name: self.rows[0].get(name) for name in ("device_flop", "server_flop", "uplink_bit", "coded_bit")}
+        costs = {name: self.rows[0].get(name) for name in ("device_flop", "server_flop", "uplink_bit")}
         per_seed = ("seed", "status", "error", "validation_accuracy", "test_accuracy", "wall_s")
         return {
             "model": claim.model,
@@ -153,8 +152,8 @@ def verify(
     ``records`` (default: the shipped ones) say how to train; where the claim holds no prediction, they make one.
     ``base`` is the base network that they started from, by default the one in the records' own folder.
     ``max_loss`` replaces the claim's accuracy floor. ``append`` keeps the measurements as shards in a folder, which
-    may be that of the records; a training that is there is not done again. ``feature_bits`` (1..8) trains it with its
-    feature quantised to so many bits a value: no record of theirs, so it can't be appended.
+    may be that of the records; a training that is there is not done again. ``feature_bits`` (1..8: quantised to so many
+    bits a value, or 32: floats) replaces the claim's own.
 
     Raises:
         InputError: a claim that does not belong to the records, images or a base network that are not theirs.
@@ -162,7 +161,10 @@ def verify(
     if seeds < 1:
         raise InputError(f"seeds: {seeds} asked for; at least 1 is needed")
     if feature_bits is not None:
-        _check_feature_bits(feature_bits, snr_db, append)
+        check_feature_bits(feature_bits)
+        claim = replace(claim, strategy=replace(claim.strategy, feature_bits=feature_bits))
+    if snr_db is not None and claim.strategy.feature_bits != FLOAT_BITS:
+        raise InputError("feature bits: quantised features arrive as they were sent; give 32, or leave --snr-db out")
     source = open_source(records, claim.model, claim.input_px)
     info = info_of(source)
     claim = _checked(claim, source, info, max_loss, accuracy, snr_db)
@@ -170,7 +172,7 @@ def verify(
     network = obtain_base(base, records, info, splits)
     requests = [Request(claim.strategy, snr_db, repeat) for repeat in range(seeds)]
     with nullcontext(None) if append is None else shard_folder(append, info) as folder:
-        verifier = Verifier(info, splits, network, executor, folder=folder, feature_bits=feature_bits, quiet=quiet)
+        verifier = Verifier(info, splits, network, executor, folder=folder, quiet=quiet)
         found = dict(verifier.measure(requests))
     rows = [found[position] for position in range(seeds)]
     shards = [shard_path(folder, row["candidate"], repeat) for repeat, row in enumerate(rows)] if folder else []
@@ -279,14 +281,3 @@ def _checked(
         seen = x if snr_db is None else np.append(x, snr_db)
         claim = replace(claim, predicted_accuracy=float(predictor.predict(seen[None])[0]))
     return replace(claim, base_accuracy=known)
-
-
-def _check_feature_bits(feature_bits: int, snr_db: float | None, append: str | Path | None) -> None:
-    if not MIN_BITS <= feature_bits <= MAX_BITS:
-        raise InputError(
-            f"feature bits: {feature_bits} must be within {MIN_BITS}..{MAX_BITS}; without, floats are sent"
-        )
-    if snr_db is not None:
-        raise InputError("feature bits: quantised features arrive as they were sent; leave --snr-db out")
-    if append is not None:
-        raise InputError("append: records send 32-bit floats, a quantised measurement can't join them; leave it out")

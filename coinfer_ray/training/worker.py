@@ -76,13 +76,12 @@ def default_settings(model: str, input_px: int = 224) -> CollectSettings:
 
 @dataclass(frozen=True)
 class Task:
-    """One training: what a worker needs to know of a candidate. ``feature_bits``: of a quantised feature."""
+    """One training: what a worker needs to know of a candidate."""
 
     candidate: int
     strategy: Strategy
     snr_db: float | None
     seed: int
-    feature_bits: int | None = None
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -93,6 +92,7 @@ class Task:
             "partition_point": self.strategy.partition_point,
             "codec": list(self.strategy.codec.values()),
             "snr_db": self.snr_db,
+            "feature_bits": self.strategy.feature_bits,
             "seed": self.seed,
         }
 
@@ -133,7 +133,7 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
     def work(task: Task) -> dict[str, Any]:
         row = task.columns | base_columns
         try:
-            trained = trainer.train(task.strategy, snr_db=task.snr_db, seed=task.seed, feature_bits=task.feature_bits)
+            trained = trainer.train(task.strategy, snr_db=task.snr_db, seed=task.seed)
             return row | {"status": "ok"} | dict(trained.measured)
         except Diverged as error:
             return row | {"status": "diverged", "error": str(error)}

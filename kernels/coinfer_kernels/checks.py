@@ -117,7 +117,7 @@ def cost_tables(cost: CostTables) -> CostTables:
         cut_width=shaped("cost.cut_width", cost.cut_width, np.int64, cuts),
         codec_variable=int(cost.codec_variable),
         ratio=shaped("cost.ratio", cost.ratio, np.float64, (CODEC_VARIABLES, np.shape(cost.ratio)[-1])),
-        feature_bits=float(cost.feature_bits),
+        cut_bits=shaped("cost.cut_bits", cost.cut_bits, np.float64, cuts),
         input_bits=float(cost.input_bits),
         codec_flops=bool(cost.codec_flops),
     )
@@ -128,6 +128,7 @@ def cost_tables(cost: CostTables) -> CostTables:
     within("cost.codec_variable", np.array([checked.codec_variable]), 0, np.iinfo(np.int64).max)
     if not (np.isfinite(checked.quadratic).all() and (checked.quadratic >= 0).all()):
         raise ValueError("cost.quadratic: holds negative, NaN or infinite values")
+    finite("cost.cut_bits", checked.cut_bits)
     finite("cost.linear", checked.linear)
     finite("cost.ratio", checked.ratio)
     finite("cost.kept", kept)

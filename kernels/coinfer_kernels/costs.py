@@ -142,7 +142,7 @@ def codec_cost(cost: CostTables, cut: int, levels: IntArray) -> tuple[float, flo
         encoder, decoder, elements = _vector_codec(cost.ratio, codec_levels, channels * height * width)
     if not cost.codec_flops:
         encoder, decoder = 0.0, 0.0
-    return encoder, decoder, elements * cost.feature_bits
+    return encoder, decoder, elements * cost.cut_bits[cut]
 
 
 @inner

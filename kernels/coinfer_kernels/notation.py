@@ -73,7 +73,7 @@ class CostTables(NamedTuple):
     cut_width: IntArray  # (C,)
     codec_variable: int  # first of the CODEC_VARIABLES codec variables
     ratio: FloatArray  # (8, M) codec parameter values by level: output-channel or width ratios, kernels, strides
-    feature_bits: float  # bits of one element of a feature on the link
+    cut_bits: FloatArray  # (C,) bits of one element of what crosses, but for CUT_RAW
     input_bits: float  # bits of one element of the network's input on the link
     codec_flops: bool  # whether the codec's own FLOPs count (the paper neglects them)
 

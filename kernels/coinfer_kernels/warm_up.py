@@ -55,7 +55,7 @@ def small_problem() -> tuple[SpaceTables, CostTables, EnsembleTables, Scenarios]
         cut_width=np.array([1, 1]),
         codec_variable=2,
         ratio=values[2:].copy(),
-        feature_bits=32.0,
+        cut_bits=np.full(2, 32.0),
         input_bits=8.0,
         codec_flops=True,
     )

@@ -51,7 +51,7 @@ def random_tables(rng: np.random.Generator) -> tuple[SpaceTables, CostTables]:
         cut_width=rng.integers(1, 10, cuts),
         codec_variable=codec_variable,
         ratio=values[codec_variable : codec_variable + CODEC_VARIABLES].copy(),
-        feature_bits=float(rng.choice([8, 32])),
+        cut_bits=rng.choice([8.0, 32.0], cuts),
         input_bits=8.0,
         codec_flops=bool(rng.integers(2)),
     )

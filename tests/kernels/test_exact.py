@@ -262,7 +262,7 @@ def test_what_reduced_costs_drop_bounds_the_optimum_too():
         cut_width=one,
         codec_variable=sets + 1,
         ratio=values[sets + 1 :].copy(),
-        feature_bits=32.0,
+        cut_bits=np.full(1, 32.0),
         input_bits=32.0,
         codec_flops=True,
     )

@@ -73,7 +73,7 @@ def costs(cost, cut_variable, levels):
         encoder, decoder, elements = vector_codec(codec[6:8], channels * height * width)
     if cost.codec_flops:
         device, server = device + encoder, server + decoder
-    return [device, server, elements * int(cost.feature_bits)]
+    return [device, server, elements * int(cost.cut_bits[cut])]
 
 
 def objective(weights, row):

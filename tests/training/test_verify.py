@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from coinfer_ray.cli import main
+from coinfer_ray.compression.quantize import Quantizer
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.problem.space import SearchSpace
@@ -20,7 +21,11 @@ from coinfer_ray.refine.cases import Case
 from coinfer_ray.refine.run import RESULT_FILE, refine
 from coinfer_ray.runtime.executors import Envelope, LocalExecutor
 from coinfer_ray.scenarios.read import resolve
+from coinfer_ray.training.base import build_base, load_base
+from coinfer_ray.training.candidate import CandidateData, CandidateTrainer
 from coinfer_ray.training.collect import collect
+from coinfer_ray.training.data import load_data
+from coinfer_ray.training.trainer import Preprocess
 from coinfer_ray.training.verifier import realised, strategy_number
 from coinfer_ray.training.verify import Claim, Verification, verify
 from tests.training.collect_driver import SETTINGS
@@ -318,33 +323,58 @@ def test_a_quantised_feature_is_trained_and_its_bits_counted(collection: Path, f
             checked(claim, few_images, collection, **options)
 
 
-def test_a_trained_quantizer_spans_the_features_and_no_more(collection: Path, few_images: Path) -> None:
-    from coinfer_ray.compression.quantize import Quantizer
-    from coinfer_ray.training.base import build_base, load_base
-    from coinfer_ray.training.candidate import CandidateData, CandidateTrainer
-    from coinfer_ray.training.data import load_data
-    from coinfer_ray.training.trainer import Preprocess
-
+@pytest.fixture
+def trainer(collection: Path, few_images: Path) -> CandidateTrainer:
     data = load_data(few_images)
     base = load_base(collection / "_base.safetensors", model="alexnet", input_px=64, data=data)
-    preprocess = Preprocess.of(data, 64)
-    trainer = CandidateTrainer(
+    return CandidateTrainer(
         build_base(base, 10),
         space(),
-        CandidateData(data.train, data.validation, data.test, preprocess),
+        CandidateData(data.train, data.validation, data.test, Preprocess.of(data, 64)),
         SETTINGS.candidate,
         device=torch.device("cpu"),
         precision=torch.float32,
     )
-    network = trainer.train(a_strategy(10), snr_db=None, seed=0, feature_bits=3).network.eval()
+
+
+def test_a_quantizer_spans_the_features_and_no_more(trainer: CandidateTrainer) -> None:
+    network = trainer.train(replace(a_strategy(10), feature_bits=3), snr_db=None, seed=0).network.eval()
     assert isinstance(network.channel, Quantizer)
     with torch.no_grad():  # no codec, so no batch norm that would differ between training and evaluation
-        feature = network.device_half(preprocess(torch.from_numpy(data.train.images[:200])))
+        feature = network.device_half(trainer.data.preprocess(torch.from_numpy(trainer.data.train.images[:200])))
         received = network.channel(feature)
     step = float(network.channel.step)
     assert 3 <= len(received.unique()) <= 8
     assert (received - feature).abs().max() <= step / 2 + 1e-5
     assert network.channel.low <= feature.min() and feature.max() <= network.channel.high < 4 * feature.max()
+
+
+def test_one_training_serves_all_cuts_of_a_network_without_a_codec(trainer: CandidateTrainer) -> None:
+    """The floats of its two halves are those of the whole network that was trained, wherever it is cut."""
+    whole = trainer.train(a_strategy(len(space().graph.layers)), snr_db=None, seed=7)
+    images = trainer.data.preprocess(torch.from_numpy(trainer.data.validation.images[:50]))
+    trained = []
+    for point in (3, 10, 13):
+        few = trainer.train(replace(a_strategy(point), feature_bits=8), snr_db=None, seed=7)
+        network = few.network.eval()
+        with torch.no_grad():
+            halves = network.server_half(network.device_half(images))
+            assert torch.allclose(halves, whole.network.eval()(images), atol=1e-5)
+        assert few.measured["uplink_bit"] <= 8 * network.device_half(images[:1]).numel()
+        assert few.measured["device_flop"] + few.measured["server_flop"] == whole.measured["device_flop"]
+        trained.append(trainer._last_plain)
+    assert trained[0] is trained[1] is trained[2]
+    other = trainer.train(replace(a_strategy(3), feature_bits=8), snr_db=None, seed=8)
+    assert trainer._last_plain is not trained[0] and other.measured["fine_tune_images"] > 0
+
+
+def test_the_network_as_it_is_is_quantised_and_not_trained(trainer: CandidateTrainer) -> None:
+    names = [prunable.name for prunable in space().graph.prunable_sets]
+    found = trainer.train(Strategy(dict.fromkeys(names, 0.0), 3, feature_bits=8), snr_db=None, seed=0)
+    assert found.measured["fine_tune_images"] == found.measured["end_to_end_images"] == 0
+    base = found.measured["base_validation_accuracy"]
+    assert found.measured["validation_accuracy"] == pytest.approx(base, abs=0.05)
+    assert trainer._last_plain is None
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from coinfer_ray.compression.quantize import Quantizer
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import Layer, LayerGraph
 from coinfer_ray.models.split import SplitNetwork, split
-from coinfer_ray.problem.costs import FEATURE_BITS
+from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.training.candidate import MEASURE_IMAGES, CandidateTrainer, codec_rates
 from coinfer_ray.training.compared.common import Row
 
@@ -111,7 +111,7 @@ class BottlenetppTraining:
             "images": images,
         }
         rows = []
-        for bits in (FEATURE_BITS,) if noise else (FEATURE_BITS, QUANTIZED_BITS):
+        for bits in (FLOAT_BITS,) if noise else (FLOAT_BITS, QUANTIZED_BITS):
             if bits == QUANTIZED_BITS:
                 network.channel = _calibrated(trainer, network)
             measured = trainer.measure(network, seed + 2)

@@ -21,7 +21,6 @@ from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import BaseNetwork
 from coinfer_ray.training.compared.bottlenetpp import BottlenetppTraining
 from coinfer_ray.training.compared.common import Training
-from coinfer_ray.training.compared.few_bits import FewBits
 from coinfer_ray.training.compared.fpgm import FpgmTraining
 from coinfer_ray.training.compared.jalad import Jalad
 from coinfer_ray.training.compared.two_step import TwoStep
@@ -31,7 +30,7 @@ from coinfer_ray.training.trainer import Diverged
 from coinfer_ray.training.verifier import collect_settings
 from coinfer_ray.training.worker import candidate_seed, graph_for, make_trainer, shared_values
 
-_KINDS: tuple[Callable[[], Training], ...] = (TwoStep, FpgmTraining, BottlenetppTraining, Jalad, FewBits)
+_KINDS: tuple[Callable[[], Training], ...] = (TwoStep, FpgmTraining, BottlenetppTraining, Jalad)
 TRAININGS = {kind().name: kind for kind in _KINDS}
 
 

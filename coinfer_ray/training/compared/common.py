@@ -14,7 +14,8 @@ from torch import nn
 
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.trace import trace_graph
-from coinfer_ray.problem.costs import FEATURE_BITS, INPUT_BITS
+from coinfer_ray.problem.costs import INPUT_BITS
+from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.training.candidate import CandidateTrainer
 
 Row = dict[str, Any]
@@ -51,11 +52,11 @@ def plain_cuts(
     flops = [layer.flops for layer in layers]
     rows = []
     for point in points:
-        bits = FEATURE_BITS * layers[point - 1].output_elements if 0 < point < len(layers) else 0
+        bits = FLOAT_BITS * layers[point - 1].output_elements if 0 < point < len(layers) else 0
         if point == 0:
             bits = INPUT_BITS * graph.input_elements
         costs = {"device_flop": sum(flops[:point]), "server_flop": sum(flops[point:]), "uplink_bit": bits}
-        rows.append({"partition_point": point, "feature_bits": FEATURE_BITS, **costs, **measured})
+        rows.append({"partition_point": point, "feature_bits": FLOAT_BITS, **costs, **measured})
     return rows
 
 

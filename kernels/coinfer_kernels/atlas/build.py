@@ -139,6 +139,7 @@ def build_atlas(
     *,
     snr_db: float = 0.0,
     known_levels: ArrayLike | None = None,
+    known_costs: ArrayLike | None = None,
     tolerance: float = 1e-3,
     batch: int = 8,
     max_solves: int = 100_000,
@@ -153,10 +154,10 @@ def build_atlas(
     is the least accuracy; ``snr_db`` is the predictor's last feature where it has one for the channel.
 
     ``known_levels`` (K, V) are strategies that are accurate enough whatever the predictor says; in the answer they have
-    an infinite accuracy, that is, none that was predicted. ``batch`` weights are solved at a time, each with
-    ``max_nodes`` boxes at most, and ``max_solves`` altogether; where a limit ends it, ``Atlas.ratio`` is above
-    1 + ``tolerance`` and says by how much the answers may be off. The atlas depends on nothing but the arguments,
-    ``threads`` excluded.
+    an infinite accuracy, that is, none that was predicted. ``known_costs`` (K, 3) are theirs where they are known
+    better than ``cost`` counts them. ``batch`` weights are solved at a time, each with ``max_nodes`` boxes at most, and
+    ``max_solves`` altogether; where a limit ends it, ``Atlas.ratio`` is above 1 + ``tolerance`` and says by how much
+    the answers may be off. The atlas depends on nothing but the arguments, ``threads`` excluded.
 
     After each batch ``report`` gets its answers and the atlas so far. What it got, in that order, handed in again as
     ``solved``, makes the build go on where it stopped.
@@ -173,7 +174,10 @@ def build_atlas(
     levels = np.empty((0, len(space.n_levels)), dtype=np.int64)
     if known_levels is not None:
         levels = checks.level_rows(space, known_levels)
-    draft = Draft(region, levels, strategy_costs(cost, cut, levels), np.full(len(levels), np.inf))
+    costs = strategy_costs(cost, cut, levels)
+    if known_costs is not None:
+        costs = checks.shaped("known_costs", known_costs, np.float64, costs.shape)
+    draft = Draft(region, levels, costs, np.full(len(levels), np.inf))
     count = 0
     for earlier in solved:
         draft.tell(earlier, strategy_costs(cost, cut, earlier.levels))

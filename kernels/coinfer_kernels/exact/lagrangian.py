@@ -231,7 +231,7 @@ def relax_bits(
             relaxed.share[v, position] = np.log(max(cost.ratio[parameter, model.level[v, position]], 1e-300))
     if spatial:
         _relax_strides(problem, model, low, high, height, width, relaxed)
-    relaxed.sent[0] = at.weights[2] * cost.feature_bits
+    relaxed.sent[0] = at.weights[2] * cost.cut_bits[cut]
     relaxed.sent[1] = np.log(each) + loss
     spread = model.log_kept[row, low[row]] - model.log_kept[row, high[row]] if row < relaxed.point.shape[0] else 0.0
     for parameter in range(first, CODEC_WIDTH_1 if spatial else CODEC_VARIABLES):

@@ -1,0 +1,211 @@
+"""Widths of a value on the link as a part of the strategy: the space, its costs, and what was measured of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coinfer_kernels import Scenarios
+
+from coinfer_ray.atlas.atlas import Ranges, load_atlas
+from coinfer_ray.atlas.build import build
+from coinfer_ray.errors import InputError
+from coinfer_ray.models.library import load_graph
+from coinfer_ray.optimizer.optimize import optimize
+from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.optimizer.solve import solve
+from coinfer_ray.predictor.fit import fit_predictor
+from coinfer_ray.problem.costs import DelayCalculator
+from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.problem.strategy import Codec, Strategy
+from coinfer_ray.records.store import few_bits_beside, read_records, shipped_parts, shipped_records, write_records
+from coinfer_ray.refine.few_bits import few_bits_plan
+from tests.synthetic import write_synthetic_records
+
+CODEC = Codec(ratio_1=0.5, stride_1=2)
+
+
+@pytest.fixture(scope="module")
+def graph():  # type: ignore[no-untyped-def]
+    return load_graph("alexnet", 64)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic records, ten of whose strategies with an inner cut were trained at 8 bits as well."""
+    folder = tmp_path_factory.mktemp("mixed")
+    floats = read_records(write_synthetic_records(folder / "floats.parquet", count=60))
+    rows = floats.table.to_pylist()
+    last = len(load_graph("alexnet", 64).layers)
+    inner = [row for row in rows if 0 < row["partition_point"] < last][:10]
+    few = [
+        row
+        | {
+            "candidate": 1000 + number,
+            "feature_bits": 8,
+            "uplink_bit": row["uplink_bit"] / 5,
+            "validation_accuracy": row["validation_accuracy"] - 0.001,
+        }
+        for number, row in enumerate(inner)
+    ]
+    write_records(folder / "mixed.parquet", [*rows, *few], floats.info)
+    return folder / "mixed.parquet"
+
+
+@pytest.fixture(scope="module")
+def problem(mixed: Path) -> Problem:
+    return assemble("alexnet", records=mixed, regressor="monotone_boosting")
+
+
+def test_every_inner_cut_has_a_level_of_each_width_and_the_ends_have_one(graph) -> None:  # type: ignore[no-untyped-def]
+    space = SearchSpace(graph, feature_bits=(32, 8))
+    points = np.array(space.variables[space.cut_variable].values)
+    inner = (points > 0) & (points < len(graph.layers))
+    assert sorted(points[inner].tolist()) == sorted(2 * [float(point) for point in graph.cut_points[1:-1]])
+    assert space.cut_bits[~inner].tolist() == [32, 32] and np.bincount(space.cut_bits[inner])[[8, 32]].tolist() == [
+        20,
+        20,
+    ]
+    zero = {prunable.name: 0.0 for prunable in graph.prunable_sets}
+    for point in graph.cut_points:
+        for bits in (32, 8):
+            strategy = Strategy(zero, point, CODEC if space.cut_kind(point) == "spatial" else Codec(), bits)
+            there = space.strategy(space.levels(strategy))
+            assert there.partition_point == point
+            assert there.feature_bits == (bits if 0 < point < len(graph.layers) else 32)
+
+
+def test_fewer_bits_cost_the_link_their_share_and_nothing_else(graph) -> None:  # type: ignore[no-untyped-def]
+    space = SearchSpace(graph, feature_bits=(32, 8))
+    delay = DelayCalculator(space)
+    floats = DelayCalculator(SearchSpace(graph))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        levels = rng.integers(0, floats.space.tables.n_levels)
+        strategy = floats.space.strategy(levels)
+        own = floats.costs(floats.space.levels(strategy))[0]
+        few = delay.costs(space.levels(replace(strategy, feature_bits=8)))[0]
+        inner = 0 < strategy.partition_point < len(graph.layers)
+        assert few.tolist() == [own[0], own[1], own[2] / 4 if inner else own[2]]
+
+
+def test_a_strategy_says_its_bits_and_refuses_others() -> None:
+    strategy = Strategy({"conv1": 0.5}, 3, CODEC, 8)
+    assert Strategy.from_json(strategy.to_json()) == strategy
+    older = {name: value for name, value in strategy.to_json().items() if name != "feature_bits"}
+    assert Strategy.from_json(older).feature_bits == 32
+    with pytest.raises(InputError, match=r"feature bits: 9 must be within 1\.\.8, or 32"):
+        Strategy.from_json(strategy.to_json() | {"feature_bits": 9})
+
+
+def test_the_predictor_learns_from_floats_and_knows_what_was_measured_of_both(mixed: Path, problem: Problem) -> None:
+    records = read_records(mixed)
+    floats = records.where(records.feature_bits == 32)
+    alone = fit_predictor(floats, regressor="monotone_boosting")
+    assert problem.predictor.records == len(floats) == len(records) - 10
+    x = alone.measured.x
+    assert np.array_equal(problem.predictor.predict(x), alone.predict(x))
+    few = problem.measured.levels[:, problem.space.cut_variable]
+    eight = problem.space.cut_bits[few] == 8
+    assert eight.sum() == 10
+    for row in np.flatnonzero(eight):
+        strategy = problem.space.strategy(problem.measured.levels[row])
+        (place,) = [i for i, own in enumerate(records.strategies) if own == strategy]
+        assert problem.measured.accuracy[row] == records.accuracy()[place]
+        assert problem.measured.costs[row, 2] == min(
+            records.costs()[place, 2], problem.delay.costs(problem.measured.levels[row])[0, 2]
+        )
+
+
+@pytest.mark.parametrize("optimizer", ["exact", "quantum"])
+def test_answers_are_no_slower_than_with_floats_and_cost_what_was_measured(
+    mixed: Path, problem: Problem, optimizer: str
+) -> None:
+    floats = assemble("alexnet", records=mixed, regressor="monotone_boosting", feature_bits=32)
+    assert set(floats.space.cut_bits.tolist()) == {32} and len(floats.measured.accuracy) < len(
+        problem.measured.accuracy
+    )
+    rng = np.random.default_rng(3)
+    count = 40
+    weights = np.column_stack(
+        [10 ** rng.uniform(-12, -8, count), np.full(count, 1e-13), 10 ** rng.uniform(-9, -5, count)]
+    )
+    scenarios = Scenarios(weights, np.full(count, problem.base_accuracy - 0.05), np.full(count, np.nan))
+    found = {}
+    for name, own in (("any", problem), ("floats", floats)):
+        found[name] = solve(own, scenarios, optimizer, confidence=0.9)
+        answers = own.answers(found[name])
+        assert np.allclose((answers.costs * weights).sum(axis=1), found[name].objective)
+        assert (answers.extra["bits"] == 0).all() or name == "any"
+    assert (found["any"].objective <= found["floats"].objective * (1 + 1e-9)).all()
+    assert (found["any"].objective < found["floats"].objective).any()
+
+
+def test_an_atlas_answers_with_fewer_bits_and_keeps_them(problem: Problem, tmp_path: Path) -> None:
+    ranges = Ranges.of_speeds((1e9, 1e12), (1e13, 1e13), (1e5, 1e8))
+    atlas = build(problem, ranges, max_loss=0.05, confidence=0.9, tolerance=0.01, quiet=True)
+    atlas.save(tmp_path / "a.atlas")
+    again = load_atlas(tmp_path / "a.atlas")
+    assert again.strategies == atlas.strategies
+    assert 8 in {strategy.feature_bits for strategy in atlas.strategies}
+    for costs, levels in zip(atlas.table.costs, atlas.table.levels, strict=True):
+        place = problem.measured.find(levels[None])[0]
+        expected = problem.measured.costs[place] if place >= 0 else problem.delay.costs(levels)[0]
+        assert costs.tolist() == expected.tolist()
+
+
+def test_over_noisy_links_floats_are_sent() -> None:
+    records = "alexnet-64px.awgn.parquet"
+    assert set(assemble("alexnet", records=records).space.cut_bits.tolist()) == {32}
+    with pytest.raises(InputError, match="noisy channel, over which floats are sent"):
+        assemble("alexnet", records=records, feature_bits=8)
+    with pytest.raises(InputError, match="feature bits: '16' is unknown"):
+        assemble("alexnet", feature_bits=16)  # type: ignore[arg-type]
+
+
+def test_the_plan_asks_first_for_the_network_as_it_is_and_then_for_what_wins(mixed: Path) -> None:
+    records = read_records(mixed)
+    floats = records.where(records.feature_bits == 32)
+    problem = assemble("alexnet", records=floats, regressor="monotone_boosting")
+    rng = np.random.default_rng(1)
+    weights = np.column_stack([10 ** rng.uniform(-12, -8, 60), np.full(60, 1e-13), 10 ** rng.uniform(-9, -5, 60)])
+    scenarios = Scenarios(weights, np.full(60, problem.base_accuracy - 0.1), np.full(60, np.nan))
+    one, two = (few_bits_plan(problem, scenarios, confidence=None, rounds=rounds) for rounds in (1, 2))
+    assert two[: len(one)] == one and len(two) > len(one)
+    last = len(problem.graph.layers)
+    assert all(each.feature_bits == 8 and 0 < each.partition_point < last for each in two)
+    plain = [each for each in one if not any(each.sparsity.values()) and each.codec == Codec()]
+    sent = [problem.graph.layers[each.partition_point - 1].output_elements for each in plain]
+    assert one[: len(plain)] == plain and sent == sorted(set(sent), reverse=True)
+    # Whoever would win a scenario at a quarter of its bits is asked for.
+    space = problem.space
+    inner = space.cut_bits[problem.measured.levels[:, space.cut_variable]] == 32
+    points = np.array(space.variables[space.cut_variable].values)[problem.measured.levels[:, space.cut_variable]]
+    inner &= (points > 0) & (points < last)
+    coded = inner & (problem.measured.levels[:, space.codec_variable :] > 0).any(axis=1)
+    costs = problem.measured.costs * np.where(inner[:, None], (1, 1, 0.25), 1)
+    allowed = problem.measured.accuracy >= problem.base_accuracy - 0.1
+    plain_costs = problem.known_costs
+    for weight in weights:
+        seconds = np.where(allowed, costs @ weight, np.inf)
+        best = int(seconds.argmin())
+        if coded[best] and seconds[best] < (plain_costs @ weight).min():
+            assert replace(space.strategy(problem.measured.levels[best]), feature_bits=8) in one
+
+
+@pytest.mark.parametrize("model", ["alexnet", "regnet_x_400mf"])
+def test_what_ships_of_eight_bits_belongs_to_the_records_and_makes_answers_faster(model: str) -> None:
+    records, few = read_records(shipped_records(model)), read_records(few_bits_beside(shipped_records(model)))
+    assert set(few.feature_bits.tolist()) == {8} and few.info.settings_hash == records.info.settings_hash
+    assert len(read_records(shipped_parts(model))) == len(records) + len(few)
+    whole = assemble(model)
+    assert (whole.space.cut_bits[whole.measured.levels[:, whole.space.cut_variable]] == 8).sum() == len(
+        {repr(strategy) for strategy in few.strategies}
+    )
+    scenario = {"device": "rpi4b", "server": "p100", "link": "4g"}
+    any_bits, floats = optimize(model, **scenario), optimize(model, feature_bits=32, **scenario)  # type: ignore[arg-type]
+    assert any_bits.strategy.feature_bits == 8 and floats.strategy.feature_bits == 32
+    assert any_bits.latency_s < floats.latency_s
+    assert any_bits.accuracy_source == "measured" and any_bits.accuracy_bound >= any_bits.accuracy_floor  # type: ignore[operator]
