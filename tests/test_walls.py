@@ -19,6 +19,8 @@ TORCH_PARTS = (
     "compression",
     "deploy",
     "models/trace.py",
+    "models/symbolic.py",
+    "models/operations.py",
     "models/zoo.py",
     "models/split.py",
     "models/pointwise.py",

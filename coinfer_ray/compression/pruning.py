@@ -16,6 +16,7 @@ from nni.compression.pruning import FPGMPruner, L1NormPruner
 from torch import nn
 
 from coinfer_ray.models.layers import Layer, LayerGraph, PrunableSet
+from coinfer_ray.models.symbolic import with_reshapes
 
 Criterion = Literal["l1", "fpgm"]
 
@@ -50,16 +51,22 @@ class ChannelRanking:
         modules = {layer.name: layer.module for layer in graph.layers}
         weights = dict(network.named_modules())
         config = []
+        # A module that is called several times is one for NNI, and has one vote on what falls.
+        self._members = {
+            prunable.name: list(dict.fromkeys(modules[name] for name in prunable.layers))
+            for prunable in graph.prunable_sets
+        }
         for prunable in graph.prunable_sets:
-            for name in prunable.layers:
-                module = weights[modules[name]]
+            for name in self._members[prunable.name]:
+                module = weights[name]
                 block = [prunable.unit] + [-1] * (module.weight.dim() - 1)
                 config.append(
                     {
-                        "op_names": [modules[name]],
+                        "op_names": [name],
                         "target_names": ["weight"],
                         "sparse_ratio": 0.5,
-                        "dependency_group_id": prunable.name,
+                        # NNI cannot add the scores of convolutions to those of linear layers.
+                        "dependency_group_id": f"{prunable.name}, {module.weight.dim()}",
                         "target_settings": {"weight": {"granularity": block}},
                     }
                 )
@@ -67,19 +74,20 @@ class ChannelRanking:
         pruner_class = L1NormPruner if criterion == "l1" else _FastFPGMPruner
         self._pruner = pruner_class(copy.deepcopy(network), config)
         self._metrics = self._pruner._calculate_metrics(self._pruner._collect_data())
-        self._module_of = {prunable.name: modules[prunable.layers[0]] for prunable in graph.prunable_sets}
 
     def keep(self, kept_channels: Mapping[str, int]) -> dict[str, torch.Tensor]:
         """Indices (ascending) of the channels that each set keeps, given how many of them remain."""
         for prunable in self.graph.prunable_sets:
             ratio = _nni_ratio(prunable, kept_channels[prunable.name])
-            for name in prunable.layers:
-                module = next(layer.module for layer in self.graph.layers if layer.name == name)
+            for module in self._members[prunable.name]:
                 self._pruner._target_spaces[module]["weight"].sparse_ratio = ratio
         masks = self._pruner._generate_sparsity(self._metrics)
         keep = {}
-        for name, module in self._module_of.items():
-            mask = masks[module]["weight"]
+        for name, members in self._members.items():
+            if len({masks[member]["weight"].dim() for member in members}) > 1:
+                keep[name] = self.order()[name][: kept_channels[name]].sort().values
+                continue
+            mask = masks[members[0]]["weight"]
             rows = mask.reshape(mask.shape[0], -1)[:, 0]
             unit = self.graph.set_named(name).channels // len(rows)
             channels = rows.repeat_interleave(unit) if unit > 1 else rows
@@ -88,10 +96,9 @@ class ChannelRanking:
 
     def order(self) -> dict[str, torch.Tensor]:
         """All channels of each set, the most important first; those of one group stay together, ascending."""
-        modules = {layer.name: layer.module for layer in self.graph.layers}
         order = {}
         for prunable in self.graph.prunable_sets:
-            scores = [self._metrics[modules[name]]["weight"].flatten() for name in prunable.layers]
+            scores = [self._metrics[name]["weight"].flatten() for name in self._members[prunable.name]]
             first = torch.stack(scores).mean(0).argsort(descending=True) * prunable.unit
             order[prunable.name] = (first[:, None] + torch.arange(prunable.unit)).flatten()
         return order
@@ -104,37 +111,69 @@ def _nni_ratio(prunable: PrunableSet, kept: int) -> float:
 
 
 def shrink(network: nn.Module, graph: LayerGraph, keep: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A copy of ``network`` without the channels that ``keep`` (indices by prunable set) leaves out."""
+    """A copy of ``network`` without the channels that ``keep`` (indices by prunable set) leaves out.
+
+    Parameters that modules share are shared by the copy's too. A network that uses ``Tensor.view`` comes back as its
+    trace, since its tensors are channels_last, which ``view`` cannot flatten.
+    """
     # Parameters are shared by the copy until each is replaced below: AlexNet's 230 MB are moved once, not twice.
     shrunk = copy.deepcopy(network, memo={id(parameter): parameter for parameter in network.parameters()})
+    own: dict[nn.Parameter, nn.Parameter] = {}
+    done: set[str] = set()
     for layer in graph.layers:
-        if layer.kind not in ("conv", "fc", "batch_norm"):
+        # A module that is called several times is a layer each time, with the same sets.
+        if layer.kind not in ("conv", "fc", "batch_norm") or layer.module in done:
             continue
+        done.add(layer.module)
         module = shrunk.get_submodule(layer.module)
         rows = keep.get(layer.out_set) if layer.out_set else None
         columns = keep.get(layer.in_set) if layer.in_set else None
-        if isinstance(module, nn.BatchNorm2d):
-            _shrink_batch_norm(module, rows)
-        else:
-            _shrink_weighted(module, layer, rows, columns)
-    return shrunk
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            _shrink_batch_norm(module, rows, own)
+        elif "weight" in module._parameters:  # else it is computed from others, and nothing falls
+            _shrink_weighted(module, layer, rows, columns, own)
+    made = set(own.values())
+    for parent in shrunk.modules():
+        for name, parameter in parent.named_parameters(recurse=False):
+            if parameter not in made:
+                _replace(parent, name, parameter.detach().clone(), own)
+    return with_reshapes(shrunk, graph.model)
 
 
-def _shrink_batch_norm(module: nn.BatchNorm2d, rows: torch.Tensor | None) -> None:
+def _replace(module: nn.Module, name: str, value: torch.Tensor, own: dict[nn.Parameter, nn.Parameter]) -> None:
+    """Give ``module`` a parameter of its own in place of the network's, ``own`` where another module shares it."""
+    parameter = module._parameters[name]
+    assert parameter is not None
+    if parameter not in own:
+        own[parameter] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+    setattr(module, name, own[parameter])
+
+
+def _shrink_batch_norm(
+    module: nn.BatchNorm1d | nn.BatchNorm2d, rows: torch.Tensor | None, own: dict[nn.Parameter, nn.Parameter]
+) -> None:
     rows = torch.arange(module.num_features) if rows is None else rows
     module.num_features = len(rows)
-    for name in ("weight", "bias"):
-        setattr(module, name, nn.Parameter(getattr(module, name).detach()[rows]))
-    for name in ("running_mean", "running_var"):
-        setattr(module, name, getattr(module, name)[rows])
+    if module.affine:
+        for name in ("weight", "bias"):
+            _replace(module, name, getattr(module, name).detach()[rows], own)
+    if module.track_running_stats:
+        for name in ("running_mean", "running_var"):
+            setattr(module, name, getattr(module, name)[rows])
 
 
-def _shrink_weighted(module: nn.Module, layer: Layer, rows: torch.Tensor | None, columns: torch.Tensor | None) -> None:
+def _shrink_weighted(
+    module: nn.Module,
+    layer: Layer,
+    rows: torch.Tensor | None,
+    columns: torch.Tensor | None,
+    own: dict[nn.Parameter, nn.Parameter],
+) -> None:
     assert isinstance(module, (nn.Conv2d, nn.Linear))
     shared = weight = module.weight.detach()
     if module.bias is not None:
         bias = module.bias.detach()
-        module.bias = nn.Parameter(bias.clone() if rows is None else bias[rows])
+        _replace(module, "bias", bias.clone() if rows is None else bias[rows], own)
     if rows is not None:
         weight = weight[rows]
     # A filter of a grouped convolution keeps its inputs: they fall with it, in whole groups.
@@ -146,10 +185,10 @@ def _shrink_weighted(module: nn.Module, layer: Layer, rows: torch.Tensor | None,
         module.out_features, module.in_features = weight.shape
     else:
         module.out_channels = weight.shape[0]
-        if layer.group_width:
+        if not layer.group_width:
+            module.in_channels = weight.shape[1]
+        elif rows is not None:
             module.groups = weight.shape[0] // layer.group_width
             module.in_channels = weight.shape[0]
-        else:
-            module.in_channels = weight.shape[1]
         weight = weight.contiguous(memory_format=torch.channels_last)
-    module.weight = nn.Parameter(weight.clone() if weight.data_ptr() == shared.data_ptr() else weight)
+    _replace(module, "weight", weight.clone() if weight.data_ptr() == shared.data_ptr() else weight, own)

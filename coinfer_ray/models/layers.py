@@ -38,6 +38,8 @@ class Layer:
     ``inputs`` are the indices of the layers that it reads (0: the network's input). ``in_set`` and ``out_set``
     name the prunable sets of its input and output channels (None: never pruned). ``group_width`` is the number
     of input channels that one filter of a grouped convolution sees (0: all of them); it stays as channels go.
+    ``kernel_area`` is that of a convolution's or a pooling's window; of ``linear`` (a linear layer on the last of
+    several dimensions) and ``other`` (what has no entry in Table I) it is the FLOPs for one output value.
     """
 
     index: int
@@ -85,9 +87,11 @@ class Layer:
             return 0, self.kernel_area * out_area
         if self.kind == "avg_pool":  # Hi Wi Ci
             return 0, in_area
-        if self.kind == "batch_norm":  # folded into the convolution before it
+        if self.kind in ("batch_norm", "concat", "expand"):  # folded into the convolution before it; moved about
             return 0, 0
-        return 0, out_area  # activations, dropout, residual add: Hi Wi Ci
+        if self.kind in ("linear", "other"):
+            return 0, self.kernel_area * out_area
+        return 0, out_area  # activations, other norms, dropout, sums and products of tensors: Hi Wi Ci
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ T. Huang, "Universally Slimmable Networks and Improved Training Techniques", ICC
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 
 from coinfer_ray.models.layers import Layer, LayerGraph
 from coinfer_ray.models.pointwise import convolve
-from coinfer_ray.models.trace import fx_trace
+from coinfer_ray.models.symbolic import fx_trace
 
 MAX_SPARSITY = 0.9
 _Sizes = Mapping[str, tuple[int, int]]  # by prunable set: channels kept, and with those of zeros that fill them up
@@ -100,6 +101,8 @@ class SlicedNetwork:
         for node in self.traced.graph.nodes:
             if node.op == "placeholder":
                 values[node] = x
+            elif node.op == "get_attr":
+                values[node] = attrgetter(str(node.target))(self.traced)
             elif node.op == "output":
                 break
             else:
@@ -126,7 +129,7 @@ class SlicedNetwork:
         if node.op != "call_module" or layer is None or layer.kind not in ("conv", "fc", "batch_norm"):
             return self._run(node, values, {})
         module, inputs = self.modules[str(node.target)], values[node.all_input_nodes[0]]
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             output = F.batch_norm(inputs, None, None, module.weight, module.bias, training=True, eps=module.eps)
         else:
             output = module(inputs)
@@ -149,12 +152,12 @@ class SlicedNetwork:
 
 
 def _sliced(module: nn.Module, layer: Layer, x: torch.Tensor, sizes: _Sizes) -> torch.Tensor:
-    assert isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d)
+    assert isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d)
     weight, bias = [
         None if parameter is None else _rows(parameter, layer, sizes) for parameter in (module.weight, module.bias)
     ]
     assert weight is not None
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=module.eps)
     if isinstance(module, nn.Linear):
         return F.linear(x, weight[:, : x.shape[1]], bias)

@@ -24,7 +24,7 @@ def with_lively_norms(network: nn.Module) -> nn.Module:
     """Batch norms as after training: without, a masked channel's shift could be forgotten unseen."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
             for tensor, mean, spread in (
                 (module.weight, 1.0, 0.3),
                 (module.bias, 0.0, 0.3),
