@@ -160,7 +160,7 @@ def _predicting_class(regressor: Any) -> type:
         defined = [name for name in _PREDICTING if name in vars(owner)]
         if defined and owner.__module__.split(".")[0] != "sklearn":
             raise ValueError(
-                f"regressor: {owner.__name__} has its own {defined[0]}(), which is unknown here; scikit-learn's own is needed"
+                f"regressor: {owner.__name__} has its own {defined[0]}(), unknown here; scikit-learn's own is needed"
             )
         if "predict" in defined:
             return owner
