@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from coinfer_ray.cli import main
 from coinfer_ray.errors import InputError
 from coinfer_ray.training.data import load_data
 from coinfer_ray.training.images import decode_images
@@ -173,29 +172,15 @@ def _encoded(array: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("name", broken_files())
-def test_a_file_that_cannot_be_decoded_is_named(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_decoded_is_named(tmp_path: Path, name: str) -> None:
     for folder in "ab":
         fill(tmp_path / folder)
     path = tmp_path / "a" / name
     path.write_bytes(broken_files()[name])
-    assert (
-        main(
-            [
-                "collect",
-                "--model",
-                "resnet18",
-                "--data",
-                str(tmp_path),
-                "--candidates",
-                "2",
-                "--out",
-                str(tmp_path / "out"),
-            ]
-        )
-        == 2
-    )
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and f"data: {path} cannot be decoded" in said[0]
+    with pytest.raises(InputError) as error:
+        load_data(tmp_path)
+    assert str(error.value).startswith(f"data: {path} cannot be decoded (")
+    assert "\n" not in str(error.value)
 
 
 def test_rows_of_a_table_that_are_no_images_of_one_size(tmp_path: Path) -> None:
