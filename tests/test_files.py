@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,3 +257,21 @@ except InputError as error:
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give the output folder of a run"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ({"format": 1, "settings": {}}, "its 'kind' is missing or broken"),
+        ({"format": 1, "kind": "sweep", "settings": 5}, "its 'settings' is missing or broken"),
+        ({"format": 99, "kind": "sweep", "settings": {}}, "not of format 1"),
+        ([1], "not of format 1"),
+    ],
+)
+def test_a_broken_claim_is_refused_by_whoever_reads_or_joins_it(tmp_path: Path, document: Any, complaint: str) -> None:
+    (tmp_path / RUN_FILE).write_text(json.dumps(document))
+    with pytest.raises(InputError, match=complaint):
+        read_run(tmp_path)
+    with pytest.raises(InputError, match=complaint), run_folder(tmp_path, "sweep", {}):
+        pass
+    assert json.loads((tmp_path / RUN_FILE).read_text()) == document

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.scenarios.read import device_of, link_of, parse_grid, read_grid, resolve, server_of
+from coinfer_ray.scenarios.read import device_of, link_of, parse_grid, read_grid, read_yaml, resolve, server_of
 from coinfer_ray.scenarios.scenario import Device, Link, Scenario, Server, shannon_rate_bps
 
 PAPER_GRID: dict[str, Any] = {
@@ -222,6 +222,21 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         ({"device": [{"gflops": "fast"}]}, "device[0].gflops: 'fast' must be a finite number"),
         ({"device": [{"gflops": True}]}, "device[0].gflops: True must be a finite number"),
         ({"device": [{"gflops": 1, "compute_w": -1}]}, "device[0].compute_w: -1 must be >= 0"),
+        ({"device": [{"gflops": 10**400}]}, f"device[0].gflops: 1{'0' * 59}... must be a finite number"),
+        ({"device": [{"gflops": 1e308}]}, "device[0].gflops: 1e+308 is a speed that no number holds in FLOP/s"),
+        ({"server": [{"gflops": 1e-320}]}, "server[0].gflops: 9.99989e-321 is a speed that no number holds in FLOP/s"),
+        ({"link": [{"rate_mbps": 1e308}]}, "link[0]: its rate in bit/s must be > 0 and finite"),
+        ({"link": [{"rate_mbps": 1e-318}]}, "link[0]: its rate in bit/s must be > 0 and finite"),
+        (
+            {"link": [{key: {"linspace": [1, 2, 5000]} for key in ("bandwidth_mhz", "snr_db")}]},
+            "link[0]: 25,000,000 pairs of bandwidth_mhz and snr_db; at most 10,000,000",
+        ),
+        ({"link": [{"bandwidth_mhz": 1e308, "snr_db": 1}]}, "link[0]: its rate in bit/s must be > 0 and finite"),
+        (
+            {"max_loss": {"linspace": [-1e308, 1e308, 3]}},
+            "max_loss: linspace: -1e+308 and 1e+308 are too far apart",
+        ),
+        ({"seed": 2**63}, "seed: input should be less than 9223372036854775808"),
         ({"seed": -1}, "seed: -1: input should be greater than or equal to 0"),
         ({"cuts": "none"}, "cuts: 'none': input should be 'all' or 'inner'"),
     ],
@@ -242,6 +257,17 @@ def test_a_bad_grid_is_one_line(tmp_path: Path, changes: dict[str, Any], message
         ("", "must be a mapping with the keys model"),
         ("a: \x00", "no valid YAML"),
         ("model: [alexnet]", "device: is missing"),
+        ("a: 1\ndevice: [x]\n\ndevice: [y]\n", "in line 4: the key 'device' stands there twice, first in line 2"),
+        ("link:\n- {rate_mbps: 1, rate_mbps: 2}\n", "in line 2: the key 'rate_mbps' stands there twice"),
+        ("{1: a, '1': b}", "in line 1: the key '1' stands there twice"),
+        ("a: 1\nmodel: &a\n- *a\n", "in line 2: this value holds itself"),
+        ("&a {b: {c: *a}}", "in line 1: this value holds itself"),
+        ("model:\n- !!int abc", "in line 2: 'abc' is no int"),
+        ("model: 2020-99-99", "in line 1: '2020-99-99' is no timestamp"),
+        ("seed: " + "9" * 5000, "in line 1: '9{60}...' is no int"),
+        ("seed: " + "[" * 5000, "nested too deeply"),
+        ("a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 15)), "aliases make more"),
+        ("model: !!python/object:os.system x", "no valid YAML in line 1: could not determine a constructor"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, content: str, message: str) -> None:
@@ -251,6 +277,14 @@ def test_a_bad_file_is_one_line(tmp_path: Path, content: str, message: str) -> N
         read_grid(file)
     assert str(error.value).startswith(f"{file}: ")
     assert "\n" not in str(error.value)
+
+
+def test_aliases_and_merged_keys_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    text = "base: &base {gflops: 3, compute_w: 2}\nall: [*base, *base, {<<: *base, gflops: 5}]\nnone:\n"
+    file.write_text(text)
+    base = {"gflops": 3, "compute_w": 2}
+    assert read_yaml(file) == {"base": base, "all": [base, base, {"gflops": 5, "compute_w": 2}], "none": None}
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -1,19 +1,23 @@
 """The optimizer for tools that run one trial at a time, many of them at once, and in any order.
 
 :class:`coinfer_kernels.QuantumOptimizer` asks for a batch of solutions and is told all of its answers together; here
-the batch is handed out one by one, and told once the last answer is in.
+the batch is handed out one by one, and told once the last answer is in. An answer counts for the point that was
+evaluated: where that is not the one that was suggested, the suggestion goes to a later trial.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from coinfer_kernels import QuantumOptimizer
 from numpy.typing import NDArray
+
+from coinfer_ray.errors import InputError
 
 WORST = np.finfo(np.float64).max  # the violation of a trial that failed
 
@@ -22,47 +26,108 @@ WORST = np.finfo(np.float64).max  # the violation of a trial that failed
 class Variable:
     """One parameter as the optimizer sees it, and what its numbers mean."""
 
-    name: str
+    name: Hashable
     low: float
     high: float
     integer: bool
     decode: Callable[[float], Any]
+    encode: Callable[[Any], float]  # the inverse; TypeError or ValueError for what is no value of the parameter
 
 
-def real(name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> Variable:
+def real(name: Hashable, low: float, high: float, *, log: bool = False, step: float | None = None) -> Variable:
     """A real parameter; on a logarithmic scale, or in steps from ``low``."""
     if step is not None:
-        size, last = float(step), math.floor((high - low) / step + 1e-9)
-        return Variable(name, 0, last, True, lambda x: min(low + size * round(x), high))
-    if log:
-        return Variable(name, math.log(low), math.log(high), False, lambda x: min(max(math.exp(x), low), high))
-    return Variable(name, low, high, False, float)
-
-
-def whole(name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> Variable:
-    """A whole parameter within ``low`` .. ``high``, both included; on a logarithmic scale, or in steps."""
+        last = math.floor((high - low) / step + 1e-9)
+        decode = partial(_at_step, low=low, size=float(step), high=high)
+        return Variable(name, 0, last, True, decode, partial(_step_of, low=low, size=float(step)))
     if log:
         return Variable(
-            name,
-            math.log(low - 0.5),
-            math.log(high + 0.5),
-            False,
-            lambda x: min(max(round(math.exp(x)), low), high),
+            name, math.log(low), math.log(high), False, partial(_at_logarithm, low=low, high=high), math.log
         )
-    return Variable(name, 0, (high - low) // step, True, lambda x: low + step * round(x))
+    return Variable(name, low, high, False, float, float)
 
 
-def choice(name: str, choices: Sequence[Any]) -> Variable:
-    """One of several values; neighbours in the list are neighbours to the optimizer."""
+def whole(name: Hashable, low: int, high: int, *, log: bool = False, step: int = 1) -> Variable:
+    """A whole parameter within ``low`` .. ``high``, both included; on a logarithmic scale, or in steps."""
+    decode: Callable[[float], Any]
+    if log:
+        decode = partial(_at_whole_logarithm, low=low, high=high)
+        return Variable(name, math.log(low - 0.5), math.log(high + 0.5), False, decode, math.log)
+    last = (high - low) // step
+    decode = partial(_at_step, low=low, size=step, high=low + step * last)
+    return Variable(name, 0, last, True, decode, partial(_step_of, low=low, size=step))
+
+
+def choice(name: Hashable, choices: Sequence[Any]) -> Variable:
+    """One of several values; neighbours in the list are neighbours to the optimizer.
+
+    Raises InputError where there is none.
+    """
     values = list(choices)
-    return Variable(name, 0, len(values) - 1, True, lambda x: values[round(x)])
+    if not values:
+        raise InputError(f"space: {name} has no choices; one or more are needed")
+    return Variable(name, 0, len(values) - 1, True, partial(_choice_at, values=values), partial(_place, values=values))
+
+
+# Functions of the module's, so that a search can be pickled.
+def _at_step(x: float, *, low: float, size: float, high: float) -> float:
+    return min(low + size * round(x), high)
+
+
+def _step_of(value: float, *, low: float, size: float) -> float:
+    return round((value - low) / size)
+
+
+def _at_logarithm(x: float, *, low: float, high: float) -> float:
+    return min(max(math.exp(x), low), high)
+
+
+def _at_whole_logarithm(x: float, *, low: int, high: int) -> int:
+    return min(max(round(math.exp(x)), low), high)
+
+
+def _choice_at(x: float, *, values: list[Any]) -> Any:
+    return values[round(x)]
+
+
+def _place(value: Any, *, values: list[Any]) -> float:
+    for place, one in enumerate(values):
+        if _equal(one, value):
+            return place
+    raise ValueError("is none of the choices")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values are the same; True is not 1 here, as the two may be two choices."""
+    return one is other or (isinstance(one, bool) == isinstance(other, bool) and bool(one == other))
+
+
+def excess(violation: Any) -> float:
+    """A violation, or the sum of several, as the optimizer takes it: 0 .. ``WORST``.
+
+    What is not known not to be a violation is one: NaN, None and what is no number count as the worst.
+    """
+    try:
+        parts = np.asarray(violation, dtype=np.float64)
+    except (TypeError, ValueError):
+        return WORST
+    if np.isnan(parts).any():
+        return WORST
+    with np.errstate(over="ignore"):
+        return float(min(np.maximum(parts, 0.0).sum(), WORST))
 
 
 class OneByOne:
     """A :class:`QuantumOptimizer` whose solutions are handed out and answered one by one."""
 
-    def __init__(self, variables: Sequence[Variable], *, population: int | None = None, seed: int = 0) -> None:
-        """Raises ValueError as :class:`QuantumOptimizer` does."""
+    def __init__(
+        self, variables: Sequence[Variable], *, population: int | None = None, seed: Any = 0, patience: float = math.inf
+    ) -> None:
+        """``patience``: how often in a row :meth:`suggest` may have nothing to give, in batches.
+
+        After that the answers still awaited are given up, so that a trial that is never told costs its own place in
+        the batch and no more. Raises ValueError as :class:`QuantumOptimizer` does.
+        """
         self.variables = tuple(variables)
         self.optimizer = QuantumOptimizer(
             [(variable.low, variable.high) for variable in self.variables],
@@ -70,6 +135,8 @@ class OneByOne:
             population=population,
             seed=seed,
         )
+        self._patience = patience
+        self._given_up: set[str] = set()
         self._ask()
 
     def _ask(self) -> None:
@@ -81,34 +148,81 @@ class OneByOne:
         self._objective = np.full(count, np.inf)
         self._violation = np.zeros(count)
         self._open: dict[str, int] = {}
+        self._suggested: dict[str, dict[Hashable, Any]] = {}
+        self._refusals = 0
+        self._others: list[tuple[NDArray[np.float64], float, float]] = []
 
-    def suggest(self, key: str) -> dict[str, Any] | None:
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The trials whose answers are awaited before there is a next suggestion; none while there is one."""
+        return () if self._waiting else tuple(self._open)
+
+    def suggest(self, key: str) -> dict[Hashable, Any] | None:
         """Parameters for the trial ``key``; None while the batch's last answers are awaited."""
         if not self._waiting:
-            return None
+            self._refusals += 1
+            if self._refusals <= self._patience * len(self._x):
+                return None
+            self._given_up.update(self._open)
+            for lost in self.awaited:
+                self._settle(self._open.pop(lost), np.inf, WORST)
         row = self._open[key] = self._waiting.pop(0)
-        return {
+        found = {
             variable.name: variable.decode(value) for variable, value in zip(self.variables, self._x[row], strict=True)
         }
+        self._suggested[key] = dict(found)
+        return found
 
-    def answer(self, key: str, objective: float | None, violation: float = 0.0) -> None:
-        """The objective of a trial, smaller is better; None (or NaN) if it failed. Others' trials are ignored."""
+    def answer(
+        self, key: str, objective: float | None, violation: Any = 0.0, found: Mapping[Any, Any] | None = None
+    ) -> None:
+        """The objective of a trial, smaller is better; None (or NaN) if it failed. Others' trials are ignored.
+
+        ``found`` are the parameters with which it ran, where these may be others than those suggested. Of a trial
+        that did not fail they must be all of the parameters: one that lacks some says nothing of the rest.
+        """
+        failed = objective is None or math.isnan(objective)
+        value, broken = (np.inf, WORST) if objective is None or failed else (objective, excess(violation))
         row = self._open.pop(key, None)
         if row is None:
+            if key in self._given_up and not failed and found is not None:
+                self._given_up.discard(key)
+                self._observe(found, value, broken)
             return
-        failed = objective is None or math.isnan(objective)
-        self._objective[row] = np.inf if objective is None or failed else objective
-        self._violation[row] = WORST if failed else violation
-        self._answered[row] = True
+        suggested = self._suggested.pop(key)
+        if found is None or _same(suggested, found, partly=failed):
+            self._settle(row, value, broken)
+            return
+        self._waiting.insert(0, row)
+        if not failed:
+            self._observe(found, value, broken)
+
+    def _settle(self, row: int, objective: float, violation: float) -> None:
+        self._objective[row], self._violation[row], self._answered[row] = objective, violation, True
         if self._answered.all():
+            others = self._others
             self.optimizer.tell(self._x, self._objective, self._violation)
+            for other in others:
+                self.optimizer.observe(*other)
             self._ask()
+
+    def _observe(self, found: Mapping[Any, Any], objective: float, violation: float) -> None:
+        """Keep the answer to a point that was not suggested until the batch ends, if it is one of the space."""
+        try:
+            point = np.array([variable.encode(found[variable.name]) for variable in self.variables], dtype=np.float64)
+        except (KeyError, TypeError, ValueError):
+            return
+        low, high = self.optimizer.low, self.optimizer.high
+        if ((point >= low) & (point <= high)).all():
+            self._others.append((point, objective, violation))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All there is to know, as arrays for ``numpy.savez``; trials that are running count as not handed out."""
         head = {f"optimizer.{name}": value for name, value in self._before.items()}
         rows = {"answered": self._answered, "objective": self._objective, "violation": self._violation}
-        return head | {name: value.copy() for name, value in rows.items()}
+        others = [[*point, objective, violation] for point, objective, violation in self._others]
+        held = {"others": np.array(others, dtype=np.float64).reshape(-1, len(self.variables) + 2)}
+        return head | held | {name: value.copy() for name, value in rows.items()}
 
     def load(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from what :meth:`state` gave.
@@ -127,3 +241,10 @@ class OneByOne:
         done = np.asarray(state["answered"])
         self._answered[:], self._objective[:], self._violation[:] = done, state["objective"], state["violation"]
         self._waiting = np.flatnonzero(~done).tolist()
+        others = state["others"] if "others" in state else np.empty((0, len(self.variables) + 2))
+        self._others = [(row[:-2], float(row[-2]), float(row[-1])) for row in others]
+
+
+def _same(suggested: Mapping[Any, Any], found: Mapping[Any, Any], *, partly: bool) -> bool:
+    """Whether a trial ran with what was suggested; ``partly``: with as much of it as it came to ask for."""
+    return all(_equal(found[name], value) if name in found else partly for name, value in suggested.items())

@@ -32,19 +32,21 @@ class QuantumSampler(BaseSampler):
     """An :class:`optuna.samplers.BaseSampler` around :class:`coinfer_kernels.QuantumOptimizer`.
 
     The first trial is random and shows the parameters; from then on those that every trial has are searched, the
-    others drawn at random. Trials that run while a batch's last answers are awaited are random too. ``violation``
-    says of a finished trial by how much it breaks a constraint, 0 where it doesn't. The state lives in this object,
-    not in the study's storage: one process asks.
+    others drawn at random. Trials that run while a batch's last answers are awaited are random too; after as many of
+    those as a batch has, the answers that are still missing are given up. A trial that ran with other parameters than
+    were suggested to it, as one that was enqueued does, counts for those. ``violation`` says of a finished trial by
+    how much it breaks a constraint, 0 where it doesn't, NaN where that is not known; or gives several such numbers.
+    The state lives in this object, not in the study's storage: one process asks, any may tell.
     """
 
     def __init__(
         self,
         *,
         population: int | None = None,
-        seed: int = 0,
-        violation: Callable[[FrozenTrial], float] | None = None,
+        seed: int | None = 0,
+        violation: Callable[[FrozenTrial], float | Sequence[float]] | None = None,
     ) -> None:
-        self._options: dict[str, Any] = {"population": population, "seed": seed}
+        self._options: dict[str, Any] = {"population": population, "seed": seed, "patience": 1}
         self._violation = violation
         self._random = RandomSampler(seed=seed)
         self._space = IntersectionSearchSpace()
@@ -80,7 +82,13 @@ class QuantumSampler(BaseSampler):
             if self._search is None or search_space != self._searched:
                 self._searched = dict(search_space)
                 self._search = OneByOne([_variable(*item) for item in search_space.items()], **self._options)
-            return self._search.suggest(str(trial.number)) or {}
+            if awaited := set(self._search.awaited):
+                # Those that another process told, or a storage gave up, are finished without a call of after_trial.
+                for other in study.get_trials(deepcopy=False):
+                    if other.state.is_finished() and str(other.number) in awaited:
+                        self._tell(study, other, other.state, other.values)
+            found = self._search.suggest(str(trial.number)) or {}
+        return {str(name): value for name, value in found.items()}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -90,13 +98,19 @@ class QuantumSampler(BaseSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Tell the trial's answer; one that failed or was pruned counts as the worst."""
-        answer: tuple[float | None, float] = None, 0.0
-        if state == TrialState.COMPLETE and values:
-            sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-            answer = sign * values[0], 0.0 if self._violation is None else max(0.0, float(self._violation(trial)))
         with self._lock:
-            if self._search is not None:
-                self._search.answer(str(trial.number), *answer)
+            self._tell(study, trial, state, values)
+
+    def _tell(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        if self._search is None:
+            return
+        answer: tuple[float | None, Any] = None, 0.0
+        try:
+            if state == TrialState.COMPLETE and values:
+                sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+                answer = sign * values[0], 0.0 if self._violation is None else self._violation(trial)
+        finally:  # also where violation raises, so that the trial is not awaited
+            self._search.answer(str(trial.number), *answer, trial.params)
 
 
 def _variable(name: str, domain: BaseDistribution) -> Variable:

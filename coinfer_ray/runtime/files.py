@@ -190,6 +190,9 @@ def read_run(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({reason}); give another folder") from None
     if not isinstance(document, dict) or document.get("format") != RUN_FORMAT:
         raise InputError(f"{path}: not of format {RUN_FORMAT}; give another folder")
+    for name, kind in (("kind", str), ("settings", dict)):
+        if not isinstance(document.get(name), kind):
+            raise InputError(f"{path}: its {name!r} is missing or broken; give another folder")
     return document
 
 

@@ -25,6 +25,8 @@ from coinfer_ray.scenarios.scenario import (
 from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys
 
 MAX_SCENARIOS = 2**62
+MAX_NODES = 20_000_000  # values of a YAML file
+_SHOWN = 60  # characters of a value in an error message
 YAML_SUFFIXES = (".yaml", ".yml")
 T = TypeVar("T")
 
@@ -33,10 +35,10 @@ def read_yaml(path: str | Path) -> Any:
     """The document in a YAML file.
 
     Raises:
-        InputError: it cannot be read, or is no YAML.
+        InputError: it cannot be read, is no YAML, has a key twice, or aliases that go in circles or grow without end.
     """
     try:
-        return yaml.safe_load(Path(path).read_text())
+        return _loaded(Path(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise InputError(f"{path}: cannot be read ({reason}); give a YAML file") from None
@@ -46,6 +48,64 @@ def read_yaml(path: str | Path) -> Any:
         raise InputError(f"{path}: no valid YAML{line}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InputError(f"{path}: lists and mappings are nested too deeply; a few levels are right") from None
+
+
+def _loaded(text: str) -> Any:
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_node(node, (), {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_node(node: yaml.Node, above: tuple[yaml.Node, ...], sizes: dict[int, int]) -> int:
+    """How many nodes one is when its aliases are written out; raises MarkedYAMLError for what cannot be used.
+
+    ``above``: the nodes that hold it; ``sizes``: those of nodes seen before, by ``id``.
+    """
+    if any(node is each for each in above):
+        raise yaml.MarkedYAMLError(problem="this value holds itself by an alias", problem_mark=node.start_mark)
+    if id(node) in sizes:
+        return sizes[id(node)]
+    inside, count = (*above, node), 1
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            count += _check_node(value, inside, sizes)
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            count += _check_node(key, inside, sizes)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    message = f"the key {key.value!r} stands there twice, first in line {lines[key.value]}"
+                    raise yaml.MarkedYAMLError(problem=message, problem_mark=key.start_mark)
+                lines[key.value] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        count += sum(_check_node(each, inside, sizes) for each in node.value)
+    else:
+        _check_scalar(node)
+    if count > MAX_NODES:
+        raise yaml.MarkedYAMLError(problem=f"aliases make more than {MAX_NODES:,} values", problem_mark=node.start_mark)
+    sizes[id(node)] = count
+    return count
+
+
+def _check_scalar(node: yaml.Node) -> None:
+    """Raise MarkedYAMLError for a number or a date that there is not: PyYAML raises whatever comes."""
+    try:
+        yaml.SafeLoader("").construct_object(node)
+    except yaml.YAMLError:
+        raise
+    except Exception:
+        shown = node.value if len(node.value) <= _SHOWN else f"{node.value[:_SHOWN]}..."
+        kind = node.tag.rpartition(":")[2]
+        raise yaml.MarkedYAMLError(problem=f"{shown!r} is no {kind}", problem_mark=node.start_mark) from None
 
 
 def device_of(given: Device | Given | None = None, gflops: float | None = None) -> Device:

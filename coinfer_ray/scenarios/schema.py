@@ -26,6 +26,7 @@ from coinfer_ray.scenarios.scenario import (
 )
 
 MAX_NUMBERS = 10_000_000  # of one axis
+SHOWN = 60  # characters of a value in an error message
 _SPACINGS: dict[str, Callable[[float, float, int], np.ndarray]] = {"logspace": np.geomspace, "linspace": np.linspace}
 
 
@@ -47,26 +48,57 @@ def _spaced(spacing: str, ends: Any) -> tuple[float, ...]:
         raise ValueError(f"{spacing}: {ends} must be [first, last, count]")
     first, last, count = _number(ends[0]), _number(ends[1]), ends[2]
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_NUMBERS:
-        raise ValueError(f"{spacing}: the count {count} must be a whole number from 1 to {MAX_NUMBERS:,}")
+        raise ValueError(f"{spacing}: the count {_shown(count)} must be a whole number from 1 to {MAX_NUMBERS:,}")
     if spacing == "logspace" and min(first, last) <= 0:
         raise ValueError(f"{spacing}: {min(first, last):g} must be > 0")
-    return tuple(_SPACINGS[spacing](first, last, count).tolist())
+    with np.errstate(all="ignore"):
+        values = _SPACINGS[spacing](first, last, count)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{spacing}: {first:g} and {last:g} are too far apart")
+    return tuple(values.tolist())
 
 
 def _number(value: Any) -> float:
     number = None
     if isinstance(value, int | float | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             number = float(value)  # YAML reads 1e6, without a dot and a sign, as text
     if number is None or not np.isfinite(number):
-        raise ValueError(f"{value!r} must be a finite number")
+        raise ValueError(f"{_shown(value)} must be a finite number")
     return number
+
+
+def _shown(value: Any) -> str:
+    """A value in an error message; integers of thousands of digits cannot even be printed."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of so many digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _positive(values: tuple[float, ...]) -> tuple[float, ...]:
     for value in values:
         if not value > 0:
             raise ValueError(f"{value:g} must be > 0")
+    return values
+
+
+def _scaled(values: tuple[float, ...], unit: float) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.array(values) * unit
+
+
+def _usable(values: np.ndarray) -> bool:
+    """Whether speeds or rates, and the times that they take, are numbers above 0."""
+    with np.errstate(all="ignore"):
+        return bool(((values > 0) & np.isfinite(values) & np.isfinite(1 / values)).all())
+
+
+def _speeds(values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if not _usable(_scaled((value,), 1e9)):
+            raise ValueError(f"{value:g} is a speed that no number holds in FLOP/s")
     return values
 
 
@@ -107,6 +139,7 @@ def _text(value: Any) -> str:
 
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
 PositiveNumbers = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_positive)]
+Speeds = Annotated[PositiveNumbers, AfterValidator(_speeds)]
 Shares = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_share)]
 Confidences = Annotated[tuple[float, ...], BeforeValidator(_confidences)]
 Power = Annotated[float, BeforeValidator(_power)]
@@ -138,23 +171,23 @@ class DeviceItem(_Item):
     what = "device"
     presets = {name: {"gflops": speed / 1e9} for name, speed in DEVICE_FLOPS_PER_S.items()}
 
-    gflops: PositiveNumbers
+    gflops: Speeds
     compute_w: Power | None = None
     radio_w: Power | None = None
     idle_w: Power | None = None
 
     def axis(self) -> Axis:
-        return _axis(self.name or f"{_range(self.gflops)} GFLOPS", {"device_flops_per_s": np.array(self.gflops) * 1e9})
+        return _axis(self.name or f"{_range(self.gflops)} GFLOPS", {"device_flops_per_s": _scaled(self.gflops, 1e9)})
 
 
 class ServerItem(_Item):
     what = "server"
     presets = {name: {"gflops": speed / 1e9} for name, speed in SERVER_FLOPS_PER_S.items()}
 
-    gflops: PositiveNumbers
+    gflops: Speeds
 
     def axis(self) -> Axis:
-        return _axis(self.name or f"{_range(self.gflops)} GFLOPS", {"server_flops_per_s": np.array(self.gflops) * 1e9})
+        return _axis(self.name or f"{_range(self.gflops)} GFLOPS", {"server_flops_per_s": _scaled(self.gflops, 1e9)})
 
 
 class LinkItem(_Item):
@@ -170,15 +203,17 @@ class LinkItem(_Item):
         given = [getattr(self, key) is not None for key in ("rate_mbps", "bandwidth_mhz", "snr_db")]
         if given not in ([True, False, False], [False, True, True]):
             raise ValueError("needs either rate_mbps, or bandwidth_mhz and snr_db")
-        rate = self.axis().columns["rate_bps"]
-        if not ((rate > 0) & np.isfinite(rate)).all():
+        pairs = len(self.bandwidth_mhz or ()) * len(self.snr_db or ())
+        if pairs > MAX_NUMBERS:
+            raise ValueError(f"{pairs:,} pairs of bandwidth_mhz and snr_db; at most {MAX_NUMBERS:,}")
+        if not _usable(self.axis().columns["rate_bps"]):
             raise ValueError("its rate in bit/s must be > 0 and finite")
         return self
 
     def axis(self) -> Axis:
         if self.bandwidth_mhz is None or self.snr_db is None:
             assert self.rate_mbps is not None
-            rate = np.array(self.rate_mbps) * 1e6
+            rate = _scaled(self.rate_mbps, 1e6)
             snr = np.full(len(rate), np.nan)
             label = f"{_range(self.rate_mbps)} Mb/s"
         else:
@@ -198,7 +233,7 @@ class GridFile(BaseModel):
     link: Annotated[list[LinkItem], Field(min_length=1)]
     max_loss: Shares
     confidence: Confidences = (DEFAULT_CONFIDENCE,)
-    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     cuts: Cuts = "all"
 
 

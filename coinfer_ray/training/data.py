@@ -3,7 +3,8 @@
 ``digits`` is embedded: scikit-learn's 1,797 images of handwritten digits, which trains right after installation with
 nothing to download. Three other sources are told apart by what the path holds: a folder with ``train.parquet`` and
 ``test.parquet`` in the layout of Hugging Face's ``cifar10``; torchvision's own CIFAR-10 (``cifar10:DIR`` downloads it
-into DIR first); any folder of class folders. Images stay ``uint8`` in memory (60,000 CIFAR-10 images are 184 MB), are
+into DIR first); any folder of class folders, or of ``train``, ``val`` and ``test`` that hold them, with files that
+Pillow reads. Images stay ``uint8`` in memory (60,000 CIFAR-10 images are 184 MB), are
 scaled to the network's input size a batch at a time on the training device, and are shared between Ray actors without
 copies.
 """
@@ -11,20 +12,23 @@ copies.
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.training.images import decode_images, find_images, notice
 
 VALIDATION_IMAGES = 5_000
 DIGITS = "digits"
 DIGITS_HELD = 25  # images of each class for validation, and as many for the test
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SPLITS = {  # what their folders are called, in small letters
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def load_data(source: str | Path, *, image_px: int = 32) -> DataSplits:
 
     ``image_px`` is the side to which the images of class folders are resized (the two CIFAR-10 forms keep
     their 32 pixels). 5,000 training images, or a tenth where there are fewer than 50,000, are held back as the
-    validation split, the same ones every time; ``digits`` has a split of its own.
+    validation split, the same ones every time; ``digits`` has a split of its own, and so have folders of ``train``,
+    ``val`` and ``test``. Where one of the latter two is missing, the other one is the test.
 
     Raises:
         InputError: nothing usable at ``source``.
@@ -83,29 +88,6 @@ def load_data(source: str | Path, *, image_px: int = 32) -> DataSplits:
     if (root / "train.parquet").is_file() and (root / "test.parquet").is_file():
         return _from_parquet(root)
     return _from_folders(root, image_px)
-
-
-def decode_images(encoded: Sequence[bytes | Path], image_px: int | None) -> np.ndarray:
-    """Decode to (n, height, width, 3) uint8; ``image_px`` resizes the short side and crops the centre."""
-    from PIL import Image
-
-    def one(item: bytes | Path) -> np.ndarray:
-        try:
-            with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                rgb = image.convert("RGB")
-        except (OSError, SyntaxError) as error:
-            where = "an image of the Parquet file" if isinstance(item, bytes) else str(item)
-            raise InputError(f"data: {where} cannot be decoded ({error}); remove or repair it") from None
-        if image_px is not None and rgb.size != (image_px, image_px):
-            scale = image_px / min(rgb.size)
-            width, height = (max(image_px, round(side * scale)) for side in rgb.size)
-            left, top = (width - image_px) // 2, (height - image_px) // 2
-            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
-            rgb = rgb.crop((left, top, left + image_px, top + image_px))
-        return np.asarray(rgb)
-
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(one, encoded)))
 
 
 def _digits() -> DataSplits:
@@ -148,7 +130,11 @@ def _from_parquet(root: Path) -> DataSplits:
                 f"data: {path} has the columns {table.column_names}; an image column `img` (struct with `bytes`) "
                 "and `label` are needed"
             )
-        encoded = [row["bytes"] for row in table[column].to_pylist()]
+        encoded: list[Any] = [row.get("bytes") if isinstance(row, dict) else row for row in table[column].to_pylist()]
+        bad = next((row for row, item in enumerate(encoded) if not isinstance(item, bytes)), None)
+        if bad is not None or not pa.types.is_integer(table["label"].type) or table["label"].null_count:
+            what = "label is not a column of whole numbers" if bad is None else f"row {bad} has no image's bytes"
+            raise InputError(f"data: {path}: {what}; an image file's `bytes` and a `label` are needed in every row")
         sets.append(ImageSet(decode_images(encoded, None), np.asarray(table["label"], dtype=np.int64)))
     train, test = sets
     classes = tuple(str(label) for label in range(int(train.labels.max()) + 1))
@@ -168,9 +154,19 @@ def _from_torchvision(root: Path, download: bool) -> DataSplits:
 
 
 def _from_folders(root: Path, image_px: int) -> DataSplits:
-    train_root = root / "train" if (root / "train").is_dir() else root
-    test_root = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    classes = tuple(sorted(path.name for path in train_root.iterdir() if path.is_dir()))
+    folders = _folders(root)
+    splits = {split: _one_folder(root, folders, split) for split in SPLITS}
+    train_root, held_root, test_root = splits.values()
+    if train_root is None:
+        for path in filter(None, (held_root, test_root)):
+            if _folders(path):
+                raise InputError(f"data: {root} holds {path.name} but no train; name the training images' folder so")
+        train_root, held_root, test_root = root, None, None
+    elif others := sorted(set(folders) - {path for path in splits.values() if path}):
+        notice(f"{root}: {', '.join(path.name for path in others)} beside {train_root.name} is left out")
+    if test_root is None:  # a validation folder alone is what networks are tested on
+        held_root, test_root = None, held_root
+    classes = tuple(path.name for path in _folders(train_root))
     train = _class_folders(train_root, classes, image_px)
     if test_root is None:
         order = np.random.default_rng(0).permutation(len(train))
@@ -178,21 +174,45 @@ def _from_folders(root: Path, image_px: int) -> DataSplits:
         train, test = train.take(order[held:]), train.take(order[:held])
     else:
         test = _class_folders(test_root, classes, image_px)
-    return _split(root.resolve().name, classes, train, test)
+    name = root.resolve().name
+    if held_root is None:
+        return _split(name, classes, train, test)
+    return _described(name, classes, train, _class_folders(held_root, classes, image_px), test)
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders in a folder, sorted, but for hidden ones."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _one_folder(root: Path, folders: list[Path], split: str) -> Path | None:
+    """The folder of a split, by any of its names; None where there is none."""
+    found = [path for path in folders if path.name.lower() in SPLITS[split]]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise InputError(f"data: {root} holds {names}, which both say {split}; leave one of them")
+    return found[0] if found else None
 
 
 def _class_folders(root: Path, classes: tuple[str, ...], image_px: int) -> ImageSet:
     paths: list[Path] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        paths += found
-        labels += [label] * len(found)
-    if len(set(labels)) < 2:
+    there = {path.name for path in _folders(root)}
+    if unknown := sorted(there - set(classes)):
+        raise InputError(f"data: {root} holds {unknown[0]}, a class that the training images lack; name it as there")
+    found = {name: find_images(root / name) for name in classes if name in there}
+    if len([name for name in found if found[name]]) < 2:
         raise InputError(
             f"data: {root} holds no images of two classes; expected train.parquet and test.parquet, "
-            "cifar-10-batches-py, or one folder of .jpg or .png files per class"
+            "cifar-10-batches-py, or one folder of images per class"
         )
+    for name, images in found.items():
+        if not images:
+            raise InputError(f"data: {root / name} holds no images; remove the folder, or fill it")
+        paths += images
+        labels += [classes.index(name)] * len(images)
+    if loose := [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]:
+        notice(f"{root}: {len(loose)} files outside of the class folders are left out ({min(loose).name} first)")
     return ImageSet(decode_images(paths, image_px), np.asarray(labels, dtype=np.int64))
 
 

@@ -6,7 +6,8 @@ Needs numpy and numba only. ``notation`` states symbols, shapes and units.
 from coinfer_kernels.algorithm1 import solve_paper
 from coinfer_kernels.atlas.build import build_atlas
 from coinfer_kernels.atlas.lookup import Atlas, make_region
-from coinfer_kernels.blackbox.optimizer import OptimizeResult, QuantumOptimizer, minimize
+from coinfer_kernels.blackbox.minimize import OptimizeResult, minimize
+from coinfer_kernels.blackbox.optimizer import QuantumOptimizer
 from coinfer_kernels.costs import cheapest_feasible, latencies, strategy_costs
 from coinfer_kernels.exact.solve import solve_exact
 from coinfer_kernels.local_search.solve import solve_quantum

@@ -1,10 +1,11 @@
 import io
+import pickle
 
 import numpy as np
 import pytest
 from coinfer_kernels import QuantumOptimizer
 
-from coinfer_ray.adapters.one_by_one import OneByOne, choice, real, whole
+from coinfer_ray.adapters.one_by_one import WORST, OneByOne, choice, excess, real, whole
 
 VARIABLES = (
     real("x", -1.0, 2.0),
@@ -91,3 +92,67 @@ def test_a_stop_in_the_middle_of_a_batch_changes_nothing():
         with pytest.raises(ValueError, match="other parameters"):
             OneByOne(VARIABLES[:2], population=10).load(state)
     assert [step(second, str(i)) for i in range(23, 40)] == asked[23:]
+
+
+def test_what_is_not_known_to_be_met_is_broken():
+    for unknown in (None, float("nan"), [0.0, float("nan")], "?", float("inf"), [1e308, 1e308]):
+        assert excess(unknown) == WORST
+    assert excess(-1.0) == 0.0 and excess([0.5, -3.0, 0.25]) == 0.75 and excess(True) == 1.0
+
+
+@pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: variable.name)
+def test_every_value_goes_back_to_where_it_came_from(variable):
+    for x in np.linspace(variable.low, variable.high, 17):
+        value = variable.decode(float(np.rint(x)) if variable.integer else x)
+        back = variable.decode(variable.encode(value))
+        assert back == value if isinstance(value, str | int) else back == pytest.approx(value)
+        assert variable.low - 1e-12 <= variable.encode(value) <= variable.high + 1e-12
+
+
+def test_an_answer_is_that_of_the_point_which_was_evaluated():
+    search = OneByOne([real("x", -5.0, 5.0), choice("kind", [True, 1])], population=4, seed=0)
+    first = search.suggest("a")
+    search.answer("a", -7.0, found={"x": 4.5, "kind": 1})
+    again = search.suggest("b")
+    assert again == first
+    search.answer("b", None, found={"x": again["x"]})  # failed before it asked for the rest
+    third = search.suggest("c")
+    assert third != first
+    search.answer("c", 3.0, found={"x": third["x"]})  # says nothing of kind
+    assert search.suggest("d") == third
+    search.answer("d", 3.0, found=third)
+    for key in "ef":
+        search.answer(key, 5.0, found=search.suggest(key))
+    assert search.optimizer.evaluations == 5
+    assert search.optimizer.best_x.tolist() == [4.5, 1.0] and search.optimizer.best_objective == -7.0
+    other = OneByOne(search.variables, population=4, seed=0)
+    search.suggest("g")
+    search.answer("g", -9.0, found={"x": 4.0, "kind": True})
+    search.answer("nobody", -99.0, found={"x": 4.0, "kind": True})
+    other.load(search.state())  # in the middle of a batch
+    for key in "hijk":
+        other.answer(key, 5.0, found=other.suggest(key))
+    assert other.optimizer.best_x.tolist() == [4.0, 0.0]
+
+
+def test_a_lost_answer_costs_its_own_place_only():
+    search = OneByOne([real("x", -5.0, 5.0)], population=4, seed=0, patience=2)
+    late = search.suggest("late")
+    for key in "abc":
+        search.answer(key, 5.0, found=search.suggest(key))
+    assert search.awaited == ("late",)
+    assert [search.suggest(str(i)) for i in range(8)] == [None] * 8
+    assert search.suggest("next") is not None and search.awaited == ()
+    assert search.optimizer.evaluations == 4 and search.optimizer.best_objective == 5.0
+    search.answer("late", 1.0, found=late)
+    search.answer("next", 5.0)
+    for key in "def":
+        search.answer(key, 5.0, found=search.suggest(key))
+    assert search.optimizer.best_objective == 1.0 and search.optimizer.best_x.tolist() == [late["x"]]
+
+
+def test_a_search_can_be_pickled():
+    search = OneByOne(VARIABLES, population=4, seed=0)
+    search.suggest("a")
+    copy = pickle.loads(pickle.dumps(search))
+    assert copy.suggest("b") == search.suggest("b")

@@ -98,3 +98,81 @@ def test_several_objectives_are_refused():
     study = optuna.create_study(sampler=QuantumSampler(), directions=["minimize", "minimize"])
     with pytest.raises(InputError, match="several objectives"):
         study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 0.0), n_trials=2)
+
+
+def test_a_violation_that_is_not_known_is_one():
+    sampler = QuantumSampler(violation=lambda trial: float("nan") if trial.params["x"] < 0 else 0.0)
+    study = run(sampler, 200, fun=lambda trial: trial.suggest_float("x", -5, 5))
+    assert sum(trial.params["x"] > -0.5 for trial in study.trials[-40:]) > 20
+    assert sampler._search.optimizer.best_x[0] >= 0
+
+
+def test_several_violations_and_one_that_raises():
+    def violation(trial):
+        if trial.number == 3:
+            raise RuntimeError("no such measurement")
+        return [1.0 - trial.params["x"], -1.0]
+
+    sampler = QuantumSampler(violation=violation)
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(2):
+        try:
+            study.optimize(lambda trial: trial.suggest_float("x", -5, 5), n_trials=150)
+        except RuntimeError as error:
+            assert "no such" in str(error)
+    assert sampler._search.optimizer.best_x[0] == pytest.approx(1.0, abs=0.05)
+    assert sampler._search.optimizer.best_x[0] >= 1.0
+
+
+def test_enqueued_trials_count_for_what_they_ran_with():
+    def fun(trial):
+        return trial.suggest_float("x", -5, 5) ** 2 + 100 * trial.suggest_float("y", -5, 5)
+
+    study = optuna.create_study(sampler=QuantumSampler(seed=0, population=8))
+    study.optimize(fun, 1)
+    for _ in range(6):
+        study.enqueue_trial({"y": -4.0})
+    study.optimize(fun, 40)
+    optimizer = study.sampler._search.optimizer
+    told = {(trial.params["x"], trial.params["y"]): trial.value for trial in study.trials}
+    assert told[tuple(optimizer.best_x)] == optimizer.best_objective
+    held = study.sampler._search.state()
+    for place, value in zip(held["optimizer.population.x"], held["optimizer.population.objective"], strict=True):
+        assert told[tuple(place)] == value
+
+
+def test_a_trial_that_is_never_told_stalls_nothing():
+    study = optuna.create_study(sampler=QuantumSampler(seed=0))
+    study.optimize(objective, 1)
+    objective(study.ask())
+    study.optimize(objective, 400)
+    assert study.best_value < 0.1
+    assert study.sampler._search.optimizer.evaluations > 300
+
+
+def test_answers_that_another_process_told_are_read_from_the_storage():
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage, study_name="one", sampler=QuantumSampler(seed=0, population=4))
+
+    def fun(trial):
+        return trial.suggest_float("x", -5, 5) ** 2
+
+    study.optimize(fun, 1)
+    teller = optuna.load_study(storage=storage, study_name="one", sampler=optuna.samplers.RandomSampler())
+    for _ in range(3):
+        trials = [study.ask() for _ in range(4)]
+        for trial in trials:
+            teller.tell(trial.number, fun(trial))
+    study.ask().suggest_float("x", -5, 5)
+    optimizer = study.sampler._search.optimizer
+    assert optimizer.evaluations == 12
+    assert optimizer.best_objective == min(trial.value for trial in study.trials[1:13])
+
+
+def test_a_study_goes_on_with_a_pickled_sampler():
+    study = run(QuantumSampler(seed=3), 60)
+    other = optuna.create_study(sampler=QuantumSampler(seed=3))
+    other.optimize(objective, 30)
+    other.sampler = pickle.loads(pickle.dumps(other.sampler))
+    other.optimize(objective, 30)
+    assert [t.params for t in other.trials] == [t.params for t in study.trials]

@@ -1,3 +1,6 @@
+from collections import OrderedDict
+from typing import NamedTuple
+
 import pytest
 from ray import tune
 
@@ -71,6 +74,11 @@ def test_bad_spaces_are_named():
         ({"x": tune.grid_search([1, 2])}, "grid_search"),
         ({"x": 3}, "nothing to search"),
         ({"x": tune.randn(0, 1)}, "x is"),
+        ({"a": [{"x": tune.randn(0, 1)}]}, "a/0/x is"),
+        ({"a": {"grid_search": [1, 2]}, "x": tune.uniform(0, 1)}, "a is a grid_search"),
+        ({"x": tune.sample_from(lambda spec: 1)}, "x is"),
+        ({"x": {"eval": "1 + 1"}}, "x is to be evaluated"),
+        ({"x": tune.choice([])}, "x has no choices"),
     ):
         with pytest.raises(InputError, match=message):
             QuantumSearch(space)
@@ -83,3 +91,57 @@ def test_a_tuner_takes_it():
     assert search.set_search_properties("loss", "min", SPACE)
     assert not QuantumSearch(SPACE).set_search_properties("loss", "min", SPACE)
     assert run(search, 3)
+
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+def test_a_configuration_has_the_form_of_its_space():
+    marker = object()
+    space = {
+        "x": tune.uniform(0, 1),
+        "hidden": [64, 32],
+        "model/lr": tune.uniform(0, 1),
+        "model": {"lr": tune.uniform(2, 3), 5: (1, tune.randint(0, 3)), "empty": {}, "none": []},
+        "pair": Pair(tune.choice([1, "1"]), marker),
+        "ordered": OrderedDict(b=tune.uniform(0, 1), a=1),
+        "layers": tune.choice([{"kind": "conv", "width": tune.randint(8, 64)}, {"kind": "none"}, [1, 2]]),
+    }
+    search = QuantumSearch(space, metric="loss", mode="min", population=40)
+    found = [search.suggest(str(i)) for i in range(40)]
+    for config in found:
+        assert list(config) == list(space)
+        assert config["hidden"] == [64, 32] and config["hidden"] is not space["hidden"]
+        assert 0 <= config["model/lr"] <= 1 and 2 <= config["model"]["lr"] <= 3
+        assert config["model"][5][0] == 1 and config["model"][5][1] in (0, 1, 2)
+        assert (config["model"]["empty"], config["model"]["none"]) == ({}, [])
+        assert type(config["pair"]) is Pair and config["pair"].second is marker
+        assert type(config["ordered"]) is OrderedDict and list(config["ordered"]) == ["b", "a"]
+        layers = config["layers"]
+        assert layers in ({"kind": "none"}, [1, 2]) or (layers["kind"] == "conv" and 8 <= layers["width"] < 64)
+    assert {type(config["pair"].first) for config in found} == {int, str}
+    assert {str(config["layers"])[:13] for config in found} == {"{'kind': 'con", "{'kind': 'non", "[1, 2]"}
+
+
+def test_a_violation_that_is_not_reported_is_one():
+    for result in ({}, {"excess": float("nan")}, {"excess": None}, {"excess": "?"}):
+        search = QuantumSearch(SPACE, metric="loss", mode="min", violation="excess", population=4)
+        for i in range(4):
+            search.suggest(str(i))
+        for i in range(3):
+            search.on_trial_complete(str(i), {"loss": -9.0, **result})
+        search.on_trial_complete("3", {"loss": 5.0, "excess": 0.0})
+        assert search.optimizer.best_objective == 5.0 and search.optimizer.best_violation == 0
+
+
+def test_a_metric_that_is_no_number_counts_as_a_failure():
+    search = QuantumSearch(SPACE, metric="a/b", mode="max", population=4)
+    for i in range(4):
+        search.suggest(str(i))
+    search.on_trial_complete("0", {"a/b": "diverged"})
+    search.on_trial_complete("1", {"a/b": None})
+    search.on_trial_complete("2", {"a": {"b": 2.0}})
+    search.on_trial_complete("3", {"a/b": 7.0})
+    assert search.optimizer.best_objective == -7.0

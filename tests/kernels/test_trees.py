@@ -8,6 +8,7 @@ from coinfer_kernels.trees.packed import widen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import (
     AdaBoostRegressor,
     BaggingRegressor,
@@ -20,7 +21,22 @@ from sklearn.ensemble import (
     StackingRegressor,
     VotingRegressor,
 )
-from sklearn.linear_model import LinearRegression, PoissonRegressor
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.linear_model import (
+    BayesianRidge,
+    HuberRegressor,
+    Lasso,
+    LinearRegression,
+    PoissonRegressor,
+    RANSACRegressor,
+    SGDOneClassSVM,
+    SGDRegressor,
+    TweedieRegressor,
+)
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR, LinearSVR, OneClassSVM
 from sklearn.tree import DecisionTreeRegressor
 
 from tests.kernels.random_tables import random_ensemble
@@ -57,6 +73,17 @@ REGRESSORS: dict[str, BaseEstimator] = {
     "decision tree": DecisionTreeRegressor(random_state=0),
     "a tree of one leaf": DecisionTreeRegressor(min_samples_split=10**9),
     "linear regression": LinearRegression(),
+    "stochastic gradient descent": SGDRegressor(random_state=0),
+    "linear support vectors": LinearSVR(random_state=0),
+    "support vectors with a linear kernel": SVR(kernel="linear"),
+    "Bayesian ridge": BayesianRidge(),
+    "Huber": HuberRegressor(),
+    "lasso": Lasso(alpha=1e-4),
+    "RANSAC": RANSACRegressor(random_state=0),
+    "Tweedie of the normal distribution": TweedieRegressor(power=0),
+    "a constant": DummyRegressor(),
+    "a search": GridSearchCV(DecisionTreeRegressor(random_state=0), {"max_depth": [2, 3]}),
+    "bagging of stochastic gradient descent": BaggingRegressor(SGDRegressor(), n_estimators=3, random_state=0),
 }
 
 
@@ -208,24 +235,57 @@ def test_the_number_of_threads_changes_nothing():
     assert (ensemble.predict(x, threads=3) == ensemble.predict(x, threads=1)).all()
 
 
+class Squared(RandomForestRegressor):
+    def predict(self, x):
+        return super().predict(x) ** 2
+
+
+class Shifted(LinearRegression):
+    def _decision_function(self, x):
+        return super()._decision_function(x) + 1.0
+
+
+class Renamed(ExtraTreesRegressor):
+    """A subclass that predicts as its parent does."""
+
+
+def test_subclasses_and_single_columns_are_read():
+    x, y = training_set()
+    for model in (Renamed(n_estimators=3).fit(x, y), LinearRegression().fit(x, y[:, None])):
+        assert TreeEnsemble.from_sklearn(model).predict(x) == pytest.approx(model.predict(x).ravel(), rel=1e-12)
+
+
 def test_models_that_are_no_sum_of_trees_are_refused():
     x, y = training_set()
     two = np.stack([y, y], axis=1)
+    replaced = LinearRegression().fit(x, y)
+    replaced.predict = lambda rows: rows[:, 0]
     for model, message in (
         (GradientBoostingClassifier(n_estimators=2).fit(x, y > y.mean()), "is a classifier"),
         (RandomForestRegressor(n_estimators=2).fit(x, two), "2 outputs"),
-        (LinearRegression().fit(x, two), "several outputs"),
+        (LinearRegression().fit(x, two), "2 outputs"),
         (RandomForestRegressor(), "not fitted"),
         (AdaBoostRegressor(LinearRegression(), n_estimators=2).fit(x, y), "AdaBoost of other models"),
         (BaggingRegressor(AdaBoostRegressor(n_estimators=2), n_estimators=2).fit(x, y), "AdaBoost inside"),
         (GradientBoostingRegressor(init=LinearRegression(), n_estimators=2).fit(x, y), "on top of LinearRegression"),
-        (object(), "object is not fitted"),
+        (object(), "object is no regressor"),
         (PoissonRegressor().fit(x, y), "LogLink"),
         (HistGradientBoostingRegressor(loss="poisson", max_iter=2).fit(x, y), "LogLink"),
         (HistGradientBoostingRegressor(categorical_features=[0], max_iter=2).fit(x, y), "categorical features"),
         (HistGradientBoostingRegressor(), "not fitted"),
-        (StackingRegressor([("line", LinearRegression())]).fit(x, y), "StackingRegressor is not fitted, or no"),
-        (IsolationForest(n_estimators=2).fit(x), "IsolationForest is not fitted, or no"),
+        (LinearRegression(), "LinearRegression is not fitted"),
+        (SVR(kernel="linear"), "SVR is not fitted"),
+        (SVR().fit(x, y), "SVR with the kernel rbf is not linear"),
+        (OneClassSVM(kernel="linear").fit(x), "OneClassSVM is no regressor"),
+        (SGDOneClassSVM().fit(x), "SGDOneClassSVM is no regressor"),
+        (GaussianProcessRegressor().fit(x, y), "neither a sum of trees nor linear"),
+        (make_pipeline(StandardScaler(), LinearRegression()).fit(x, y), "transforms the features first"),
+        (Squared().fit(x, y), "Squared has its own predict"),
+        (Shifted().fit(x, y), "Shifted has its own _decision_function"),
+        (BaggingRegressor(Squared(), n_estimators=2).fit(x, y), "Squared has its own predict"),
+        (replaced, "of this LinearRegression was replaced"),
+        (StackingRegressor([("line", LinearRegression())]).fit(x, y), "of StackingRegressor is neither a sum"),
+        (IsolationForest(n_estimators=2).fit(x), "IsolationForest is no regressor"),
     ):
         with pytest.raises(ValueError, match=message):
             TreeEnsemble.from_sklearn(model)

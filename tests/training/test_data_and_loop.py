@@ -143,6 +143,9 @@ def test_folders_without_usable_images_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "broken.jpg").write_bytes(b"not an image")
+    with pytest.raises(InputError, match="empty holds no images; remove the folder"):
+        load_data(tmp_path)
+    (tmp_path / "empty").rmdir()
     with pytest.raises(InputError, match="cannot be decoded"):
         load_data(tmp_path)
 

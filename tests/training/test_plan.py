@@ -86,7 +86,8 @@ def test_too_few_candidates_near_the_base_network_are_said(tmp_path: Path) -> No
     known = read_records(write_synthetic_records(tmp_path / "known.parquet", count=60))
     with pytest.raises(InputError, match=r"near: only \d+ of the plan's first 65,536 candidates are predicted to lose"):
         near_candidates(SPACE, known, 0.03, MAX_LOOKED_AT, None, 5)
-    far = replace(known, table=known.table.set_column(9, "validation_accuracy", known.table["test_accuracy"]))
+    place = known.table.column_names.index("validation_accuracy")
+    far = replace(known, table=known.table.set_column(place, "validation_accuracy", known.table["test_accuracy"]))
     assert far.accuracy().max() < BASE_VALIDATION
     with pytest.raises(InputError, match="near: only 0 of"):
         near_candidates(SPACE, far, float("nan"), 1, None, 5)

@@ -1,22 +1,20 @@
-"""The quantum-inspired optimizer for any bounded problem: ask and tell, or :func:`minimize`.
+"""The quantum-inspired optimizer for any bounded problem, by ask and tell.
 
-Real and integer variables, constraints as violation, NumPy callables and numba-jitted ones, a state that can be
-saved. The algorithm is SHADE's (``shade``). The paper's Algorithm 1 is in ``algorithm1``, for the mission's problem.
+Real and integer variables, constraints as violation, a state that can be saved. The algorithm is SHADE's (``shade``).
+The paper's Algorithm 1 is in ``algorithm1``, for the mission's problem.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from coinfer_kernels import checks
-from coinfer_kernels.blackbox.shade import HISTORY, TOLD, PopulationState, ask_population, tell_population
+from coinfer_kernels.blackbox.shade import HISTORY, PopulationState, ask_population, keep_best, tell_population
 from coinfer_kernels.notation import BoolArray, FloatArray
 from coinfer_kernels.rng import seed_stream
 
@@ -36,26 +34,27 @@ class QuantumOptimizer:
         integrality: ArrayLike | None = None,
         *,
         population: int | None = None,
-        seed: int = 0,
+        seed: Any = 0,
     ) -> None:
         """``bounds`` (D, 2): lower and upper; ``integrality`` (D,): which variables are integers.
 
-        ``population``: solutions held at a time; without it, what suits D. ``seed``: 0 or more.
+        ``population``: solutions held at a time; without it, what suits D. ``seed``: 0 or more, below 2^63; None for
+        another one each time; or a generator of NumPy's, from which one is drawn.
 
         Raises:
-            ValueError: bounds that are no pairs, not finite, inverted, or hold no integer where one is needed.
+            ValueError: bounds that are no pairs, not finite, inverted, or hold no integer where one is needed; a
+                population or a seed that cannot be used.
         """
         self.low, self.high, self.integral = _domain(bounds, integrality)
-        if seed < 0:
-            raise ValueError(f"seed: {seed} is negative; 0 or more is needed")
-        size = min(100, max(20, 4 * len(self.low))) if population is None else int(population)
+        start = _seed(seed)
+        size = min(100, max(20, 4 * len(self.low))) if population is None else whole("population", population)
         if size < 4:
             raise ValueError(f"population: {size} solutions are too few; 4 are needed")
         self.evaluations = 0
         self._asked: FloatArray | None = None
         self._best = (np.inf, np.inf)
         self._best_x = np.full(len(self.low), np.nan)
-        self._population = new_population(self.low, self.high, self.integral, size, seed)
+        self._population = new_population(self.low, self.high, self.integral, size, start)
 
     def ask(self) -> FloatArray:
         """Solutions (n, D) to evaluate next, n the population's size.
@@ -89,6 +88,31 @@ class QuantumOptimizer:
         tell_population(self._population, values, excess)
         self.evaluations += len(values)
         self._asked = None
+
+    def observe(self, x: ArrayLike, objective: float, violation: float = 0.0) -> None:
+        """Take the answer to a solution ``x`` (D,) that was not asked for; at any time.
+
+        It replaces the worst of the solutions held if it is better. ``objective`` and ``violation`` as for
+        :meth:`tell`.
+
+        Raises:
+            ValueError: a solution outside the bounds or of another shape, NaN, or a negative violation.
+        """
+        point = checks.shaped("x", x, np.float64, self.low.shape)
+        if not ((point >= self.low) & (point <= self.high)).all():
+            raise ValueError("x: is outside the bounds")
+        if (point[self.integral] != np.rint(point[self.integral])).any():
+            raise ValueError("x: has a fraction where an integer is needed")
+        values, excess = _answers([objective], [violation], 1)
+        answer = float(excess[0]), float(values[0])
+        if answer < self._best or self.evaluations == 0:
+            self._best, self._best_x = answer, point.copy()
+        held = self._population
+        keep_best(held, point, answer[1], answer[0])
+        worst = int(np.lexsort((held.objective, held.violation))[-1])
+        if answer < (held.violation[worst], held.objective[worst]):
+            held.x[worst], held.violation[worst], held.objective[worst] = point, *answer
+        self.evaluations += 1
 
     @property
     def best_x(self) -> FloatArray:
@@ -167,149 +191,6 @@ def new_population(low: FloatArray, high: FloatArray, integral: BoolArray, size:
     )
 
 
-@dataclass(frozen=True)
-class OptimizeResult:
-    """The best solution of a run, with the fields of ``scipy.optimize.OptimizeResult``.
-
-    ``x`` (D,): the solution; ``fun``: its objective; ``nfev``: solutions evaluated; ``nit``: generations; ``success``:
-    whether ``x`` is feasible; ``message``: why the run ended; ``violation``: of the constraints by ``x``, 0 where
-    feasible.
-    """
-
-    x: FloatArray
-    fun: float
-    nfev: int
-    nit: int
-    success: bool
-    message: str
-    violation: float
-
-
-Callback = Callable[[OptimizeResult], bool | None]
-
-
-def minimize(
-    fun: Callable[..., Any],
-    bounds: ArrayLike,
-    integrality: ArrayLike | None = None,
-    constraints: Callable[..., Any] | None = None,
-    vectorized: bool = True,
-    max_evaluations: int = 100_000,
-    target: float | None = None,
-    seed: int = 0,
-    callback: Callback | None = None,
-    *,
-    population: int | None = None,
-) -> OptimizeResult:
-    """Minimise ``fun`` over a box, with the conventions of ``scipy.optimize.differential_evolution``.
-
-    ``bounds`` (D, 2): lower and upper; ``integrality`` (D,) or one truth value: which variables are integers.
-    ``population`` and ``seed`` are those of :class:`QuantumOptimizer`.
-
-    ``fun`` takes solutions (n, D) and returns objectives (n,); with ``vectorized=False`` one solution (D,) and one
-    number. ``constraints`` likewise returns violations, (n,) or (n, m), or a number or (m,): positive where
-    violated. Where ``fun`` (and ``constraints``, if any) are numba-jitted and there is no ``callback``, the whole loop
-    runs compiled, and gives the same answer. The search ends at ``max_evaluations``,
-    at a feasible objective of ``target`` or less, or when ``callback`` returns True.
-
-    Raises:
-        ValueError: bounds, budget or answers that cannot be used; a NaN objective among them.
-    """
-    if max_evaluations < 1:
-        raise ValueError(f"max_evaluations: {max_evaluations} is too few; at least 1 is needed")
-    optimizer = QuantumOptimizer(bounds, integrality, population=population, seed=seed)
-    goal = -np.inf if target is None else float(target)
-    jitted = all(hasattr(one, "py_func") for one in (fun, constraints) if one is not None)
-    if jitted and callback is None:
-        return _minimize_compiled(fun, constraints, vectorized, optimizer._population, max_evaluations, goal)
-    rounds = 0
-    while True:
-        asked = optimizer.ask()
-        x = asked[: max_evaluations - optimizer.evaluations]
-        # Where the budget ends inside a generation, the rest counts as infinitely bad.
-        objective, violation = np.full(len(asked), np.inf), np.full(len(asked), np.finfo(np.float64).max)
-        objective[: len(x)] = _evaluated("fun", fun, x, vectorized)
-        violation[: len(x)] = 0.0
-        if constraints is not None:
-            violation[: len(x)] = _excess(_evaluated("constraints", constraints, x, vectorized))
-        optimizer.tell(asked, objective, violation)
-        rounds += 1
-        reached = optimizer.best_violation == 0 and optimizer.best_objective <= goal
-        spent = min(optimizer.evaluations, max_evaluations)
-        best = optimizer.best_x, optimizer.best_objective, optimizer.best_violation
-        result = _result(*best, spent, rounds, reached, goal)
-        if reached or spent == max_evaluations or (callback is not None and callback(result)):
-            return result
-
-
-def _minimize_compiled(
-    fun: Any, constraints: Any, vectorized: bool, state: PopulationState, max_evaluations: int, target: float
-) -> OptimizeResult:
-    loop = _compiled_loop(fun, constraints, vectorized)
-    rounds = int(loop(state, max_evaluations, target))
-    if rounds < 0:
-        raise ValueError("fun: returned NaN; a number, or infinity where there is none, is needed")
-    violation, objective = state.best
-    reached = violation == 0 and objective <= target
-    evaluations = min(int(state.counters[TOLD]), max_evaluations)
-    return _result(state.best_x.copy(), float(objective), float(violation), evaluations, rounds, reached, target)
-
-
-@lru_cache(maxsize=32)
-def _compiled_loop(fun: Any, constraints: Any, vectorized: bool) -> Any:
-    """The loop of :func:`minimize` around jitted functions; compiled once for each."""
-    constrained = constraints is not None
-    bound = constraints if constrained else fun
-
-    @njit(nogil=True)
-    def answers(x: FloatArray, count: int, objective: FloatArray, violation: FloatArray) -> bool:
-        if vectorized:
-            objective[:count] = fun(x[:count])
-            if constrained:
-                excess = bound(x[:count]).reshape(count, -1)
-                for i in range(count):
-                    for j in range(excess.shape[1]):
-                        violation[i] += max(0.0, excess[i, j])
-        else:
-            for i in range(count):
-                objective[i] = fun(x[i])
-                if constrained:
-                    violation[i] = np.maximum(0.0, bound(x[i])).sum()
-        return not (np.isnan(objective).any() or np.isnan(violation).any())
-
-    @njit(nogil=True)
-    def loop(state: PopulationState, max_evaluations: int, target: float) -> int:
-        solutions, rounds = state.x.shape[0], 0
-        objective, violation = np.empty(solutions), np.empty(solutions)
-        while True:
-            ask_population(state)
-            count = min(solutions, max_evaluations - state.counters[TOLD])
-            objective[:] = np.inf
-            violation[:count] = 0.0
-            violation[count:] = np.finfo(np.float64).max
-            if not answers(state.trial, count, objective, violation):
-                return -1
-            tell_population(state, objective, violation)
-            rounds += 1
-            reached = state.best[0] == 0.0 and state.best[1] <= target
-            if reached or state.counters[TOLD] >= max_evaluations:
-                return rounds
-
-    return loop
-
-
-def _result(
-    x: FloatArray, objective: float, violation: float, evaluations: int, rounds: int, reached: bool, target: float
-) -> OptimizeResult:
-    if violation > 0:
-        message = f"no feasible solution in {evaluations} evaluations; the least violation is {violation:g}"
-    elif reached and target > -np.inf:
-        message = f"the target {target:g} was reached"
-    else:
-        message = "the budget of evaluations is spent"
-    return OptimizeResult(x, objective, evaluations, rounds, violation == 0, message, violation)
-
-
 def _domain(bounds: ArrayLike, integrality: ArrayLike | None) -> tuple[FloatArray, FloatArray, BoolArray]:
     """Lower and upper bounds (D,) and which variables are integers; an integer's bounds are integers."""
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):  # scipy.optimize.Bounds
@@ -330,7 +211,37 @@ def _domain(bounds: ArrayLike, integrality: ArrayLike | None) -> tuple[FloatArra
         row = int(np.argmax(low > high))
         what = "no integer lies between" if pairs[row, 0] <= pairs[row, 1] else "the lower must not exceed the upper"
         raise ValueError(f"bounds: variable {row} has {pairs[row].tolist()}; {what}")
+    with np.errstate(over="ignore"):
+        wide = ~np.isfinite(high - low)
+    if wide.any():
+        row = int(np.argmax(wide))
+        raise ValueError(f"bounds: variable {row} has {pairs[row].tolist()}; their distance must be finite")
     return low, high, integral
+
+
+def whole(name: str, value: Any) -> int:
+    """``value`` as an int, where it is a whole number of any type; raises ValueError where it is not."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        if isinstance(value, float | np.floating) and float(value).is_integer():
+            return int(value)
+    raise ValueError(f"{name}: {value!r} is not a whole number")
+
+
+def _seed(seed: Any) -> int:
+    if seed is None:
+        return int(np.random.default_rng().integers(2**63))
+    if isinstance(seed, np.random.Generator):
+        return int(seed.integers(2**63))
+    if isinstance(seed, np.random.RandomState):
+        return int(seed.randint(2**31))
+    number = whole("seed", seed)
+    if number < 0:
+        raise ValueError(f"seed: {number} is negative; 0 or more is needed")
+    if number >= 2**63:
+        raise ValueError(f"seed: {number} is too large; less than 2^63 is needed")
+    return number
 
 
 def _answers(objective: ArrayLike, violation: ArrayLike | None, count: int) -> tuple[FloatArray, FloatArray]:
@@ -342,21 +253,3 @@ def _answers(objective: ArrayLike, violation: ArrayLike | None, count: int) -> t
     if not (np.isfinite(excess) & (excess >= 0)).all():
         raise ValueError("violation: holds negative, NaN or infinite values; 0 means feasible")
     return values, excess
-
-
-def _evaluated(name: str, function: Callable[..., Any], x: FloatArray, vectorized: bool) -> FloatArray:
-    """``function`` of every row; (n,) or (n, m)."""
-    answer = np.asarray(function(x) if vectorized else [function(row) for row in x], dtype=np.float64)
-    if answer.ndim == 0 or len(answer) != len(x) or (name == "fun" and answer.ndim != 1):
-        raise ValueError(
-            f"{name}: returned shape {answer.shape} for {len(x)} solutions of {x.shape[1]} variables; one number each "
-            "is needed (vectorized=False calls it with one solution at a time)"
-        )
-    if np.isnan(answer).any():
-        raise ValueError(f"{name}: returned NaN; a number, or infinity where there is none, is needed")
-    return answer
-
-
-def _excess(answer: FloatArray) -> FloatArray:
-    violation: FloatArray = np.maximum(answer.reshape(len(answer), -1), 0.0).sum(axis=1)
-    return violation

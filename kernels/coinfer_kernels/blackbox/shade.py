@@ -166,14 +166,20 @@ def ask_population(state: PopulationState) -> None:
 
 
 @kernel
+def keep_best(state: PopulationState, x: FloatArray, objective: float, violation: float) -> None:
+    """Remember a solution that is better than the best so far."""
+    if not better(state.best[0], state.best[1], violation, objective):
+        state.best[0], state.best[1] = violation, objective
+        copy_row(x, state.best_x)
+
+
+@kernel
 def tell_population(state: PopulationState, objective: FloatArray, violation: FloatArray) -> None:
     """Take the answers to ``state.trial``: every proposal that is as good replaces its parent."""
     reach, reach_square, crossing, weight = 0.0, 0.0, 0.0, 0.0
     for i in range(state.x.shape[0]):
         state.counters[TOLD] += 1
-        if not better(state.best[0], state.best[1], violation[i], objective[i]):
-            state.best[0], state.best[1] = violation[i], objective[i]
-            copy_row(state.trial[i], state.best_x)
+        keep_best(state, state.trial[i], objective[i], violation[i])
         if not better(violation[i], objective[i], state.violation[i], state.objective[i]):
             continue
         gain = state.violation[i] - violation[i]

@@ -75,12 +75,13 @@ class TreeEnsemble:
         ``regressor`` and ``further`` are fitted estimators of scikit-learn; the predictions of all are added.
 
         GradientBoosting, HistGradientBoosting, RandomForest, ExtraTrees, Bagging (with feature subsets too),
-        AdaBoost (weighted median), DecisionTree, Voting, and linear models with ``coef_`` and ``intercept_``.
+        AdaBoost (weighted median), DecisionTree, Voting, linear models of every kind (SGD and linear support vectors
+        among them), a constant, and searches and RANSAC over these.
 
         Raises:
             ValueError: a classifier, several outputs, not fitted, categorical features, a prediction that is a
-                function of the sum (the logarithm as link), or another kind of model; of several, different features
-                or AdaBoost's median among them.
+                function of the sum (the logarithm as link), a class that predicts in its own way, or another kind of
+                model; of several, different features or AdaBoost's median among them.
         """
         return cls(read_sum((regressor, *further)).tables())
 

@@ -16,7 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 from coinfer_kernels.notation import EnsembleTables, FloatArray, IntArray
 from coinfer_kernels.trees.packed import widen
 
-MEANS = {"ForestRegressor", "BaggingRegressor", "VotingRegressor"}  # classes that predict their members' mean
+# Where scikit-learn defines the ``predict`` that is read here, by what it predicts.
+MEANS = {"ForestRegressor", "BaggingRegressor", "VotingRegressor"}  # its members' mean
+TREES = {"BaseDecisionTree", "GradientBoostingRegressor", "HistGradientBoostingRegressor", "AdaBoostRegressor"}
+LINES = {"BaseLibSVM"}  # besides all classes of ``sklearn.linear_model``
+PASSES_ON = {"BaseSearchCV": "best_estimator_", "RANSACRegressor": "estimator_"}  # as another one predicts
+# A subclass that has one of these of its own predicts something else.
+_PREDICTING = ("predict", "_decision_function", "decision_function", "_raw_predict", "_predict", "_validate_X_predict")
 
 
 @dataclass(frozen=True)
@@ -95,32 +101,87 @@ def read_sum(regressors: Sequence[Any]) -> Model:
 
 
 def read_regressor(regressor: Any) -> Model:
-    """Tell the kind of a fitted scikit-learn regressor by its attributes and read it."""
+    """Read a fitted scikit-learn regressor whose ``predict`` is a sum of trees, or linear, by its attributes.
+
+    Raises:
+        ValueError: any other, with the reason.
+    """
     kind = type(regressor).__name__
-    if hasattr(regressor, "classes_"):
+    if not hasattr(regressor, "predict"):
+        raise ValueError(f"regressor: {kind} is no regressor of scikit-learn's")
+    if hasattr(regressor, "classes_") or _estimates(regressor) == "classifier":
         raise ValueError(f"regressor: {kind} is a classifier; a regressor is needed")
-    if getattr(regressor, "n_outputs_", 1) != 1:
-        raise ValueError(f"regressor: {kind} predicts {regressor.n_outputs_} outputs; one is needed")
-    if hasattr(regressor, "tree_"):
+    if _estimates(regressor) != "regressor":
+        raise ValueError(
+            f"regressor: {kind} is no regressor; one whose prediction is a sum of trees or linear is needed"
+        )
+    owner = _predicting_class(regressor)
+    predicts = owner.__name__
+    if not hasattr(regressor, "steps") and not any(
+        name.endswith("_") and not name.startswith("__") for name in vars(regressor)
+    ):
+        raise ValueError(f"regressor: {kind} is not fitted; call fit() first")
+    if predicts in PASSES_ON:
+        return read_regressor(getattr(regressor, PASSES_ON[predicts]))
+    outputs = getattr(regressor, "n_outputs_", 1)
+    if outputs != 1:
+        raise ValueError(f"regressor: {kind} predicts {outputs} outputs; one is needed")
+    if predicts == "DummyRegressor":
+        return Model(int(regressor.n_features_in_), intercept=float(np.ravel(regressor.constant_)[0]))
+    if predicts in LINES or owner.__module__.startswith("sklearn.linear_model."):
+        return _read_line(regressor)
+    if predicts == "BaseDecisionTree":
         return _read_tree(regressor.tree_)
-    kinds = {base.__name__ for base in type(regressor).__mro__}
-    if hasattr(regressor, "_predictors"):
+    if predicts == "HistGradientBoostingRegressor":
         return _read_histogram_boosting(regressor)
-    if hasattr(regressor, "estimators_"):
+    if predicts in TREES | MEANS:
         features = int(regressor.n_features_in_)
-        if hasattr(regressor, "init_"):
+        if predicts == "GradientBoostingRegressor":
             return _read_boosting(regressor, features)
-        if hasattr(regressor, "estimator_weights_"):
-            return _read_adaboost(regressor, features)
-        if kinds & MEANS:  # others have members too, of which they make something else
-            return _read_mean(regressor, features)
-    elif hasattr(regressor, "coef_") and hasattr(regressor, "intercept_"):
-        _refuse_link(regressor, getattr(regressor, "_base_loss", None))
-        coefficients = np.asarray(regressor.coef_, dtype=np.float64)
-        if coefficients.ndim != 1 or np.ndim(regressor.intercept_) != 0:
-            raise ValueError(f"regressor: {kind} predicts several outputs; one is needed")
-        return Model(len(coefficients), intercept=float(regressor.intercept_), coefficients=coefficients)
-    raise ValueError(f"regressor: {kind} is not fitted, or no tree ensemble or linear model of scikit-learn's")
+        return (
+            _read_adaboost(regressor, features) if predicts == "AdaBoostRegressor" else _read_mean(regressor, features)
+        )
+    reason = "transforms the features first" if hasattr(regressor, "steps") else "is neither a sum of trees nor linear"
+    raise ValueError(f"regressor: the prediction of {kind} {reason}; one that is, of the features, is needed")
+
+
+def _estimates(regressor: Any) -> str | None:
+    """What scikit-learn calls the kind of an estimator."""
+    tags = getattr(regressor, "__sklearn_tags__", None)
+    kind: str | None = tags().estimator_type if tags is not None else getattr(regressor, "_estimator_type", None)
+    return kind
+
+
+def _predicting_class(regressor: Any) -> type:
+    """The class of scikit-learn's that defines how it predicts; ValueError where another one does."""
+    if "predict" in vars(regressor):
+        raise ValueError(f"regressor: the predict() of this {type(regressor).__name__} was replaced; its own is needed")
+    for owner in type(regressor).__mro__:
+        defined = [name for name in _PREDICTING if name in vars(owner)]
+        if defined and owner.__module__.split(".")[0] != "sklearn":
+            raise ValueError(
+                f"regressor: {owner.__name__} has its own {defined[0]}(), unknown here; scikit-learn's own is needed"
+            )
+        if "predict" in defined:
+            return owner
+    raise ValueError(f"regressor: {type(regressor).__name__} has no predict() of scikit-learn's")
+
+
+def _read_line(regressor: Any) -> Model:
+    """``coef_`` and ``intercept_`` of one output, in any of the shapes that they have."""
+    kind = type(regressor).__name__
+    if getattr(regressor, "kernel", "linear") != "linear":
+        raise ValueError(f"regressor: {kind} with the kernel {regressor.kernel} is not linear; kernel='linear' is")
+    if not hasattr(regressor, "coef_"):
+        raise ValueError(f"regressor: {kind} is not fitted; call fit() first")
+    _refuse_link(regressor, getattr(regressor, "_base_loss", None))
+    given = regressor.coef_.toarray() if hasattr(regressor.coef_, "toarray") else regressor.coef_
+    coefficients, intercept = np.asarray(given, dtype=np.float64), np.ravel(regressor.intercept_)
+    outputs = 1 if coefficients.ndim == 1 else len(coefficients)
+    if max(outputs, len(intercept)) != 1:
+        raise ValueError(f"regressor: {kind} predicts {max(outputs, len(intercept))} outputs; one is needed")
+    coefficients = coefficients.ravel()
+    return Model(len(coefficients), intercept=float(intercept[0]), coefficients=coefficients)
 
 
 def _read_tree(tree: Any) -> Model:
