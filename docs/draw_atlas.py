@@ -21,7 +21,7 @@ from coinfer_ray.models.library import load_graph
 from coinfer_ray.scenarios.read import device_of, link_of
 
 POINTS = 1200  # on either axis
-LEAST_LABELLED = 0.01  # share of the picture
+LEAST_DEPTH = 0.025  # of the picture's height, on either side of a name
 DEVICE_NAMES = {"rpi3b+": "Pi 3B+", "rpi4b": "Pi 4B", "tk1": "Jetson TK1"}
 LINK_NAMES = {"3g": "3G", "4g": "4G", "wifi": "5G, WiFi"}  # 5G's rate differs from WiFi's by 4 %
 
@@ -72,9 +72,9 @@ def draw_areas(axes: Axes, atlas: StrategyAtlas, rows: np.ndarray, rate: np.ndar
     decades = [math.log10(ends[-1] / ends[0]) for ends in (rate, device)]
     for number, cut in enumerate(cuts):
         area = code == number
-        if area.mean() < LEAST_LABELLED:
+        row, column, depth = label_place(area)
+        if depth < LEAST_DEPTH * len(area):
             continue
-        row, column = label_place(area)
         name = {0: "everything on\nthe server", last: "everything on\nthe device"}.get(int(cut))
         band = name is None
         layer = atlas.cut_after[int(np.flatnonzero(points == cut)[0])]
@@ -89,13 +89,13 @@ def draw_areas(axes: Axes, atlas: StrategyAtlas, rows: np.ndarray, rate: np.ndar
         )
 
 
-def label_place(area: np.ndarray) -> tuple[int, int]:
-    """A point deep inside an area, and not far from the middle of the picture."""
+def label_place(area: np.ndarray) -> tuple[int, int, float]:
+    """A point deep inside an area, and not far from the middle of the picture, and how deep it is."""
     depth = distance_transform_edt(np.pad(area, 1))[1:-1, 1:-1]
     rows, columns = np.indices(area.shape)
     middle = np.hypot(rows - area.shape[0] / 2, columns - area.shape[1] / 2)
     row, column = np.unravel_index(np.argmax(np.where(area, depth - 0.08 * middle, -np.inf)), area.shape)
-    return int(row), int(column)
+    return int(row), int(column), float(depth[row, column])
 
 
 def draw_presets(axes: Axes) -> None:

@@ -12,6 +12,7 @@ strategies that were trained both ways.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ def main() -> None:
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--pack", type=Path, help="default: beside the shipped records")
+    parser.add_argument(
+        "--join", type=Path, nargs="*", default=[], help="others' trainings: their quantised ones count too"
+    )
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
     parser.add_argument("--workers", type=int)
     given = parser.parse_args()
@@ -59,13 +63,16 @@ def main() -> None:
     path = given.pack or few_bits_beside(floats)
     there = set() if not path.exists() else {repr(strategy) for strategy in read_records(path).strategies}
     plan = [strategy for strategy in plan if repr(strategy) not in there]
+    records = read_records(floats)
     if given.plan:
         for strategy in plan:
             print(strategy.to_json())
+        if there:
+            print_lost_more(records, read_records(path))
         return
     if given.data is None or given.out is None:
         parser.error("--data and --out are needed to train")
-    records, data = read_records(floats), load_data(given.data)
+    data = load_data(given.data)
     base = obtain_base(None, None, records.info, data)
     with (
         make_executor(given.executor, workers=given.workers, gpus_per_worker=gpu_share()) as executor,
@@ -73,10 +80,21 @@ def main() -> None:
     ):
         for _ in Verifier(records.info, data, base, executor, folder=folder).measure([Request(one) for one in plan]):
             pass
-    sources = [*([path] if path.exists() else []), *([given.out] if list(given.out.glob(SHARD_PATTERN)) else [])]
-    packed = pack(sources, path)
+    packed = pack([*([path] if path.exists() else []), *quantised(given.join), *quantised([given.out])], path)
     print(f"{len(packed)} records of quantised features in {path}; fit the predictor to both files again")
-    for name, more in lost_more(records, packed).items():
+    print_lost_more(records, packed)
+
+
+def quantised(sources: Sequence[Path]) -> list[Path]:
+    """The files of ``sources``, files or folders, that hold records of quantised features alone."""
+    files = [
+        file for source in sources for file in (sorted(source.glob(SHARD_PATTERN)) if source.is_dir() else [source])
+    ]
+    return [file for file in files if (read_records(file).feature_bits < FLOAT_BITS).all()]
+
+
+def print_lost_more(floats: Records, few: Records) -> None:
+    for name, more in lost_more(floats, few).items():
         print(
             f"{name}: {len(more)} trained both ways; with quantised features they lose {100 * more.mean():+.2f} points "
             f"more in the mean (standard deviation {100 * more.std(ddof=1):.2f})"

@@ -252,6 +252,18 @@ def test_dataset_in_memory_reports_alike(folders: dict[str, Path], paper: SweepR
     assert open_results(dataset, paper.problems, paper.solver).rows == paper.rows
 
 
+def test_a_claim_that_lacks_what_a_page_needs_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    answers = folders["paper"]
+    for path in answers.glob("chunk-*.parquet"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((answers / RUN_FILE).read_text())["settings"]
+    for name in ("grid", "problems", "solver"):
+        less = {key: value for key, value in settings.items() if key != name}
+        (tmp_path / RUN_FILE).write_text(json.dumps({"format": 1, "kind": "sweep", "settings": less}))
+        with pytest.raises(InputError, match=f"does not say its {name}; run its sweep again"):
+            read_sweep(tmp_path)
+
+
 def test_other_folders_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"no {RUN_FILE}"):
         read_sweep(tmp_path)

@@ -247,7 +247,9 @@ def _value(text: str) -> float | None:
 
 
 def _facts(problem: Mapping[str, Any]) -> dict[str, str]:
-    predictor, bits = problem["predictor"], " or ".join(map(str, problem["feature_bits"]))
+    predictor, widths = problem["predictor"], problem["feature_bits"]
+    # A sweep of an earlier version says one number.
+    bits = " or ".join(map(str, widths)) if isinstance(widths, list) else f"{widths:g}"
     errors = {
         "typical error": f"{predictor['typical_error']:.4f} (root mean square, out of fold)",
         "noise of a training": "unknown, no strategy was trained twice"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coinfer_ray.errors import InputError
 from coinfer_ray.methods.proposed import Proposed
 from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
-from coinfer_ray.runtime.files import read_run
+from coinfer_ray.runtime.files import RUN_FILE, read_run
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -136,6 +136,9 @@ def read_sweep(folder: str | Path) -> SweepResults:
     if not files:
         raise InputError(f"report: {folder} holds no answers yet; run its sweep first")
     settings = run["settings"]
+    missing = [name for name in ("grid", "problems", "solver") if name not in settings]
+    if missing:
+        raise InputError(f"report: {folder / RUN_FILE} does not say its {missing[0]}; run its sweep again")
     try:
         dataset = ds.dataset([str(path) for path in files], format="parquet")
         return open_results(
