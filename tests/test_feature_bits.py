@@ -195,6 +195,27 @@ def test_the_plan_asks_first_for_the_network_as_it_is_and_then_for_what_wins(mix
             assert replace(space.strategy(problem.measured.levels[best]), feature_bits=8) in one
 
 
+def test_a_record_of_floats_is_the_same_whether_it_says_so_or_not(mixed: Path, tmp_path: Path) -> None:
+    records = read_records(mixed)
+    rows = records.table.to_pylist()
+    write_records(
+        tmp_path / "said.parquet", [row | {"feature_bits": row["feature_bits"] or 32} for row in rows], records.info
+    )
+    both = read_records([mixed, tmp_path / "said.parquet"])
+    assert len(both) == len(records) and both.strategies == records.strategies
+
+
+def test_what_ships_of_eight_bits_counts_wherever_the_shipped_records_are_named(tmp_path: Path) -> None:
+    from coinfer_ray.refine.run import _start_records
+
+    ships = shipped_records("alexnet")
+    whole = len(read_records(shipped_parts("alexnet")))
+    assert len(_start_records(None, "alexnet", 64)) == len(_start_records(ships.name, "alexnet", 64)) == whole
+    own = tmp_path / ships.name
+    own.write_bytes(ships.read_bytes())
+    assert len(_start_records(own, "alexnet", 64)) == len(read_records(ships)) < whole
+
+
 @pytest.mark.parametrize("model", ["alexnet", "regnet_x_400mf"])
 def test_what_ships_of_eight_bits_belongs_to_the_records_and_makes_answers_faster(model: str) -> None:
     records, few = read_records(shipped_records(model)), read_records(few_bits_beside(shipped_records(model)))

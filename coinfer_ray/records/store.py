@@ -303,6 +303,8 @@ def _record_files(path: Path) -> list[Path]:
 def _each_once(table: pa.Table) -> pa.Table:
     """The table without rows that repeat a training: same strategy, channel and seed."""
     columns = [table[name].to_pylist() for name in _TRAINING]
+    bits = _TRAINING.index("feature_bits")
+    columns[bits] = [value or FLOAT_BITS for value in columns[bits]]  # null and 32 say the same
     first: dict[str, int] = {}
     for row, training in enumerate(zip(*columns, strict=True)):
         first.setdefault(repr(training), row)
@@ -363,9 +365,14 @@ def shipped_parts(model: str, input_px: int | None = None) -> list[Path]:
     Raises:
         InputError: as :func:`shipped_records`.
     """
-    records = shipped_records(model, input_px)
-    few_bits = few_bits_beside(records)
-    return [records, few_bits] if few_bits.is_file() else [records]
+    return with_few_bits(shipped_records(model, input_px))
+
+
+def with_few_bits(records: Path) -> list[Path]:
+    """``records``, and where that file ships the records of quantised features that ship beside it."""
+    ships = shipped_file(records)
+    few_bits = None if ships is None else few_bits_beside(ships)
+    return [records] if few_bits is None or not few_bits.is_file() else [records, few_bits]
 
 
 def few_bits_beside(records: Path) -> Path:

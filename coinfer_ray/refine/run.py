@@ -13,7 +13,7 @@ from coinfer_ray.optimizer.problem import FeatureBits, Problem, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER
 from coinfer_ray.problem.costs import INPUT_BITS
 from coinfer_ray.problem.space import Cuts
-from coinfer_ray.records.store import Records, Split, read_records, shipped_records
+from coinfer_ray.records.store import Records, Split, read_records, shipped_records, with_few_bits
 from coinfer_ray.refine.cases import Case
 from coinfer_ray.refine.rounds import LoopResult, search_loop
 from coinfer_ray.runtime.executors.base import Executor
@@ -111,7 +111,7 @@ def _start_records(path: str | Path | None, model: str, input_px: int | None) ->
     path = shipped_records(model, input_px) if path is None else Path(path)
     if path.suffix == ".npz":
         raise InputError(f"records: {path} is a predictor; the loop fits again as it learns, give the records")
-    return read_records(path, model=model)
+    return read_records(with_few_bits(path), model=model)
 
 
 def _fingerprint(records: Records) -> str:
