@@ -68,11 +68,16 @@ def draw_areas(axes: Axes, atlas: StrategyAtlas, rows: np.ndarray, rate: np.ndar
     axes.pcolormesh(rate, device, code, rasterized=True, **mesh)
     for row in np.unique(rows):
         axes.contour(rate, device, rows == row, levels=[0.5], colors="white", linewidths=0.7, alpha=0.7)
+    speeds, rates = preset_places()
+    dots = np.argwhere(
+        np.isin(np.arange(len(device)), [np.abs(np.log(device / each)).argmin() for each in speeds.values()])[:, None]
+        & np.isin(np.arange(len(rate)), [np.abs(np.log(rate / each)).argmin() for each in rates.values()])
+    )
     last = len(load_graph(atlas.info.model, atlas.info.input_px).layers)
     decades = [math.log10(ends[-1] / ends[0]) for ends in (rate, device)]
     for number, cut in enumerate(cuts):
         area = code == number
-        row, column, depth = label_place(area)
+        row, column, depth = label_place(area, dots)
         if depth < LEAST_DEPTH * len(area):
             continue
         name = {0: "everything on\nthe server", last: "everything on\nthe device"}.get(int(cut))
@@ -89,19 +94,28 @@ def draw_areas(axes: Axes, atlas: StrategyAtlas, rows: np.ndarray, rate: np.ndar
         )
 
 
-def label_place(area: np.ndarray) -> tuple[int, int, float]:
-    """A point deep inside an area, and not far from the middle of the picture, and how deep it is."""
+def label_place(area: np.ndarray, dots: np.ndarray) -> tuple[int, int, float]:
+    """A point deep inside an area, not far from the middle of the picture nor near the ``dots`` (n, 2), and how deep it
+    is."""
     depth = distance_transform_edt(np.pad(area, 1))[1:-1, 1:-1]
     rows, columns = np.indices(area.shape)
     middle = np.hypot(rows - area.shape[0] / 2, columns - area.shape[1] / 2)
-    row, column = np.unravel_index(np.argmax(np.where(area, depth - 0.08 * middle, -np.inf)), area.shape)
+    near = np.min([np.hypot(rows - row, columns - column) for row, column in dots], axis=0)
+    crowded = np.maximum(0.16 * len(area) - near, 0.0)
+    worth = depth - 0.08 * middle - 2.0 * crowded
+    row, column = np.unravel_index(np.argmax(np.where(area, worth, -np.inf)), area.shape)
     return int(row), int(column), float(depth[row, column])
+
+
+def preset_places() -> tuple[dict[str, float], dict[str, float]]:
+    """Speeds of the paper's devices in GFLOP/s and rates of its links in Mb/s, by the names that are drawn."""
+    speeds = {name: device_of(key).flops_per_s / 1e9 for key, name in DEVICE_NAMES.items()}
+    return speeds, {name: link_of(key).rate_bps / 1e6 for key, name in LINK_NAMES.items()}
 
 
 def draw_presets(axes: Axes) -> None:
     """The paper's devices and links: a point for each pair, names on the upper and the right edge."""
-    speeds = {name: device_of(key).flops_per_s / 1e9 for key, name in DEVICE_NAMES.items()}
-    rates = {name: link_of(key).rate_bps / 1e6 for key, name in LINK_NAMES.items()}
+    speeds, rates = preset_places()
     for speed in speeds.values():
         for rate in rates.values():
             axes.plot(rate, speed, "o", ms=5.5, mfc="white", mec="black", mew=0.9)
