@@ -190,7 +190,7 @@ def _of_records(records: Records) -> dict[str, list[Any]]:
         "asked": [""] * len(groups),
         "partition_point": [strategies[row].partition_point for row in first],
         "feature_bits": [strategies[row].feature_bits for row in first],
-        "costs": costs[first].tolist(),
+        "costs": [costs[rows].mean(axis=0).tolist() for rows in groups.values()],
         "trainings": [len(rows) for rows in groups.values()],
         **{split: [records.accuracy(split)[rows].mean() for rows in groups.values()] for split in _SPLITS},
     }

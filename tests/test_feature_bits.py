@@ -22,6 +22,7 @@ from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.records.store import few_bits_beside, read_records, shipped_parts, shipped_records, write_records
 from coinfer_ray.refine.few_bits import few_bits_plan
+from coinfer_ray.runtime.cache import CACHE_VARIABLE
 from tests.synthetic import write_synthetic_records
 
 CODEC = Codec(ratio_1=0.5, stride_1=2)
@@ -163,6 +164,45 @@ def test_over_noisy_links_floats_are_sent() -> None:
         assemble("alexnet", records=records, feature_bits=8)
     with pytest.raises(InputError, match="feature bits: '16' is unknown"):
         assemble("alexnet", feature_bits=16)  # type: ignore[arg-type]
+
+
+def test_eight_bits_at_inner_cuts_alone_need_records_of_them(mixed: Path, tmp_path: Path) -> None:
+    options = {"cuts": "inner", "feature_bits": 8, "regressor": "decision_tree"}
+    assert len(assemble("alexnet", records=mixed, **options).measured.accuracy)  # type: ignore[arg-type]
+    floats = write_synthetic_records(tmp_path / "floats.parquet", count=40)
+    with pytest.raises(InputError, match="no strategy with quantised features"):
+        assemble("alexnet", records=floats, **options)  # type: ignore[arg-type]
+
+
+def test_a_new_measurement_of_quantised_features_is_another_problem(mixed: Path, problem: Problem) -> None:
+    records = read_records(mixed)
+    fewer = records.where(np.arange(len(records)) < len(records) - 1)
+    other = assemble("alexnet", records=fewer, regressor="monotone_boosting")
+    mine, theirs = problem.provenance(), other.provenance()
+    assert mine["predictor"]["records_hash"] == theirs["predictor"]["records_hash"]
+    assert mine["measured"] != theirs["measured"]
+
+
+def test_the_shipped_strategies_of_eight_bits_take_part_whatever_the_regressor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    tree, shipped = assemble("alexnet", regressor="decision_tree"), assemble("alexnet")
+    eight = [(each.predictor.measured.feature_bits == 8).sum() for each in (tree, shipped)]
+    assert eight[0] == eight[1] > 0
+
+
+def test_the_cuts_of_a_network_without_a_codec_are_trained_from_one_seed() -> None:
+    from coinfer_ray.training.verifier import Verifier
+
+    graph = load_graph("alexnet", 64)
+    verifier = object.__new__(Verifier)
+    verifier.space = SearchSpace(graph)
+    sparsity = {prunable.name: 0.25 for prunable in graph.prunable_sets}
+    plain = [Strategy(sparsity, point, feature_bits=8) for point in (3, 13)]
+    coded = [Strategy(sparsity, point, CODEC, 8) for point in (3, 6)]
+    seeds = [verifier._seeded_by(each, None) for each in (*plain, *coded)]
+    assert seeds[0] == seeds[1] and len(set(seeds)) == 3
 
 
 def test_the_plan_asks_first_for_the_network_as_it_is_and_then_for_what_wins(mixed: Path) -> None:

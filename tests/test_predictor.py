@@ -258,9 +258,10 @@ def test_obtaining_checks_network_and_size(records_path: Path, predictor: Predic
 
 def test_too_few_records_and_unknown_regressors(tmp_path: Path) -> None:
     path = write_synthetic_records(tmp_path / "alexnet-64px.parquet", count=17)
-    for way in (fit, fit_predictor):
-        with pytest.raises(InputError, match="17 usable strategies; 18"):
-            way(path)
+    with pytest.raises(InputError, match="17 usable strategies; 18"):
+        fit(path)
+    with pytest.raises(InputError, match="17 usable strategies; 18"):  # optimize answers from no fewer
+        obtain_predictor(path, model="alexnet")
     with pytest.raises(InputError, match="did you mean gradient_boosting"):
         fit(path, regressor="gradient_boost")
 

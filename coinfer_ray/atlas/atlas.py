@@ -276,7 +276,10 @@ def load_atlas(path: str | Path) -> StrategyAtlas:
         table = pq.read_table(path)
         document = json.loads((table.schema.metadata or {})[_METADATA_KEY])
         if document["format"] != ATLAS_FORMAT:
-            raise ValueError(f"format {document['format']} instead of {ATLAS_FORMAT}")
+            raise InputError(
+                f"atlas: {path} is of format {document['format']}, this version reads {ATLAS_FORMAT}; build it again "
+                "with `coinfer atlas build`"
+            )
         names = document.pop("prunable_sets")
         info = AtlasInfo.from_json(document)
         rows = table.to_pylist()

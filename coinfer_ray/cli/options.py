@@ -70,7 +70,8 @@ CodecFlops = Annotated[
 FeatureBits = Annotated[
     FeatureBitsChoice,
     typer.Option(
-        "--feature-bits", help="Of a value of the feature on the link: 32 (the paper), 8, or whichever is better."
+        "--feature-bits",
+        help="Of a feature's value on the link: 32 (floats, as in the paper), 8, or the better one.",
     ),
 ]
 InputBits = Annotated[float, typer.Option("--input-bits", help="Bits of one element of the raw input on the link.")]

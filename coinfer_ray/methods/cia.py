@@ -191,7 +191,9 @@ def _best(
     """The solution of one scenario: the cheapest accurate enough of the facts (K, V) and of what was learnt."""
     levels = np.concatenate([facts, *(run.levels[None] for run in runs)])
     accuracy, spare = judge(levels)
-    objective = np.where(spare >= 0, latencies(problem.delay.costs(levels), weights[None])[:, 0], np.inf)
+    costs, place = problem.delay.costs(levels), problem.measured.find(levels)
+    costs[place >= 0] = problem.measured.costs[place[place >= 0]]
+    objective = np.where(spare >= 0, latencies(costs, weights[None])[:, 0], np.inf)
     best = int(objective.argmin() if np.isfinite(objective).any() else accuracy.argmax())
     return Solutions(
         levels=levels[best : best + 1],

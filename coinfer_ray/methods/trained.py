@@ -52,7 +52,8 @@ class Trained:
         """
         graph = problem.graph
         choices = shipped_choices(graph.model, graph.input_px).of(self.name, problem.accuracy)
-        return choose(problem, batch, choices, floats_only=self.floats_only)
+        floats_only = self.floats_only or set(problem.space.feature_bits) == {FLOAT_BITS}
+        return choose(problem, batch, choices, floats_only=floats_only)
 
 
 def choose(problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_only: bool = False) -> Answers:

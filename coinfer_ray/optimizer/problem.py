@@ -161,6 +161,7 @@ class Problem:
         tables = self.delay.tables
         return {
             "predictor": None if self.fitted is None else self.fitted.provenance(),
+            "measured": None if self.fitted is None else self.fitted.measured.fingerprint,
             "cuts": self.space.cuts,
             "codec_flops": "count" if tables.codec_flops else "neglect",
             "feature_bits": list(self.space.feature_bits),
@@ -312,7 +313,14 @@ def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptio
     if predictor is not None and predictor.feature_names[:expected] != space.feature_names:
         raise InputError(f"predictor: sees other variables than {model} has; fit its records again with `coinfer fit`")
     delay = DelayCalculator(space, input_bits=input_bits, codec_flops=options.get("codec_flops", True))
-    return Problem(space, delay, predictor, accuracy)
+    problem = Problem(space, delay, predictor, accuracy)
+    noise_free = predictor is not None and not predictor.noisy
+    if noise_free and not len(problem.known_levels) and not len(problem.measured.accuracy):
+        raise InputError(
+            "feature bits: the records have no strategy with quantised features, and inner cuts leave none other; give "
+            "--feature-bits any, --cuts all, or records that have some"
+        )
+    return problem
 
 
 def check_input_bits(input_bits: float) -> None:

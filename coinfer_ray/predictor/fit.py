@@ -107,7 +107,7 @@ def fit(
     records = floats_of(everything)
     x, names = record_features(records)
     y, groups = records.accuracy(accuracy), strategy_groups(x)
-    _check_enough(records, groups, len(names), folds)
+    check_enough(records, folds)
     fold = assign_folds(groups, folds, seed)
     rows, held_out = [], {}
     with one_thread():
@@ -145,23 +145,25 @@ def fit_predictor(
     """Fit one regressor on all records, without the comparison; its errors are measured out of ``folds`` folds.
 
     Raises:
-        InputError: unreadable records, too few of them, or an unknown regressor.
+        InputError: unreadable records, records of a single strategy, or an unknown regressor.
     """
     check_name("regressor", regressor, REGRESSORS)
     everything = opened(records)
     records = floats_of(everything)
     x, names = record_features(records)
     groups = strategy_groups(x)
-    _check_enough(records, groups, len(names), folds)
+    if groups.max() == 0:
+        raise InputError(f"records: {records.source} holds a single strategy; a predictor needs many")
     fold = assign_folds(groups, folds, seed)
     with one_thread():
         held_out = out_of_fold(regressor_of(records, regressor, seed), x, records.accuracy(accuracy), fold)
     return _fitted(records, everything, x, names, regressor, accuracy, seed, groups, held_out)
 
 
-def _check_enough(records: Records, groups: np.ndarray, features: int, folds: int) -> None:
-    """Raise InputError unless there are more strategies than a line through ``features`` has parameters."""
-    least, have = max(folds, features + 2), int(groups.max()) + 1
+def check_enough(records: Records, folds: int = FOLDS) -> None:
+    """Raise InputError unless the records hold more strategies than a line through their features has parameters."""
+    x, names = record_features(floats_of(records))
+    least, have = max(folds, len(names) + 2), len(np.unique(x, axis=0))
     if have < least:
         raise InputError(
             f"records: {records.source} has {have} usable strategies; {least} are the least to fit a predictor to"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -43,6 +44,14 @@ class Measured:
         """No strategies of so many variables."""
         numbers, whole = np.empty(0), np.empty(0, dtype=np.int64)
         return cls(np.empty((0, variables)), numbers, whole, whole, numbers)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all of it: answers that rest on other measurements are other answers."""
+        digest = hashlib.sha256()
+        for column in vars(self).values():
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()[:16]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         return {f"measured_{name}": value for name, value in vars(self).items()}

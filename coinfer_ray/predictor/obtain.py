@@ -25,13 +25,15 @@ from coinfer_ray.predictor.fit import (
     DEFAULT_REGRESSOR,
     FOLDS,
     RecordsSource,
+    check_enough,
     fit_predictor,
+    floats_of,
     opened,
     record_features,
     records_hash,
 )
 from coinfer_ray.predictor.predictor import PREDICTOR_FORMAT, Predictor
-from coinfer_ray.records.store import PAPER_INPUT_PX, Records, Split, shipped_file, shipped_records
+from coinfer_ray.records.store import PAPER_INPUT_PX, Records, Split, shipped_file, shipped_records, with_few_bits
 from coinfer_ray.runtime.cache import cache_folder
 
 _SOURCES = ("coinfer_ray.predictor", "coinfer_ray.problem")  # the code that decides what a fit gives
@@ -64,8 +66,10 @@ def obtain_predictor(
     elif isinstance(source, str | Path) and Path(source).suffix == ".npz":
         predictor = Predictor.load(source)
     else:
-        records = opened(source, model)
+        records = opened(with_few_bits(Path(source)) if isinstance(source, str | Path) else source, model)
         _check_input_px(records.source, records.input_px, input_px)
+        if records is not source:  # a loop that learns as it goes, and hands in what it has, may begin with fewer
+            check_enough(records)
         predictor = kept_fit(records, regressor=regressor, accuracy=accuracy)
     if predictor.model != model:
         raise InputError(f"predictor: was fitted for {predictor.model}, not for {model}; give one for {model}")
@@ -104,7 +108,8 @@ def kept_fit(
         except InputError:  # cut off or damaged: fitted again and replaced
             with contextlib.suppress(OSError):
                 path.unlink()
-    print(f"predictor: fitting {regressor} to {len(records)} records, once for these records", file=sys.stderr)
+    count = len(floats_of(records))
+    print(f"predictor: fitting {regressor} to {count} records, once for these records", file=sys.stderr)
     predictor = fit_predictor(records, regressor=regressor, accuracy=accuracy, folds=folds)
     if path is not None:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from coinfer_ray.methods.prune_partition import PrunePartition
 from coinfer_ray.records.choices import choices_path, read_choices
-from coinfer_ray.records.store import read_records, shipped_records
+from coinfer_ray.records.store import read_records, shipped_parts
 from coinfer_ray.report.model import Figure, Page, Section, TableView
 from coinfer_ray.reproduce import figures
 from coinfer_ray.reproduce.claims import ratios
@@ -111,7 +111,7 @@ def _lead(rows: list[Row]) -> str:
 
 
 def _provenance(model: str) -> dict[str, str]:
-    records = read_records(shipped_records(model))
+    records = read_records(shipped_parts(model))
     facts: dict[str, Any] = {
         "records": f"{len(records)} trained candidates at {records.input_px} px ({records.settings.get('data')})",
         "base network": f"{records.base_accuracy('validation'):.4f} on validation, {records.base_accuracy('test'):.4f} "

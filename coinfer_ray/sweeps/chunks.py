@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 METADATA_KEY = b"coinfer_ray.sweep"
-SWEEP_FORMAT = 2
+SWEEP_FORMAT = 3
 
 
 @dataclass(frozen=True)

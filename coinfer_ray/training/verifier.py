@@ -81,7 +81,7 @@ class Verifier:
             number = strategy_number(self.space, strategy, request.snr_db)
             kept = self._kept(number, request.repeat)
             if kept is None:
-                seed = candidate_seed(0, number, request.repeat)
+                seed = candidate_seed(0, self._seeded_by(strategy, request.snr_db), request.repeat)
                 tasks[position] = Task(number, strategy, request.snr_db, seed)
             else:
                 yield position, kept
@@ -101,6 +101,13 @@ class Verifier:
                 yield position, row
         if lost and not self.quiet:
             print(f"{len(lost)} of {len(tasks)} trainings failed, one so: {lost[0]}", file=sys.stderr)
+
+    def _seeded_by(self, strategy: Strategy, snr_db: float | None) -> int:
+        """The number that a training's seed follows from: a network without a codec is quantised after its training,
+        which is the same one, then, at every cut."""
+        if strategy.feature_bits != FLOAT_BITS and self.space.canonical_codec(strategy) == Codec():
+            strategy = Strategy(strategy.sparsity, len(self.space.graph.layers))
+        return strategy_number(self.space, strategy, snr_db)
 
     def _kept(self, number: int, repeat: int) -> dict[str, Any] | None:
         if self.folder is None:
