@@ -158,7 +158,10 @@ class OneByOne:
         return () if self._waiting else tuple(self._open)
 
     def suggest(self, key: str) -> dict[Hashable, Any] | None:
-        """Parameters for the trial ``key``; None while the batch's last answers are awaited."""
+        """Parameters for the trial ``key``, the same ones where it asks again; None while the batch's last answers are
+        awaited."""
+        if key in self._open:
+            return dict(self._suggested[key])
         if not self._waiting:
             self._refusals += 1
             if self._refusals <= self._patience * len(self._x):

@@ -156,3 +156,11 @@ def test_a_search_can_be_pickled():
     search.suggest("a")
     copy = pickle.loads(pickle.dumps(search))
     assert copy.suggest("b") == search.suggest("b")
+
+
+def test_a_trial_that_asks_again_gets_the_same_and_loses_no_place() -> None:
+    search = OneByOne([real("x", 0.0, 1.0)], seed=0, population=4, patience=1)
+    first = search.suggest("a")
+    assert all(search.suggest("a") == first for _ in range(200))
+    asked = [key for key in map(str, range(500)) if search.suggest(key) is not None]
+    assert len(asked) > 100  # batches that nobody answers are given up, one after the other
