@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-MIN_BITS, MAX_BITS = 1, 8
+from coinfer_ray.problem.strategy import QUANTIZED_BITS
 
 
 class Quantizer(nn.Module):
@@ -36,8 +36,9 @@ class Quantizer(nn.Module):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        if not MIN_BITS <= bits <= MAX_BITS:
-            raise ValueError(f"bits: {bits} must be within {MIN_BITS}..{MAX_BITS}, a symbol fits a byte")
+        if bits not in QUANTIZED_BITS:
+            least, most = QUANTIZED_BITS.start, QUANTIZED_BITS.stop - 1
+            raise ValueError(f"bits: {bits} must be within {least}..{most}, a symbol fits a byte")
         self.bits = bits
         self.register_buffer("low", torch.tensor(torch.inf))
         self.register_buffer("high", torch.tensor(-torch.inf))

@@ -49,7 +49,7 @@ COMPRESSIONS = (
 CODEC_SHARE = 1 / 3  # of the images
 CODEC_BATCH = 32
 CODEC_RATE = 1.0  # in both phases, over an output's number of inputs as in codec_rates
-QUANTIZED_BITS = 8
+CODED_BITS = 8
 
 
 class BottlenetppTraining:
@@ -111,8 +111,8 @@ class BottlenetppTraining:
             "images": images,
         }
         rows = []
-        for bits in (FLOAT_BITS,) if noise else (FLOAT_BITS, QUANTIZED_BITS):
-            if bits == QUANTIZED_BITS:
+        for bits in (FLOAT_BITS,) if noise else (FLOAT_BITS, CODED_BITS):
+            if bits == CODED_BITS:
                 network.channel = _calibrated(trainer, network)
             measured = trainer.measure(network, seed + 2)
             rows.append(costs | {"feature_bits": bits, "uplink_bit": bits * codec.elements} | measured)
@@ -196,7 +196,7 @@ def _start_decoder(trainer: CandidateTrainer, network: SplitNetwork) -> None:
 
 def _calibrated(trainer: CandidateTrainer, network: SplitNetwork) -> Quantizer:
     """A quantizer whose range is that of the codewords of some training images."""
-    quantizer = Quantizer(QUANTIZED_BITS).to(trainer.device)
+    quantizer = Quantizer(CODED_BITS).to(trainer.device)
     with torch.no_grad():
         for feature in _known_features(trainer, network):
             with _autocast(trainer):
