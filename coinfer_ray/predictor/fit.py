@@ -204,7 +204,7 @@ def _fitted(
     return Predictor(
         ensemble=ensemble_of(fitted),
         calibration=Calibration.of(y, held_out, groups, base_accuracy, resolution_of(base_accuracy, images)),
-        measured=_measured(everything, accuracy) if records.snr_db is None else Measured.none(x.shape[1]),
+        measured=measured_of(everything, accuracy) if records.snr_db is None else Measured.none(x.shape[1]),
         regressor=regressor,
         model=records.model,
         input_px=records.input_px,
@@ -228,7 +228,8 @@ def _fitted(
     )
 
 
-def _measured(records: Records, accuracy: Split) -> Measured:
+def measured_of(records: Records, accuracy: Split) -> Measured:
+    """What the records say of the strategies that were trained, each as the mean of its trainings."""
     x, _ = record_features(records)
     bits = records.feature_bits
     groups = strategy_groups(np.column_stack([x, bits]))
