@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coinfer_ray.predictor.fit import fit as fit
     from coinfer_ray.predictor.predictor import Predictor as Predictor
     from coinfer_ray.problem.strategy import Strategy as Strategy
+    from coinfer_ray.sweeps.reader import open_sweep as open_sweep
     from coinfer_ray.sweeps.sweep import sweep as sweep
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "compare": "coinfer_ray.methods.compare",
     "fit": "coinfer_ray.predictor.fit",
     "optimize": "coinfer_ray.optimizer.optimize",
+    "open_sweep": "coinfer_ray.sweeps.reader",
     "sweep": "coinfer_ray.sweeps.sweep",
 }
 

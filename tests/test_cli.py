@@ -272,9 +272,9 @@ def test_sweep_and_report(run: Run, predictor: Path, tmp_path: Path) -> None:
     assert status == 0
     summary = json.loads(out)
     assert (summary["scenarios"], summary["feasible"]) == (4, 4) and "latency_s" in summary["columns"]
-    files = {path.name: path.stat().st_mtime_ns for path in out_folder.glob("chunk-*.parquet")}
+    files = {path.name: path.stat().st_mtime_ns for path in out_folder.glob("*/chunk-*.parquet")}
     assert run(*sweep)[0] == 0
-    assert {path.name: path.stat().st_mtime_ns for path in out_folder.glob("chunk-*.parquet")} == files
+    assert {path.name: path.stat().st_mtime_ns for path in out_folder.glob("*/chunk-*.parquet")} == files
     status, _, err = run(*sweep, "--seed", "7")
     assert status == 2 and "seed" in one_line(err)
     status, out, _ = run("report", out_folder, "--out", page, "--json")

@@ -37,9 +37,11 @@ READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "pandas, the folder": lambda folder: pd.read_parquet(folder).to_dict("records"),
     "pyarrow, the folder": lambda folder: pq.read_table(folder).to_pylist(),
     "DuckDB": lambda folder: (
-        duckdb.sql(f"select * from read_parquet('{folder}/*.parquet')").to_arrow_table().to_pylist()
+        duckdb.sql(f"select * from read_parquet('{folder}/*/*.parquet')").to_arrow_table().to_pylist()
     ),
-    "Polars, by pattern": lambda folder: pl.scan_parquet(folder / "*.parquet").collect().to_dicts(),
+    "Polars, by pattern": lambda folder: (
+        pl.scan_parquet(folder / "*/*.parquet", hive_partitioning=True).collect().to_dicts()
+    ),
     "Polars, the folder": lambda folder: pl.scan_parquet(folder, hidden_file_prefix=["_", "."]).collect().to_dicts(),
 }
 
@@ -95,7 +97,7 @@ def test_every_tool_reads_the_answers_of_every_solver(
     folder, table = answered(solver)
     ours = by_scenario(table.to_pylist())
     assert [row["scenario"] for row in ours] == [0, 1, 2, 3]
-    assert len(list(folder.glob("chunk-*.parquet"))) == 2
+    assert len(list(folder.glob("*/chunk-*.parquet"))) == 2
     for name, read in READERS.items():
         assert by_scenario(read(folder)) == ours, name
 
@@ -105,7 +107,7 @@ def test_all_solvers_give_the_same_columns(answered: Callable[[str], tuple[Path,
     schemas = {
         (solver, path.name): pq.read_schema(path).remove_metadata()
         for solver in SOLVERS
-        for path in answered(solver)[0].glob("chunk-*.parquet")
+        for path in answered(solver)[0].glob("*/chunk-*.parquet")
     }
     first = next(iter(schemas.values()))
     assert len(schemas) == 2 * len(SOLVERS)
@@ -118,8 +120,9 @@ def test_side_files_are_hidden_or_begin_with_an_underscore(
 ) -> None:
     for solver in SOLVERS:
         for path in answered(solver)[0].iterdir():
-            assert path.name.startswith(("chunk-", "_", ".")), path
-            assert path.name.startswith("chunk-") or path.suffix != ".parquet", path
+            assert path.name.startswith(("_", ".")) or path.name == "model=alexnet", path
+        for path in (answered(solver)[0] / "model=alexnet").iterdir():
+            assert path.name.startswith(("chunk-", ".")), path
 
 
 def test_two_networks_in_one_folder(predictor: Predictor, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from coinfer_ray.report.page import MAX_PANELS, MAX_POINTS, figures_folder, swee
 from coinfer_ray.report.results import spread
 from coinfer_ray.report.table import MAX_ROWS, milliseconds, summary_cells, summary_header, summary_note, times_faster
 from coinfer_ray.runtime.files import RUN_FILE
+from coinfer_ray.sweeps.reader import open_sweep
 from coinfer_ray.sweeps.sweep import sweep
 from tests.synthetic import SETTINGS, write_synthetic_records
 
@@ -248,16 +250,15 @@ def test_infeasible_and_unfinished_sweeps_are_named(paper: SweepResults, tmp_pat
 def test_dataset_in_memory_reports_alike(folders: dict[str, Path], paper: SweepResults) -> None:
     import pyarrow.dataset as ds
 
-    dataset = ds.dataset(sorted(folders["paper"].glob("chunk-*.parquet")))
+    dataset = ds.dataset(open_sweep(folders["paper"]).dataset.to_table())
     assert open_results(dataset, paper.problems, paper.solver).rows == paper.rows
 
 
 def test_a_claim_that_lacks_what_a_page_needs_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     answers = folders["paper"]
-    for path in answers.glob("chunk-*.parquet"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(answers, tmp_path, dirs_exist_ok=True)
     settings = json.loads((answers / RUN_FILE).read_text())["settings"]
-    for name in ("grid", "problems", "solver"):
+    for name in ("grid", "problems", "solver", "columns"):
         less = {key: value for key, value in settings.items() if key != name}
         (tmp_path / RUN_FILE).write_text(json.dumps({"format": 1, "kind": "sweep", "settings": less}))
         with pytest.raises(InputError, match=f"does not say its {name}; run its sweep again"):
@@ -274,8 +275,11 @@ def test_other_folders_are_refused(folders: dict[str, Path], tmp_path: Path) -> 
     (tmp_path / RUN_FILE).write_text(run)
     with pytest.raises(InputError, match="no answers yet"):
         read_sweep(tmp_path)
-    chunk = next(folders["paper"].glob("chunk-*.parquet")).read_bytes()
-    (tmp_path / "chunk-000000.parquet").write_bytes(chunk[: len(chunk) // 2])
-    with pytest.raises(InputError, match="cannot be read") as error:
-        read_sweep(tmp_path)
+    shutil.copytree(folders["paper"], tmp_path, dirs_exist_ok=True)
+    chunk = next(tmp_path.glob("*/chunk-*.parquet"))
+    content = chunk.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:99] + bytes([content[99] ^ 1]) + content[100:]):
+        chunk.write_bytes(damaged)
+        with pytest.raises(InputError, match=f"{chunk.name} is not as it was written") as error:
+            read_sweep(tmp_path)
     assert "\n" not in str(error.value)

@@ -25,7 +25,8 @@ from coinfer_ray.runtime.executors import LocalExecutor
 from coinfer_ray.runtime.files import single_writer
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import parse_grid
-from coinfer_ray.sweeps.chunks import METADATA_KEY, split_grid
+from coinfer_ray.sweeps.chunks import split_grid
+from coinfer_ray.sweeps.rows import METADATA_KEY
 from coinfer_ray.sweeps.sweep import FAILED_FILE, sweep
 from tests.synthetic import trusted, write_synthetic_records
 
@@ -64,7 +65,7 @@ def expected(predictor: Predictor) -> pa.Table:
 
 
 def chunk_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("chunk-*.parquet"))
+    return sorted(folder.glob("*/chunk-*.parquet"))
 
 
 def test_the_answers_are_the_solvers(predictor: Predictor, expected: pa.Table) -> None:
@@ -160,7 +161,7 @@ def test_damaged_and_orphaned_files_are_redone(
     files[0].write_bytes(files[0].read_bytes()[:-100])
     pq.write_table(pq.read_table(files[1]).slice(1), files[1])
     files[2].unlink()
-    orphan = tmp_path / ".coinfer-chunk-000002.parquet.1.0123456789ab.tmp"
+    orphan = files[2].with_name(".coinfer-chunk-000002.parquet.1.0123456789ab.tmp")
     orphan.write_bytes(b"PAR1")
     again = Interrupting()
     assert run(out=tmp_path, chunk=4, executor=again).equals(expected)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import note, print_json, stdout_for_answers
+from coinfer_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from coinfer_ray.sweeps.sweep import Prepared
+
+_FLOAT_BITS = 32
+_SHOWN = 5  # strategies in the summary
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +27,9 @@ def register(app: typer.Typer) -> None:
 \b
   coinfer sweep grid.yaml --out answers/
   coinfer sweep grid.yaml --out answers/ --executor local
+  coinfer sweep grid.yaml --out answers/ --solver atlas --columns compact
+  coinfer sweep grid.yaml --out answers/ --dry-run
+  coinfer sweep --check --out answers/
   coinfer sweep grid.yaml --out /shared/answers --address ray-head:6379
 
 \b
@@ -35,9 +46,9 @@ A grid file:
 
 @options.takes({name: option for name, option in options.PROBLEM.items() if name != "cuts"})
 def sweep(
-    grid: Annotated[Path, typer.Argument(help="Grid file (YAML).")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the answers; give it again to resume.")],
+    grid: Annotated[Path | None, typer.Argument(help="Grid file (YAML).")] = None,
     *,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the answers; give it again to resume.")],
     solver: Annotated[
         str, typer.Option("--solver", help="exact, atlas, quantum, genetic, paper or paper-parent.")
     ] = "exact",
@@ -47,6 +58,18 @@ def sweep(
     address: options.Address = None,
     workers: options.Workers = None,
     chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="Scenarios to a file; default: by size.")] = None,
+    columns: Annotated[
+        str, typer.Option("--columns", help="full, compact (number, strategy, latency), or names with commas.")
+    ] = "full",
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="I/N: the I-th of N parts alone, in a folder of its own.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Solve a few, say what all will take, write nothing.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read the files in --out and compare them with what was written.")
+    ] = False,
     cuts: Annotated[
         options.CutsChoice | None, typer.Option("--cuts", help="all or inner, instead of what the grid file says.")
     ] = None,
@@ -59,35 +82,90 @@ def sweep(
 ) -> None:
     """Answer a grid of scenarios into a Parquet data set; run again to resume."""
     with stdout_for_answers():
+        if check:
+            return _check(out, json)
+        if grid is None:
+            raise InputError("grid: none is given; give a grid file, or --check alone")
         from coinfer_ray.cli.compile_notice import announce_compilation
+        from coinfer_ray.sweeps.sweep import prepare
         from coinfer_ray.sweeps.sweep import sweep as run
 
         announce_compilation()
         if cuts is not None:
             chosen["cuts"] = cuts
-        answers = run(
-            grid,
-            out,
-            solver=solver,
-            executor=executor,
-            address=address,
-            workers=workers,
-            seed=seed,
-            confidence=confidence,
-            certify=certify,
-            chunk=chunk,
-            time_limit_s=time_limit,
+        common: dict[str, Any] = {
+            "solver": solver,
+            "seed": seed,
+            "confidence": confidence,
+            "certify": certify,
+            "chunk": chunk,
+            "columns": columns,
+            "shard": None if shard is None else _shard(shard),
+            "time_limit_s": time_limit,
             **options.given(chosen),
-        )
-        feasible = answers.to_table(columns=["feasible"])["feasible"]
-        summary = {
-            "out": str(out),
-            "scenarios": len(feasible),
-            "feasible": feasible.to_numpy().sum().item(),
-            "columns": answers.schema.names,
         }
+        if dry_run:
+            return _estimate(prepare(grid, out, solver_options=None, **common), out, workers, json)
+        answers = run(grid, out, executor=executor, address=address, workers=workers, **common)
+        summary = _summary(out, answers.schema.names)
     if json:
         print_json(summary)
+        return
+    typer.echo(f"{summary['scenarios']:,} scenarios in {out}, {summary['feasible']:,} of them feasible")
+    for each in summary["strategies"][:_SHOWN]:
+        cut, bits = each["cut_after"], f", {each['feature_bits']} bits" if each["feature_bits"] < _FLOAT_BITS else ""
+        share = each["scenarios"] / max(1, summary["scenarios"])
+        typer.echo(f"  {share:6.1%}  {each['model']} cut after {cut}{bits}, {each['accuracy_source']}, {each['id']}")
+    if len(summary["strategies"]) > _SHOWN:
+        typer.echo(f"  and {len(summary['strategies']) - _SHOWN} more strategies, in {out}/_strategies.parquet")
+    note(f"`coinfer report {out}` shows them")
+
+
+def _summary(out: Path, columns: list[str]) -> dict[str, Any]:
+    """How many scenarios are answered, and by which strategies, the most frequent first."""
+    from coinfer_ray.sweeps.reader import open_sweep
+
+    sweep = open_sweep(out)
+    shown = ["id", "model", "scenarios", "cut_after", "feature_bits", "accuracy_source"]
+    strategies = sweep.strategies.select(shown).sort_by([("scenarios", "descending"), ("id", "ascending")]).to_pylist()
+    return {
+        "out": str(out),
+        "scenarios": len(sweep),
+        "feasible": sum(each["scenarios"] for each in strategies),
+        "columns": columns,
+        "strategies": strategies,
+    }
+
+
+def _check(out: Path, json: bool) -> None:
+    from coinfer_ray.sweeps.manifest import Manifest
+    from coinfer_ray.sweeps.reader import check_files, open_sweep
+
+    open_sweep(out)
+    manifest = Manifest.read(out)
+    check_files(manifest)
+    if json:
+        print_json({"out": str(out), "files": len(manifest.files), "rows": manifest.rows, "bytes": manifest.bytes})
     else:
-        typer.echo(f"{summary['scenarios']:,} scenarios in {out}, {summary['feasible']:,} of them feasible")
-        note(f"`coinfer report {out}` shows them")
+        typer.echo(f"{out}: all {len(manifest.files):,} files ({manifest.rows:,} rows) are as they were written")
+
+
+def _estimate(prepared: Prepared, out: Path, workers: int | None, json: bool) -> None:
+    from coinfer_ray.runtime.executors.local import allowed_threads
+    from coinfer_ray.sweeps.estimate import estimate
+
+    found = estimate(prepared)
+    shared = workers or allowed_threads()
+    wall = found.first_s + found.seconds / shared
+    if json:
+        print_json({"out": str(out), **asdict(found), "workers": shared, "wall_s": wall})
+        return
+    typer.echo(f"{found.scenarios:,} scenarios in {found.files:,} files of {found.bytes / 1e6:,.1f} MB together")
+    typer.echo(f"about {wall:,.1f} s with {shared} workers, judged by {found.sampled:,} scenarios; nothing is written")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, whole = text.partition("/")
+    if not (part.isdecimal() and whole.isdecimal()):
+        raise InputError(f"shard: {text!r} is not of the form I/N; 2/4 is the second of four parts")
+    return int(part), int(whole)

@@ -124,15 +124,21 @@ class Problem:
         bound = np.full(len(asked), np.nan)
         if self.fitted is None:
             return bound
+        trained = np.zeros(len(asked), dtype=np.bool_) if answers.trainings is None else answers.trainings > 0
         for each in np.unique(asked[~np.isnan(asked)]):
-            rows = (asked == each) & ~answers.known
-            trained = rows & (np.False_ if answers.trainings is None else answers.trainings > 0)
-            predicted = rows & ~trained
-            if predicted.any():
-                bound[predicted] = self.predictor.lower_bound(answers.accuracy[predicted], float(each))
-            bound[trained] = self.predictor.calibration.bound_of_measured(answers.accuracy[trained], float(each))
-        facts = ~np.isnan(asked) & answers.known
-        bound[facts] = answers.accuracy[facts]
+            rows = asked == each
+            bound[rows] = self.bound_of(answers.accuracy[rows], answers.known[rows], trained[rows], float(each))
+        return bound
+
+    def bound_of(self, accuracy: np.ndarray, known: np.ndarray, trained: np.ndarray, confidence: float) -> np.ndarray:
+        """(n,) what strategies of an ``accuracy`` (n,) reach with that confidence: that accuracy where ``known`` (n,)
+        says that it is the network as it is, else less a margin, a measurement's where it was ``trained`` (n,)."""
+        bound = accuracy.copy()
+        trained = trained & ~known
+        predicted = ~(trained | known)
+        if predicted.any():
+            bound[predicted] = self.predictor.lower_bound(accuracy[predicted], confidence)
+        bound[trained] = self.predictor.calibration.bound_of_measured(accuracy[trained], confidence)
         return bound
 
     def answers(self, solutions: Solutions) -> Answers:

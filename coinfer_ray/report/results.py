@@ -12,6 +12,8 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.methods.proposed import Proposed
 from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.runtime.files import RUN_FILE, read_run
+from coinfer_ray.sweeps.manifest import Manifest
+from coinfer_ray.sweeps.reader import check_files, open_files
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -121,10 +123,10 @@ def read_sweep(folder: str | Path) -> SweepResults:
     """The answers in an output folder of ``coinfer sweep``.
 
     Raises:
-        InputError: another kind of folder, no answers in it, a truncated file, or more scenarios than a page holds.
+        InputError: another kind of folder, no answers in it, columns left out, a damaged file, or more scenarios than
+            a page holds.
     """
     import pyarrow as pa
-    import pyarrow.dataset as ds
 
     from coinfer_ray.scenarios.read import parse_grid
 
@@ -132,15 +134,19 @@ def read_sweep(folder: str | Path) -> SweepResults:
     run = read_run(folder)
     if run["kind"] != "sweep":
         raise InputError(f"report: {folder} was written by `coinfer {run['kind']}`; give the folder of a sweep")
-    files = sorted(folder.glob("chunk-*.parquet"))
-    if not files:
-        raise InputError(f"report: {folder} holds no answers yet; run its sweep first")
     settings = run["settings"]
-    missing = [name for name in ("grid", "problems", "solver") if name not in settings]
+    missing = [name for name in ("grid", "problems", "solver", "columns") if name not in settings]
     if missing:
         raise InputError(f"report: {folder / RUN_FILE} does not say its {missing[0]}; run its sweep again")
+    lacking = [name for name in _COLUMNS if name not in (*settings["columns"], "model")]
+    if lacking:
+        raise InputError(f"report: {folder} has no column {lacking[0]}; run its sweep with --columns full")
+    manifest = Manifest.read(folder)
+    if not manifest.files:
+        raise InputError(f"report: {folder} holds no answers yet; run its sweep first")
+    check_files(manifest)
     try:
-        dataset = ds.dataset([str(path) for path in files], format="parquet")
+        dataset = open_files(folder, sorted(manifest.files))
         return open_results(
             dataset, settings["problems"], settings["solver"], scenarios=len(parse_grid(settings["grid"]))
         )

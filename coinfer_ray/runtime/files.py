@@ -242,7 +242,7 @@ def _withdraw(folder: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _remove_temporaries(folder: Path) -> None:
-    for path in folder.iterdir():
+    for path in (*folder.glob(".coinfer-*"), *folder.glob("*/.coinfer-*")):  # a run may have folders of its own
         if _TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 

@@ -13,6 +13,9 @@ from coinfer_ray.scenarios.scenario import check_confidence
 if TYPE_CHECKING:
     from coinfer_ray.problem.space import Cuts
 
+SPEEDS = {"device": "device_flops_per_s", "server": "server_flops_per_s", "link": "rate_bps"}
+AXES = ("model", "device", "server", "link", "max_loss", "confidence")  # the last varies fastest
+
 
 @dataclass(frozen=True, eq=False)
 class Axis:
@@ -72,24 +75,51 @@ class Grid:
         Raises:
             ValueError: the range does not lie within the grid.
         """
+        entries = self.entries(start, stop)
+        columns: dict[str, NDArray[Any]] = {
+            "scenario": np.arange(start, stop, dtype=np.int64),
+            "model": entries["model"],
+            "max_loss": self.max_loss[entries["max_loss"]],
+            "confidence": self.confidence[entries["confidence"]],
+        }
+        for name in ("link", "server", "device"):
+            axis: Axis = getattr(self, name)
+            columns[name] = axis.label[entries[name]]
+            columns |= {column: values[entries[name]] for column, values in axis.columns.items()}
+        return columns
+
+    def entries(self, start: int, stop: int) -> dict[str, NDArray[np.int32]]:
+        """Which entry of each axis (``model``, ``device``, ``server``, ``link``, ``max_loss``, ``confidence``) the
+        scenarios ``start`` to ``stop - 1`` have, (stop - start,) each.
+
+        Raises:
+            ValueError: the range does not lie within the grid.
+        """
         if not 0 <= start <= stop <= len(self):
             raise ValueError(f"scenarios {start}..{stop} do not lie within 0..{len(self)}")
-        scenario = np.arange(start, stop, dtype=np.int64)
-        rest, confidence = np.divmod(scenario, len(self.confidence))
-        rest, loss = np.divmod(rest, len(self.max_loss))
-        columns: dict[str, NDArray[Any]] = {
-            "scenario": scenario,
-            "max_loss": self.max_loss[loss],
-            "confidence": self.confidence[confidence],
-        }
-        for name, axis in (("link", self.link), ("server", self.server), ("device", self.device)):
-            rest, entry = np.divmod(rest, len(axis))
-            columns[name] = axis.label[entry]
-            columns |= {column: values[entry] for column, values in axis.columns.items()}
-        return columns | {"model": rest.astype(np.int32)}
+        found, stride = {}, 1
+        for name in reversed(AXES):
+            size = len(self.models if name == "model" else getattr(self, name))
+            # An axis repeats each of its entries so often: runs are copied, where a division for each scenario costs
+            # several times as much.
+            first, last = start // stride, max(start, stop - 1) // stride
+            codes = (np.arange(first, last + 1) % size).astype(np.int32) if size > 1 else np.zeros(1, dtype=np.int32)
+            if size == 1:
+                found[name] = np.repeat(codes, stop - start)
+            elif stride <= stop - start:
+                found[name] = np.repeat(codes, stride)[start - first * stride :][: stop - start]
+            else:  # a run or two, of which each may be far longer than what is asked for
+                runs = np.full(len(codes), stride, dtype=np.int64)
+                runs[0] -= start - first * stride
+                runs[-1] -= (last + 1) * stride - stop
+                found[name] = np.repeat(codes, runs)
+            stride *= size
+        return found
 
     def weights(self, start: int, stop: int) -> NDArray[np.float64]:
         """(stop - start, 3): the latency weights (:meth:`Scenario.weights`) of each scenario."""
-        columns = self.columns(start, stop)
-        speeds = [columns[name] for name in ("device_flops_per_s", "server_flops_per_s", "rate_bps")]
-        return 1 / np.stack(speeds, axis=1)
+        entries, weights = self.entries(start, stop), np.empty((stop - start, 3))
+        for column, (name, speed) in enumerate(SPEEDS.items()):
+            axis: Axis = getattr(self, name)
+            weights[:, column] = (1 / axis.columns[speed])[entries[name]]
+        return weights

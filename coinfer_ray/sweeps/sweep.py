@@ -1,18 +1,19 @@
 """Many scenarios: a grid solved in chunks by an executor's workers, one Parquet file each.
 
-A chunk is a range of scenario numbers of one network, and its file's name is its number, so what is done is what
-is there: a killed run goes on where it stopped. The answer of a scenario depends on its number and the seed alone,
-not on the chunks, the executor or the threads. A worker that sees the output folder writes its chunk itself; one
-that doesn't (a node without the file system) sends it back for the driver to write.
+A chunk is a range of scenario numbers of one network, and its file's name is its number; the manifest knows the
+checksum of each finished one (:mod:`coinfer_ray.sweeps.manifest`): a killed run goes on where it stopped. The answer of
+a scenario depends on its number and the seed alone, not on the chunks, the executor or the threads. A worker that sees
+the output folder writes its chunk itself; one that doesn't (a node without the file system) sends it back for the
+driver to write.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -23,22 +24,45 @@ from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, OPTIMIZERS
 from coinfer_ray.runtime.executors import Envelope, Executor, make_executor
-from coinfer_ray.runtime.files import read_holder, run_folder, write_whole
+from coinfer_ray.runtime.files import RUN_FILE, read_holder, read_run, run_folder, write_whole
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.scenarios.read import parse_grid, read_grid
-from coinfer_ray.sweeps.chunks import Chunk, How, _write, split_grid, start_worker
+from coinfer_ray.sweeps.chunks import Chunk, How, file_name, split_grid, start_worker, write_content
+from coinfer_ray.sweeps.estimate import sample
+from coinfer_ray.sweeps.manifest import Manifest, Written
+from coinfer_ray.sweeps.reader import open_files
+from coinfer_ray.sweeps.rows import chosen_columns
+from coinfer_ray.sweeps.strategies import write_strategies
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyarrow.dataset import Dataset
 
 SOLVERS = (*OPTIMIZERS, "atlas")
-LARGEST_CHUNK = 64  # scenarios; some seconds of the population optimizer
-LARGEST_LOOK_UP = 100_000  # scenarios of an atlas
+LARGEST_CHUNK = 64  # scenarios that are solved one by one, where nothing is known of how long they take
+LARGE_GRID = 64 * LARGEST_CHUNK  # scenarios from which on it is found out
+CHUNK_S = 10.0  # that a chunk should take then: a killed run loses little, and files are few
+LARGEST_LOOK_UP = 1 << 20  # scenarios of an atlas: some 100 MB of a worker's memory
+LEAST_LOOK_UP = 1 << 16  # below, a file costs more than its rows
 SMALL_GRID_CHUNKS = 64  # a small grid still spreads over many workers
 MAX_CHUNKS = 20_000  # files of one run
 FAILED_FILE = "_failed.json"  # the chunks that the last run could not solve, and why
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep before its first scenario is solved: what is asked, of which problems, in which ``chunks``; ``settings``
+    is all that decides the files."""
+
+    grid: Grid
+    problems: dict[str, Problem]
+    how: How
+    chunks: list[Chunk]
+    settings: dict[str, Any]
+
+    @property
+    def scenarios(self) -> int:
+        return sum(chunk.stop - chunk.start for chunk in self.chunks)
 
 
 def sweep(
@@ -55,6 +79,8 @@ def sweep(
     time_limit_s: float | None = None,
     solver_options: Mapping[str, Any] | None = None,
     chunk: int | None = None,
+    columns: str | Sequence[str] = "full",
+    shard: tuple[int, int] | None = None,
     quiet: bool = False,
     **options: Unpack[ProblemOptions],
 ) -> Dataset:
@@ -62,9 +88,11 @@ def sweep(
 
     Args:
         grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path.
-        out: folder of the chunks; run again with the same to resume. It holds answers alone besides files whose
-            names begin with ``_`` or a dot: any reader of Parquet takes the folder, or ``FOLDER/*.parquet``. None:
-            nothing is kept, the data set is in memory.
+        out: folder of the answers, ``model=NAME/chunk-NNNNNN.parquet``; run again with the same to resume, which reads
+            what is there and does again what is not as it was written. It holds answers alone besides files whose
+            names begin with ``_`` or a dot: any reader of Parquet takes the folder, or ``FOLDER/*/*.parquet``.
+            ``_strategies.parquet`` says what a ``strategy_id`` stands for, ``_manifest.json`` lists the files
+            (:func:`coinfer_ray.open_sweep` reads all of it). None: nothing is kept, the data set is in memory.
         solver: the optimizer of :func:`coinfer_ray.optimizer.solve.solve`; ``time_limit_s`` (seconds for a scenario;
             answers that it ends depend on the machine) and ``solver_options`` go to it. Or ``atlas``: the grid's
             atlases are built first, in ``out``, and every scenario is then a look-up.
@@ -73,6 +101,10 @@ def sweep(
         seed, confidence: instead of the grid's own; so is ``cuts`` among the ``options``.
         certify: prove a lower bound beside the answers of any optimizer.
         chunk: scenarios to a chunk; None suits the grid's size.
+        columns: ``full``, ``compact`` (number, strategy and latency, from which the grid and the strategies give the
+            rest), or names of columns (:data:`coinfer_ray.sweeps.rows.FULL`).
+        shard: (i, n) answers the i-th of n parts alone, 1 to n, for machines that share no Ray cluster; each part has
+            a folder of its own, and :func:`coinfer_ray.open_sweep` opens them together.
         quiet: no progress on stderr.
         options: those of :class:`coinfer_ray.optimizer.problem.ProblemOptions`; ``records`` may be a mapping of them
             by network.
@@ -85,10 +117,90 @@ def sweep(
         RuntimeError: chunks failed: their worker died or raised. They have no file, ``_failed.json`` says why; what
             is done stays, and running again tries them again.
     """
+    prepared = prepare(
+        grid,
+        out,
+        solver=solver,
+        seed=seed,
+        confidence=confidence,
+        certify=certify,
+        time_limit_s=time_limit_s,
+        solver_options=solver_options,
+        chunk=chunk,
+        columns=columns,
+        shard=shard,
+        **options,
+    )
+    grid, problems, how = prepared.grid, prepared.problems, prepared.how
+    running = (
+        make_executor(executor, address=address, workers=workers, in_flight=2)
+        if isinstance(executor, str)
+        else nullcontext(executor)
+    )
+    with (
+        tempfile.TemporaryDirectory() if out is None else nullcontext(out) as place,
+        run_folder(place, "sweep", prepared.settings) as folder,
+    ):
+        rename_old_atlases(folder)
+        chunks = prepared.chunks
+        manifest = Manifest.read(folder)
+        names = {each.number: file_name(grid, each) for each in chunks}
+        pending = [each for each in chunks if not _finished(manifest, names[each.number], each)]
+        if pending:
+            manifest.complete = False
+            manifest.files = {name: manifest.files[name] for name in set(names.values()) & set(manifest.files)}
+            for each in pending:
+                manifest.files.pop(names[each.number], None)
+            if solver == "atlas":
+                atlases = {
+                    model: grid_atlases(grid, problem, folder=folder, quiet=quiet, **(solver_options or {}))
+                    for model, problem in problems.items()
+                }
+                how = replace(how, atlases=atlases)
+            elif solver == "exact" and address is None:
+                from coinfer_kernels.warm_up import compile_solvers
+
+                compile_solvers()  # once and here, not in every worker
+            try:
+                with running as started:
+                    shared = {"grid": grid, "problems": problems, "how": how}
+                    _run(started, shared, manifest, pending, prepared.scenarios, quiet)
+            finally:
+                manifest.save()
+        if not manifest.complete:
+            write_strategies(folder, [folder / name for name in names.values()], problems)
+            manifest.complete = True
+            manifest.save()
+        return _open(folder, list(names.values()), in_memory=out is None)
+
+
+def prepare(
+    grid: Grid | Mapping[str, Any] | str | Path,
+    out: str | Path | None,
+    *,
+    solver: str,
+    seed: int | None,
+    confidence: float | None,
+    certify: bool,
+    time_limit_s: float | None,
+    solver_options: Mapping[str, Any] | None,
+    chunk: int | None,
+    columns: str | Sequence[str],
+    shard: tuple[int, int] | None,
+    **options: Unpack[ProblemOptions],
+) -> Prepared:
+    """Check all that :func:`sweep` is given, and cut the grid into chunks. Nothing is written.
+
+    Raises:
+        InputError: as :func:`sweep`.
+    """
     grid = grid if isinstance(grid, Grid) else read_grid(grid) if isinstance(grid, str | Path) else parse_grid(grid)
     check_name("solver", solver, SOLVERS)
+    wanted = chosen_columns(columns)
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk: {chunk} scenarios; at least 1 is needed")
+    if shard is not None and not 1 <= shard[0] <= shard[1]:
+        raise InputError(f"shard: {shard[0]}/{shard[1]} is no part of a whole; give 1/4 to 4/4 for four parts")
     seed = grid.seed if seed is None else seed
     grid = grid if confidence is None else grid.asking(confidence)
     records = options.get("records")
@@ -100,52 +212,34 @@ def sweep(
     _check_snr(grid, problems)
     for problem in problems.values():  # a confidence that records cannot promise ends here, not in every chunk
         problem.required_accuracy(np.zeros(len(grid.confidence)), grid.confidence)
-    chunk = chunk or _chunk_size(len(grid), LARGEST_LOOK_UP if solver == "atlas" else LARGEST_CHUNK)
+    size = chunk or _chunk_size(len(grid), solver)
+    chunks = _shard_of(list(split_grid(grid, size)), shard)
     settings = {
         "solver": solver,
         "certify": certify,
         "options": {**(solver_options or {}), "time_limit_s": time_limit_s},
         "seed": seed,
         "grid": grid.document,
-        "chunk": chunk,
+        "chunk": size,
+        "columns": list(wanted),
+        "shard": None if shard is None else list(shard),
         "problems": {model: problem.provenance() for model, problem in problems.items()},
     }
-    how = How(solver, seed, certify, time_limit_s, solver_options or {})
-    running = (
-        make_executor(executor, address=address, workers=workers, in_flight=2)
-        if isinstance(executor, str)
-        else nullcontext(executor)
-    )
-    with (
-        tempfile.TemporaryDirectory() if out is None else nullcontext(out) as place,
-        run_folder(place, "sweep", settings) as folder,
-    ):
-        rename_old_atlases(folder)
-        chunks = list(split_grid(grid, chunk))
-        pending = [each for each in chunks if not _finished(folder / each.file_name, each)]
-        if pending:
-            if solver == "atlas":
-                atlases = {
-                    model: grid_atlases(grid, problem, folder=folder, quiet=quiet, **(solver_options or {}))
-                    for model, problem in problems.items()
-                }
-                how = replace(how, atlases=atlases)
-            elif solver == "exact" and address is None:
-                from coinfer_kernels.warm_up import compile_solvers
-
-                compile_solvers()  # once and here, not in every worker
-            with running as started:
-                _run(started, {"grid": grid, "problems": problems, "how": how}, folder, pending, len(grid), quiet)
-        return _open(folder, chunks, in_memory=out is None)
+    how = How(solver, seed, certify, time_limit_s, solver_options or {}, wanted)
+    prepared = Prepared(grid, problems, how, chunks, settings)
+    if chunk is None and solver != "atlas" and len(grid) > LARGE_GRID:
+        return _by_cost(prepared, None if out is None else Path(out))
+    return prepared
 
 
 def _run(
-    executor: Executor, shared: Mapping[str, Any], folder: Path, pending: list[Chunk], total: int, quiet: bool
+    executor: Executor, shared: Mapping[str, Any], manifest: Manifest, pending: list[Chunk], total: int, quiet: bool
 ) -> None:
     """Solve the ``pending`` chunks; those that fail are named when the others are done."""
     chunks: dict[Any, Chunk] = {chunk.number: chunk for chunk in pending}
     done = total - sum(chunk.stop - chunk.start for chunk in pending)
-    failed: list[Envelope[tuple[int, pa.Table | None]]] = []
+    failed: list[Envelope[tuple[Written, bytes | None]]] = []
+    folder = manifest.folder
     shared = {**shared, "folder": str(folder.resolve()), "holder": read_holder(folder)}
     tasks = ((chunk.number, chunk) for chunk in pending)
     with (
@@ -156,10 +250,12 @@ def _run(
             if envelope.value is None:
                 failed.append(envelope)
                 continue
-            rows, table = envelope.value
-            if table is not None:
-                _write(table, folder / chunks[envelope.task_id].file_name)
-            progress.advance(rows)
+            written, content = envelope.value
+            name = file_name(shared["grid"], chunks[envelope.task_id])
+            if content is not None:
+                write_content(folder / name, content)
+            manifest.add(name, written)
+            progress.advance(written.rows)
     if not failed:
         (folder / FAILED_FILE).unlink(missing_ok=True)
         return
@@ -182,9 +278,37 @@ def _run(
     )
 
 
-def _chunk_size(scenarios: int, largest: int) -> int:
+def _chunk_size(scenarios: int, solver: str) -> int:
     """Small enough for many workers to share a small grid, large enough for a large one to have few files."""
-    return max(1, min(largest, scenarios // SMALL_GRID_CHUNKS), -(-scenarios // MAX_CHUNKS))
+    share = scenarios // SMALL_GRID_CHUNKS
+    suited = max(LEAST_LOOK_UP, min(LARGEST_LOOK_UP, share)) if solver == "atlas" else min(LARGEST_CHUNK, share)
+    return max(1, suited, -(-scenarios // MAX_CHUNKS))
+
+
+def _by_cost(prepared: Prepared, place: Path | None) -> Prepared:
+    """A large grid in chunks of some seconds each: those of the run that ``place`` holds, or by a sample."""
+    scenarios = len(prepared.grid)
+    if place is not None and (place / RUN_FILE).exists():
+        size = read_run(place)["settings"].get("chunk")
+        if not isinstance(size, int) or size < 1:
+            return prepared  # whatever it is, it is no run of these settings: claiming the folder says so
+    else:
+        pace, *_ = sample(prepared)
+        size = int(min(CHUNK_S / pace, LARGEST_LOOK_UP, scenarios // SMALL_GRID_CHUNKS))
+        size = max(1, size, -(-scenarios // MAX_CHUNKS))
+    chunks = _shard_of(list(split_grid(prepared.grid, size)), prepared.settings["shard"])
+    return replace(prepared, chunks=chunks, settings={**prepared.settings, "chunk": size})
+
+
+def _shard_of(chunks: list[Chunk], shard: Sequence[int] | None) -> list[Chunk]:
+    if shard is None:
+        return chunks
+    own = chunks[shard[0] - 1 :: shard[1]]
+    if not own:
+        raise InputError(
+            f"shard: {shard[0]}/{shard[1]} is empty, the grid has {len(chunks)} chunks; take fewer parts, or --chunk"
+        )
+    return own
 
 
 def _check_snr(grid: Grid, problems: Mapping[str, Problem]) -> None:
@@ -197,19 +321,14 @@ def _check_snr(grid: Grid, problems: Mapping[str, Problem]) -> None:
             )
 
 
-def _finished(path: Path, chunk: Chunk) -> bool:
-    """Whether a chunk's file is there and whole, by its footer."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return bool(pq.read_metadata(path).num_rows == chunk.stop - chunk.start)
-    except (OSError, pa.ArrowException):
-        return False
+def _finished(manifest: Manifest, name: str, chunk: Chunk) -> bool:
+    """Whether a chunk's file is there as it was written."""
+    written = manifest.files.get(name)
+    return written is not None and written.rows == chunk.stop - chunk.start and written.is_at(manifest.folder / name)
 
 
-def _open(folder: Path, chunks: list[Chunk], *, in_memory: bool) -> Dataset:
+def _open(folder: Path, names: list[str], *, in_memory: bool) -> Dataset:
     import pyarrow.dataset as ds
 
-    dataset = ds.dataset([str(folder / chunk.file_name) for chunk in chunks], format="parquet")
+    dataset = open_files(folder, names)
     return ds.dataset(dataset.to_table()) if in_memory else dataset

@@ -135,7 +135,7 @@ def test_a_chunk_whose_workers_die_is_tried_again_by_the_next_sweep(
 
     with pytest.raises(RuntimeError, match="1 of 3 chunks failed, chunk 1 so: WorkerDied: 1 workers died over this"):
         run()
-    done = {path.name: path.stat().st_mtime_ns for path in out.glob("chunk-*.parquet")}
+    done = {path.name: path.stat().st_mtime_ns for path in out.glob("*/chunk-*.parquet")}
     assert sorted(done) == ["chunk-000000.parquet", "chunk-000002.parquet"]
     (kept,) = json.loads((out / FAILED_FILE).read_text())
     assert kept["chunk"] == 1 and kept["attempts"] == 1

@@ -175,7 +175,7 @@ def test_a_sweep_survives_its_driver(
     first = kill_later(two_nodes.driver(KILLED, *command))
     first.communicate()
     assert first.returncode == -signal.SIGKILL
-    before = {path: path.stat().st_mtime_ns for path in out.glob("chunk-*.parquet")}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/chunk-*.parquet")}
     assert 2 <= len(before) < 18
 
     summary = json.loads(two_nodes.drive(CLI, *command))

@@ -1,0 +1,216 @@
+"""A finished sweep, opened: its rows as they lie in the files, and joined with what the grid and the strategies say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.runtime.files import read_run
+from coinfer_ray.scenarios.grid import AXES, SPEEDS, Grid
+from coinfer_ray.scenarios.read import parse_grid
+from coinfer_ray.sweeps.manifest import Manifest
+from coinfer_ray.sweeps.strategies import STRATEGIES_FILE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.dataset import Dataset
+
+_PARTS = ("device_s", "server_s", "uplink_s")  # latency, by the order of costs and weights
+_COSTS = ("device_flop", "server_flop", "uplink_bit")
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The answers in a sweep's folder, or in those of its shards.
+
+    ``dataset``: the rows with the columns that were written, ``model`` among them. ``strategies``: one row for each
+    strategy, ``id`` being what rows call ``strategy_id``. ``grid``: what was asked; ``settings``: how.
+    """
+
+    dataset: Dataset
+    strategies: pa.Table
+    grid: Grid
+    settings: dict[str, Any]
+
+    def __len__(self) -> int:
+        """Rows: the scenarios of the grid, or of the shards that were opened."""
+        return int(self.dataset.count_rows())
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All that :meth:`tables` can give: what is written, and what the grid and the strategies add to it."""
+        own = tuple(self.dataset.schema.names)
+        joined = (*self._of_grid(), *self._of_strategies())
+        return (*own, *(name for name in joined if name not in own))
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The rows, a file's at a time in the order of the scenarios, with the ``columns`` that are asked for (all).
+
+        What a file does not hold is joined: the scenario's own numbers from the grid, what its strategy is from
+        :attr:`strategies`, the parts of its latency from both.
+
+        Raises:
+            InputError: a column that there is not.
+        """
+        wanted = self.columns if columns is None else tuple(columns)
+        for name in wanted:
+            check_name("columns", name, self.columns)
+        for fragment in sorted(self.dataset.get_fragments(), key=lambda fragment: _number(fragment.path)):
+            yield self._joined(fragment, wanted)
+
+    def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of :meth:`tables` at once."""
+        import pyarrow as pa
+
+        return pa.concat_tables(self.tables(columns), promote_options="default")
+
+    def _of_grid(self) -> tuple[str, ...]:
+        axes = (self.grid.device, self.grid.server, self.grid.link)
+        return (*AXES, *(name for axis in axes for name in axis.columns))
+
+    def _of_strategies(self) -> tuple[str, ...]:
+        if "strategy_id" not in self.dataset.schema.names:
+            return ()
+        return (*(name for name in self.strategies.column_names if name not in ("id", "model", "scenarios")), *_PARTS)
+
+    def _joined(self, fragment: Any, wanted: tuple[str, ...]) -> pa.Table:
+        import pyarrow as pa
+
+        own = [name for name in self.dataset.schema.names if name in wanted or name in ("scenario", "strategy_id")]
+        table = fragment.to_table(schema=self.dataset.schema, columns=own)
+        if not len(table):
+            return table.select([name for name in wanted if name in own])
+        start = table["scenario"][0].as_py()
+        asked: dict[str, Any] = {}
+        place: np.ndarray | None = None
+        if set(wanted) & set(self._of_strategies()) - set(own):
+            place = self._place(table["strategy_id"])
+        for name in wanted:
+            if name in own:
+                asked[name] = table[name]
+            elif name in self._of_grid():
+                asked[name] = self._grid_column(name, start, start + len(table))
+            elif place is None:
+                raise AssertionError(name)  # what is no column of the rows or the grid is one of the strategies
+            elif name in _PARTS:
+                which = _PARTS.index(name)
+                axis, speed = list(SPEEDS.items())[which]
+                costs = np.append(self.strategies[_COSTS[which]].to_numpy(), np.nan)[place]
+                entries = self.grid.entries(start, start + len(table))[axis]
+                seconds = costs * (1 / getattr(self.grid, axis).columns[speed])[entries]
+                asked[name] = pa.array(seconds, mask=place < 0)
+            else:
+                asked[name] = self.strategies[name].take(pa.array(place, mask=place < 0))
+        return pa.table(asked)
+
+    def _place(self, ids: pa.ChunkedArray) -> np.ndarray:
+        """(n,) the row of :attr:`strategies` of each id, -1 where there is none."""
+        known = self.strategies["id"].to_numpy()
+        values = ids.fill_null(-1).to_numpy()
+        if not len(known):
+            return np.full(len(values), -1)
+        order = np.argsort(known)
+        place: np.ndarray = order[np.minimum(np.searchsorted(known[order], values), len(known) - 1)]
+        return np.where(values == -1, -1, place)
+
+    def _grid_column(self, name: str, start: int, stop: int) -> Any:
+        import pyarrow as pa
+
+        values = self.grid.columns(start, stop)[name]
+        if name == "model":
+            return pa.DictionaryArray.from_arrays(pa.array(values), pa.array(self.grid.models, pa.string()))
+        if name in ("device", "server", "link"):
+            labels = getattr(self.grid, name).labels
+            return pa.DictionaryArray.from_arrays(pa.array(values.astype(np.int32)), pa.array(labels, pa.string()))
+        return pa.array(values, mask=np.isnan(values))
+
+
+def open_sweep(folder: str | Path | Sequence[str | Path], *, check: bool = False) -> Sweep:
+    """Open the folder of a finished sweep, or those of its shards together.
+
+    ``check`` reads every file and compares it with what was written.
+
+    Raises:
+        InputError: no folder of a sweep, one that is not finished, shards of different sweeps, or a file that is
+            missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    folders = [Path(folder)] if isinstance(folder, str | Path) else [Path(each) for each in folder]
+    if not folders:
+        raise InputError("sweep: no folder is given; give that of `coinfer sweep --out`")
+    opened = [_open_folder(each, check) for each in folders]
+    settings = opened[0][2]
+    for path, other in zip(folders, opened, strict=True):
+        if {**other[2], "shard": None} != {**settings, "shard": None}:
+            raise InputError(f"sweep: {path} and {folders[0]} are of different sweeps; open them one by one")
+    if len(opened) == 1:
+        dataset, strategies = opened[0][:2]
+    else:
+        shards = [tuple(each[2]["shard"] or ()) for each in opened]
+        if len(set(shards)) < len(shards):
+            raise InputError(f"sweep: a shard is given twice ({', '.join(map(str, folders))}); give each once")
+        dataset = ds.dataset([each[0] for each in opened])
+        strategies = _merged(pa.concat_tables([each[1] for each in opened]))
+    return Sweep(dataset, strategies, parse_grid(settings["grid"]), settings)
+
+
+def _open_folder(folder: Path, check: bool) -> tuple[Dataset, pa.Table, dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    run = read_run(folder)
+    if run["kind"] != "sweep":
+        raise InputError(f"sweep: {folder} was written by `coinfer {run['kind']}`; give the folder of a sweep")
+    manifest = Manifest.read(folder)
+    if not manifest.complete:
+        raise InputError(f"sweep: {folder} is not finished ({manifest.rows:,} rows so far); run its sweep again")
+    if check:
+        check_files(manifest)
+    missing = [name for name in (*manifest.files, STRATEGIES_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"sweep: {folder / missing[0]} is missing; run its sweep again")
+    dataset = open_files(folder, sorted(manifest.files, key=_number))
+    return dataset, pq.read_table(folder / STRATEGIES_FILE), run["settings"]
+
+
+def _number(path: str) -> int:
+    """The number of the chunk whose file it is."""
+    return int(path.rpartition("-")[2].partition(".")[0])
+
+
+def _merged(strategies: pa.Table) -> pa.Table:
+    """Each strategy once, answering as many scenarios as in all rows together."""
+    counts = strategies.group_by("id", use_threads=False).aggregate([("scenarios", "sum")])
+    first = dict[int, int]()
+    for row, number in enumerate(strategies["id"].to_pylist()):
+        first.setdefault(number, row)
+    distinct = strategies.take([first[number] for number in counts["id"].to_pylist()])
+    place = distinct.schema.get_field_index("scenarios")
+    return distinct.set_column(place, "scenarios", counts["scenarios_sum"])
+
+
+def check_files(manifest: Manifest) -> None:
+    """Raise InputError, naming them, where files are not as they were written."""
+    bad = list(manifest.damaged())
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise InputError(
+            f"sweep: {manifest.folder / bad[0]}{more} is not as it was written (of {len(manifest.files)} files); run "
+            "its sweep again, which does the damaged ones anew"
+        )
+
+
+def open_files(folder: Path, names: Sequence[str]) -> Dataset:
+    """The data set of a sweep's files, ``model`` from their folders' names."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    hive = ds.partitioning(pa.schema([("model", pa.string())]), flavor="hive")
+    paths = [str(folder / name) for name in names]
+    return ds.dataset(paths, format="parquet", partitioning=hive, partition_base_dir=str(folder))

@@ -1,0 +1,80 @@
+"""The strategies that a sweep's rows name by their ids, once each: ``_strategies.parquet``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.sweeps.rows import METADATA_KEY, SOURCES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STRATEGIES_FILE = "_strategies.parquet"
+
+
+def write_strategies(folder: Path, files: Sequence[Path], problems: Mapping[str, Problem]) -> None:
+    """Collect what the chunks' ``files`` say of their strategies and write one row for each.
+
+    Raises:
+        RuntimeError: two strategies share an id.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: dict[str, dict[int, tuple[tuple[int, ...], int]]] = {model: {} for model in problems}
+    for file in files:
+        own = json.loads(pq.read_metadata(file).metadata[METADATA_KEY])["strategies"]
+        of_model = found[file.parent.name.removeprefix("model=")]
+        for number, levels, scenarios in zip(own["id"], own["levels"], own["scenarios"], strict=True):
+            there, before = of_model.get(number, (tuple(levels), 0))
+            if there != tuple(levels):
+                raise RuntimeError(f"strategies {there} and {tuple(levels)} share the id {number}")
+            of_model[number] = there, before + scenarios
+    tables = [_table(model, problems[model], own) for model, own in found.items() if own]
+    if not tables:  # nothing is feasible anywhere: a table without rows, with the usual columns
+        model, problem = next(iter(problems.items()))
+        none = (0,) * len(problem.space.variables)
+        tables = [_table(model, problem, {0: (none, 0)}).slice(0, 0)]
+    table = pa.concat_tables(tables).sort_by([("model", "ascending"), ("scenarios", "descending"), ("id", "ascending")])
+    write_whole(folder / STRATEGIES_FILE, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def _table(model: str, problem: Problem, found: Mapping[int, tuple[tuple[int, ...], int]]) -> pa.Table:
+    import pyarrow as pa
+
+    levels = np.array([levels for levels, _ in found.values()], dtype=np.int64)
+    costs, place, known = problem.delay.costs(levels), problem.measured.find(levels), problem.is_known(levels)
+    costs[place >= 0] = problem.measured.costs[place[place >= 0]]
+    accuracy: np.ndarray | None = None
+    if not problem.predictor.noisy:  # over noise it is another at each signal-to-noise ratio
+        accuracy = problem.predictor.predict(problem.space.tables.values[np.arange(levels.shape[1]), levels])
+        accuracy[place >= 0] = problem.measured.accuracy[place[place >= 0]]
+        accuracy[known] = problem.base_accuracy
+    source = np.where(known, 0, np.where(place >= 0, 1, 2))
+    strategies = [problem.space.strategy(row) for row in levels]
+    columns: dict[str, Any] = {
+        "id": pa.array(list(found), pa.int64()),
+        "model": pa.array([model] * len(found), pa.string()),
+        "scenarios": pa.array([scenarios for _, scenarios in found.values()], pa.int64()),
+        "partition_point": pa.array([strategy.partition_point for strategy in strategies], pa.int64()),
+        "cut_after": [problem.graph.cut_name(strategy.partition_point) for strategy in strategies],
+        "feature_bits": pa.array([strategy.feature_bits for strategy in strategies], pa.int64()),
+        "sparsity": pa.array([list(strategy.sparsity.values()) for strategy in strategies], pa.list_(pa.float64())),
+        "codec": pa.array([list(asdict(strategy.codec).values()) for strategy in strategies], pa.list_(pa.float64())),
+        "levels": pa.array(levels.tolist(), pa.list_(pa.int16())),
+        "device_flop": costs[:, 0],
+        "server_flop": costs[:, 1],
+        "uplink_bit": costs[:, 2],
+        "predicted_accuracy": pa.nulls(len(found), pa.float64()) if accuracy is None else accuracy,
+        "accuracy_source": [SOURCES[each] for each in source],
+        "trainings": np.where(place >= 0, np.append(problem.measured.trainings, 0)[place], 0),
+    }
+    return pa.table(columns)
