@@ -43,6 +43,14 @@ Run the same line again after it was stopped: it goes on where it was.
   coinfer atlas show alexnet.atlas.parquet --picture atlas.png
 """,
     )(show)
+    atlas.command(
+        epilog="""Examples:
+
+\b
+  coinfer atlas sql alexnet.atlas.parquet --name alexnet > alexnet.sql
+  duckdb -init alexnet.sql -c "SELECT alexnet_latency_s(3.62e9, 1.06e13, 5.85e6)"
+""",
+    )(sql)
     app.add_typer(atlas, name="atlas")
 
 
@@ -141,6 +149,17 @@ def show(
         print_json(document)
     else:
         _print_atlas(found, document)
+
+
+def sql(
+    atlas: Annotated[Path, typer.Argument(help="File that `coinfer atlas build` wrote.")],
+    name: Annotated[str, typer.Option("--name", help="What the macros' names begin with.")] = "atlas",
+) -> None:
+    """Print an atlas as macros for DuckDB, which then answers any scenario."""
+    from coinfer_ray.atlas.atlas import load_atlas
+    from coinfer_ray.atlas.sql import atlas_sql
+
+    typer.echo(atlas_sql(load_atlas(atlas), name), nl=False)
 
 
 def read_range(name: str, text: str, unit: float) -> Range:

@@ -81,11 +81,12 @@ def sweep(
     **chosen: Any,
 ) -> None:
     """Answer a grid of scenarios into a Parquet data set; run again to resume."""
+    if check:
+        _check(out, json)
+        return
+    if grid is None:
+        raise InputError("grid: none is given; give a grid file, or --check alone")
     with stdout_for_answers():
-        if check:
-            return _check(out, json)
-        if grid is None:
-            raise InputError("grid: none is given; give a grid file, or --check alone")
         from coinfer_ray.cli.compile_notice import announce_compilation
         from coinfer_ray.sweeps.sweep import prepare
         from coinfer_ray.sweeps.sweep import sweep as run
@@ -105,9 +106,13 @@ def sweep(
             **options.given(chosen),
         }
         if dry_run:
-            return _estimate(prepare(grid, out, solver_options=None, **common), out, workers, json)
-        answers = run(grid, out, executor=executor, address=address, workers=workers, **common)
-        summary = _summary(out, answers.schema.names)
+            expected = _estimate(prepare(grid, out, solver_options=None, **common), out, workers)
+        else:
+            answers = run(grid, out, executor=executor, address=address, workers=workers, **common)
+            summary = _summary(out, answers.schema.names)
+    if dry_run:
+        _print_estimate(expected, json)
+        return
     if json:
         print_json(summary)
         return
@@ -150,18 +155,25 @@ def _check(out: Path, json: bool) -> None:
         typer.echo(f"{out}: all {len(manifest.files):,} files ({manifest.rows:,} rows) are as they were written")
 
 
-def _estimate(prepared: Prepared, out: Path, workers: int | None, json: bool) -> None:
+def _estimate(prepared: Prepared, out: Path, workers: int | None) -> dict[str, Any]:
     from coinfer_ray.runtime.executors.local import allowed_threads
     from coinfer_ray.sweeps.estimate import estimate
 
     found = estimate(prepared)
     shared = workers or allowed_threads()
-    wall = found.first_s + found.seconds / shared
+    return {"out": str(out), **asdict(found), "workers": shared, "wall_s": found.first_s + found.seconds / shared}
+
+
+def _print_estimate(expected: dict[str, Any], json: bool) -> None:
     if json:
-        print_json({"out": str(out), **asdict(found), "workers": shared, "wall_s": wall})
+        print_json(expected)
         return
-    typer.echo(f"{found.scenarios:,} scenarios in {found.files:,} files of {found.bytes / 1e6:,.1f} MB together")
-    typer.echo(f"about {wall:,.1f} s with {shared} workers, judged by {found.sampled:,} scenarios; nothing is written")
+    size = f"{expected['bytes'] / 1e6:,.1f} MB"
+    typer.echo(f"{expected['scenarios']:,} scenarios in {expected['files']:,} files of {size} together")
+    judged = f"{expected['sampled']:,} scenarios"
+    typer.echo(
+        f"about {expected['wall_s']:,.1f} s with {expected['workers']} workers, judged by {judged}; nothing is written"
+    )
 
 
 def _shard(text: str) -> tuple[int, int]:
