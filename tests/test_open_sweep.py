@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,28 @@ def test_sql_from_the_command_line(atlas: StrategyAtlas, tmp_path: Path, capsys:
     atlas.save(path)
     assert main(["atlas", "sql", str(path), "--name", "net"]) == 0
     assert capsys.readouterr().out == atlas_sql(atlas, "net")
+
+
+def test_the_recipes_of_the_docs_run(
+    run: Callable[..., pa.Table], atlas: StrategyAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block of Python and SQL in the part on reading answers, as it is printed there."""
+    page = (Path(__file__).parents[1] / "docs" / "howto" / "grid.md").read_text()
+    part = page.partition("## Read the answers")[2].partition("## In Python")[0]
+    blocks = re.findall(r"^```(python|sql)\n(.*?)^```$", part, re.M | re.S)
+    assert [language for language, _ in blocks] == ["python", "python", "sql", "python", "sql"]
+    run(tmp_path / "answers", chunk=50)
+    monkeypatch.chdir(tmp_path)
+    with duckdb.connect() as connection:
+        connection.execute(atlas_sql(atlas, "alexnet"))
+        for language, text in blocks:
+            if language == "python":
+                exec(compile(text, "grid.md", "exec"), {})
+            else:
+                statements = [one for one in re.sub(r"^--.*$", "", text, flags=re.M).split(";") if one.strip()]
+                assert len(statements) == 2
+                for statement in statements:
+                    assert connection.sql(statement).fetchall()
 
 
 def test_dry_runs_and_wrong_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
