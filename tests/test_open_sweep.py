@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
+from coinfer_ray.runtime.files import single_writer
 from coinfer_ray.scenarios.grid import AXES
 from coinfer_ray.scenarios.read import parse_grid
 from coinfer_ray.sweeps.estimate import estimate
@@ -348,3 +350,23 @@ def test_dry_runs_and_wrong_lines(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["sweep", "--check", "--out", str(out)]) == 2
     assert "no _run.json there" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_the_status_of_a_sweep(
+    run: Callable[..., pa.Table], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While it is held and after it, of a whole and of a shard."""
+    run(tmp_path / "part", chunk=50, shard=(2, 2))
+    with single_writer(tmp_path / "part"):
+        assert main(["status", str(tmp_path / "part"), "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+    assert document["holder"].startswith(f"process {os.getpid()} on ")
+    assert (document["kind"], document["rows"], document["scenarios"], document["complete"]) == ("sweep", 50, 50, True)
+    run(tmp_path / "whole", chunk=50)
+    assert main(["status", str(tmp_path / "whole")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "sweep, nobody works on it; 3 files, the last result" in lines[0]
+    assert lines[1].startswith("  120 of 120 scenarios (100.0%), ") and lines[1].endswith("; complete")
+    assert main(["status", str(tmp_path)]) == 2
+    assert main(["status", str(tmp_path / "none")]) == 2
+    assert "does not exist; give the output folder of a run" in capsys.readouterr().err

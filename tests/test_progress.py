@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from coinfer_ray.runtime import progress
@@ -49,3 +51,14 @@ def test_the_rate_is_that_of_the_last_two_minutes(clock: list[float], capsys: py
 
 def test_what_is_done_needs_no_rate(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     assert lines_of(clock, 40, [(1.0, 10)] * 4, capsys) == "things: 40 of 40\n"
+
+
+def test_lines_for_programs(
+    clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(progress.FORM_VARIABLE, "json")
+    printed = lines_of(clock, 1000, [(60.0, 10), *[(1.0, 10)] * 9, (LINE_EVERY_S, 300)], capsys).splitlines()
+    assert [json.loads(line) for line in printed[:2]] == [
+        {"what": "things", "done": 10, "total": 1000, "failed": 0, "per_s": None, "left_s": None},
+        {"what": "things", "done": 400, "total": 1000, "failed": 0, "per_s": 10.0, "left_s": 60.0},
+    ]

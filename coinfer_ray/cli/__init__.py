@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from coinfer_ray.cli.status import DEBUG_VARIABLE, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED
+from coinfer_ray.cli.exits import DEBUG_VARIABLE, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED
 from coinfer_ray.errors import InputError
 
 _EXTRA_MODULES = {

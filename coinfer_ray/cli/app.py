@@ -19,10 +19,11 @@ from coinfer_ray.cli import (
     refine,
     report,
     reproduce,
+    status,
     sweep,
     verify,
 )
-from coinfer_ray.cli.status import DEBUG_VARIABLE, EXIT_INTERRUPTED
+from coinfer_ray.cli.exits import DEBUG_VARIABLE, EXIT_INTERRUPTED
 
 app = typer.Typer(
     name="coinfer",
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (models, collect, fit, optimize, compare, sweep, report, reproduce, verify, refine, atlas):
+for command in (models, collect, fit, optimize, compare, sweep, status, report, reproduce, verify, refine, atlas):
     command.register(app)
 
 

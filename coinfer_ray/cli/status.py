@@ -1,4 +1,49 @@
-"""Exit statuses, and the variable that asks for tracebacks."""
+"""``coinfer status``."""
 
-EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
-DEBUG_VARIABLE = "COINFER_DEBUG"
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coinfer_ray.cli import options
+from coinfer_ray.cli.output import print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="""Examples:
+
+\b
+  coinfer status answers/
+  coinfer status records/ --json
+""",
+    )(status)
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a sweep, a collection or another run.")],
+    json: options.Json = False,
+) -> None:
+    """Say how far a run is that goes on elsewhere, or has ended."""
+    from coinfer_ray.runtime.status import run_status
+
+    found = run_status(folder)
+    document: dict[str, Any] = {"folder": str(folder), **asdict(found)}
+    if found.kind == "sweep":
+        from coinfer_ray.sweeps.progress import sweep_progress
+
+        document |= asdict(sweep_progress(folder))
+    if json:
+        print_json(document)
+        return
+    at_work = f"at work: {found.holder}" if found.holder else "nobody works on it"
+    quiet = "" if found.quiet_s is None else f", the last result {found.quiet_s:,.0f} s ago"
+    typer.echo(f"{folder}: {found.kind}, {at_work}; {found.files:,} files{quiet}")
+    if found.kind == "sweep":
+        done, total = document["rows"], document["scenarios"]
+        end = "complete" if document["complete"] else f"{document['failed_chunks']} chunks failed when last tried"
+        typer.echo(f"  {done:,} of {total:,} scenarios ({done / total:.1%}), {document['bytes'] / 1e6:,.1f} MB; {end}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections import deque
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+FORM_VARIABLE = "COINFER_PROGRESS"
 LINE_EVERY_S = 30.0
 WINDOW_S = 120.0  # over which the rate is taken: what was slower or faster long ago says nothing of what is left
 MIN_S, MIN_STEPS = 3.0, 3  # a rate over less is noise
@@ -21,7 +24,9 @@ class Progress:
 
     Shows the share done and, once it means something, the rate and the time left: over the last two minutes, and
     never with what came first, whose time is that of starting workers and compiling kernels. Without a terminal it
-    prints a line every half minute and a last one, so that a log file stays readable.
+    prints a line every half minute and a last one, so that a log file stays readable. Where ``COINFER_PROGRESS`` is
+    ``json`` the lines are JSON, for programs that watch: ``{"what", "done", "total", "failed", "per_s", "left_s"}``,
+    the last two null while they mean nothing.
     """
 
     def __init__(self, what: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
@@ -31,12 +36,13 @@ class Progress:
         self.failed = 0  # of those done; shown where there are any
         self._fresh = 0
         self._quiet = quiet
+        self._json = os.environ.get(FORM_VARIABLE) == "json"
         self._printed = time.monotonic()
         self._steps: deque[tuple[float, int]] = deque()  # when how much was done, within the window
         self._bar: Bar | None = None
 
     def __enter__(self) -> Self:
-        if not self._quiet and sys.stderr.isatty():
+        if not self._quiet and not self._json and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as RichProgress
@@ -73,17 +79,28 @@ class Progress:
         return ", ".join(note for note in notes if note)
 
     def _rate(self) -> str:
-        if len(self._steps) <= MIN_STEPS or self.done >= self.total:
+        rate = self._per_s()
+        if rate is None or self.done >= self.total:
             return ""
-        (began, before), (now, done) = self._steps[0], self._steps[-1]
-        if now - began < MIN_S:
-            return ""
-        rate = (done - before) / (now - began)
         shown = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s" if rate >= 0.5 else f"{rate * 60:.1f}/min"
-        return f"{shown}, {_duration((self.total - done) / rate)} left"
+        return f"{shown}, {_duration((self.total - self.done) / rate)} left"
+
+    def _per_s(self) -> float | None:
+        """How many a second; None while that means nothing."""
+        if len(self._steps) <= MIN_STEPS:
+            return None
+        (began, before), (now, done) = self._steps[0], self._steps[-1]
+        return None if now - began < MIN_S else (done - before) / (now - began)
 
     def _print(self) -> None:
         self._printed = time.monotonic()
+        if self._json:
+            rate = self._per_s()
+            left = None if rate is None else round((self.total - self.done) / rate, 1)
+            line = {"what": self.what, "done": self.done, "total": self.total, "failed": self.failed}
+            line |= {"per_s": None if rate is None else round(rate, 3), "left_s": left}
+            print(json.dumps(line), file=sys.stderr, flush=True)
+            return
         note = self._note()
         print(f"{self.what}: {self.done:,} of {self.total:,}{note and f', {note}'}", file=sys.stderr, flush=True)
 

@@ -67,7 +67,7 @@ class Found:
         index, objective = np.empty(stop - start, dtype=np.int64), np.empty(stop - start)
         lower_bound = np.empty(stop - start)
         atlas_of = cases.atlas[case]
-        for number in np.flatnonzero(np.bincount(atlas_of)):
+        for number in np.flatnonzero(np.bincount(atlas_of)).tolist():
             rows = slice(None) if (atlas_of == number).all() else np.flatnonzero(atlas_of == number)
             try:
                 found, objective[rows] = atlases[number].table.lookup(weights[rows])

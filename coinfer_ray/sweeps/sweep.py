@@ -31,6 +31,7 @@ from coinfer_ray.scenarios.read import parse_grid, read_grid
 from coinfer_ray.sweeps.chunks import Chunk, How, file_name, split_grid, start_worker, write_content
 from coinfer_ray.sweeps.estimate import sample
 from coinfer_ray.sweeps.manifest import Manifest, Written
+from coinfer_ray.sweeps.progress import FAILED_FILE
 from coinfer_ray.sweeps.reader import open_files
 from coinfer_ray.sweeps.rows import chosen_columns
 from coinfer_ray.sweeps.strategies import write_strategies
@@ -46,7 +47,6 @@ LARGEST_LOOK_UP = 1 << 20  # scenarios of an atlas: some 100 MB of a worker's me
 LEAST_LOOK_UP = 1 << 16  # below, a file costs more than its rows
 SMALL_GRID_CHUNKS = 64  # a small grid still spreads over many workers
 MAX_CHUNKS = 20_000  # files of one run
-FAILED_FILE = "_failed.json"  # the chunks that the last run could not solve, and why
 
 
 @dataclass(frozen=True)
