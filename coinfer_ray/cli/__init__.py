@@ -1,17 +1,27 @@
 """``coinfer``: the command line.
 
-Exit status: 0 done, 2 bad input (one line on stderr), 1 an internal error, 130 interrupted. This module imports
-nothing but the standard library; a command imports what it needs when it runs.
+Exit status: 0 done, 2 bad input (one line on stderr), 1 an internal error, 130 interrupted, 143 ended by SIGTERM. This
+module imports nothing but the standard library; a command imports what it needs when it runs.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from coinfer_ray.cli.exits import DEBUG_VARIABLE, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED
+from coinfer_ray.cli.exits import (
+    DEBUG_VARIABLE,
+    EXIT_BAD_INPUT,
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+)
 from coinfer_ray.errors import InputError
 
 _EXTRA_MODULES = {
@@ -23,10 +33,12 @@ _EXTRA_OF_MODULE = {module: extra for extra, modules in _EXTRA_MODULES.items() f
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; ``arguments`` default to the process's own."""
+    terminated: list[int] = []
     try:
-        from coinfer_ray.cli.app import run
+        with _ended_by_sigterm(terminated):
+            from coinfer_ray.cli.app import run
 
-        status = run(arguments)
+            status = run(arguments)
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
     except Exception as error:
@@ -35,17 +47,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             traceback.print_exception(error)
     if status == EXIT_INTERRUPTED:
-        print(
-            "coinfer: interrupted; run a long command again to go on where it stopped",
-            file=sys.stderr,
-        )
+        how, status = ("ended by SIGTERM", EXIT_TERMINATED) if terminated else ("interrupted", status)
+        print(f"coinfer: {how}; run a long command again to go on where it stopped", file=sys.stderr)
     return status
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm(terminated: list[int]) -> Iterator[None]:
+    """Let SIGTERM end what runs meanwhile as Ctrl-C does, and be noted in ``terminated``.
+
+    All that cleans up after the one cleans up after the other. Python takes signals in its main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def explain(error: Exception) -> tuple[int, str]:
     """Exit status and the one line for an error."""
     if isinstance(error, InputError):
         return EXIT_BAD_INPUT, _one_line(str(error))
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" for {error.filename}" if error.filename else ""
+        return EXIT_BAD_INPUT, f"no space is left{where}; make room and run again, what is done stays"
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").partition(".")[0]
         if module in _EXTRA_OF_MODULE:

@@ -9,10 +9,11 @@ driver to write.
 
 from __future__ import annotations
 
+import errno
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
 SOLVERS = (*OPTIMIZERS, "atlas")
+NO_SPACE = f"[Errno {errno.ENOSPC}]"  # in what a worker says
 LARGEST_CHUNK = 64  # scenarios that are solved one by one, where nothing is known of how long they take
 LARGE_GRID = 64 * LARGEST_CHUNK  # scenarios from which on it is found out
 CHUNK_S = 10.0  # that a chunk should take then: a killed run loses little, and files are few
@@ -165,8 +167,11 @@ def sweep(
                 with running as started:
                     shared = {"grid": grid, "problems": problems, "how": how}
                     _run(started, shared, manifest, pending, prepared.scenarios, quiet)
-            finally:
-                manifest.save()
+            except BaseException:
+                with suppress(OSError):  # what ended the run is to be told; files that no manifest lists are done anew
+                    manifest.save()
+                raise
+            manifest.save()
         if not manifest.complete:
             write_strategies(folder, [folder / name for name in names.values()], problems)
             manifest.complete = True
@@ -248,6 +253,10 @@ def _run(
     ):
         for envelope in envelopes:
             if envelope.value is None:
+                if NO_SPACE in (envelope.error or ""):
+                    raise InputError(
+                        f"out: no space is left for {folder}; make room and run again, {manifest.rows:,} rows are there"
+                    )
                 failed.append(envelope)
                 continue
             written, content = envelope.value

@@ -13,8 +13,10 @@ import logging
 import os
 import re
 import secrets
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
@@ -23,6 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self
+
+# Ray's own answer to SIGTERM is a dump of its C++ stack and an abort; it reads this when it is imported.
+os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 
 import ray
 from ray import cloudpickle
@@ -119,31 +124,67 @@ class RayExecutor:
             crew.dismiss()
 
     def _join(self) -> None:
-        if self.address is None or self.address == "local":
-            cpus = self.workers * self.cpus_per_worker or None
+        with _own_sigterm():
+            if self.address is None or self.address == "local":
+                self._start_local()
+            else:
+                self._join_cluster(self.address)
+
+    def _start_local(self) -> None:
+        cpus = self.workers * self.cpus_per_worker or None
+        for last in (False, True):
             with _environment(PYTHONPATH=os.pathsep.join(path for path in sys.path if path)):
                 _provide_token()
-                ray.init(
-                    "local",
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
+                try:
+                    ray.init(
+                        "local",
+                        num_cpus=cpus,
+                        include_dashboard=False,
+                        logging_level=logging.ERROR,
+                        log_to_driver=False,
+                    )
+                    return
+                except Exception as error:
+                    if "timed out" not in str(error):
+                        raise
+                    ray.shutdown()
+            if last:
+                raise InputError(
+                    "executor: a local Ray did not start in time, twice: this machine is too busy; --executor local "
+                    "needs none"
                 )
-            return
+
+    def _join_cluster(self, address: str) -> None:
         with _captured_stderr() as complaints:
             try:
-                ray.init(self.address, logging_level=logging.ERROR, log_to_driver=False)
+                ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
                 return
             except (RayError, ConnectionError, RuntimeError, ValueError) as error:
                 reason = _one_line(error)
                 refused = "InvalidAuthToken" in complaints()
         if refused:
             raise InputError(
-                f"address: the Ray cluster at {self.address} refuses our token; "
+                f"address: the Ray cluster at {address} refuses our token; "
                 "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with the cluster's"
             )
-        raise InputError(f"address: the Ray cluster at {self.address} cannot be joined ({reason}); check the address")
+        raise InputError(f"address: the Ray cluster at {address} cannot be joined ({reason}); check the address")
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM does: joining a cluster changes it, and makes a SystemExit of one that comes meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Worker:
