@@ -23,6 +23,7 @@ import numpy as np
 
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.library import load_graph
+from coinfer_ray.problem.costs import objective
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.records.choices import Choices, choices_path, read_choices
@@ -100,8 +101,7 @@ class Benchmark:
 
     def latency_s(self, scenario: Scenario) -> np.ndarray:
         """(n,) seconds of every row."""
-        seconds: np.ndarray = self.costs @ np.array(scenario.weights("latency"))
-        return seconds
+        return objective(self.costs, np.array(scenario.weights("latency")))
 
     def keeps(self, max_loss: float, split: Split = "validation") -> np.ndarray:
         """(n,) bool: the rows that lose at most ``max_loss`` (a share) of the base accuracy, as measured."""

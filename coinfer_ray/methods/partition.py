@@ -27,7 +27,8 @@ def partition_costs(delay: DelayCalculator) -> np.ndarray:
 def cheapest(
     costs: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the choices ``costs`` (K, 3) is the cheapest in each scenario ``weights`` (S, 3), and its objective.
+    """Which of the choices ``costs`` (K, 3) is the cheapest in each scenario ``weights`` (S, 3) or (S, 4), and its
+    objective.
 
     ``allowed`` (S, K) bool leaves choices out; where none is left the objective is infinite. Ties go to the first.
     One pass over the choices, so the scenarios' product with them is never stored.
@@ -37,6 +38,8 @@ def cheapest(
     for choice, (device, server, uplink) in enumerate(costs):
         # Summed in one order whatever the batch: a product of matrices rounds differently with its size.
         value = weights[:, 0] * device + weights[:, 1] * server + weights[:, 2] * uplink
+        if uplink > 0 and weights.shape[1] == 4:
+            value += weights[:, 3]
         better = value < objective if allowed is None else allowed[:, choice] & (value < objective)
         objective[better], chosen[better] = value[better], choice
     return chosen, objective

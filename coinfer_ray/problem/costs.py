@@ -91,3 +91,20 @@ class DelayCalculator:
     def costs(self, levels: np.ndarray) -> np.ndarray:
         """(n, V) level indices to (n, 3) float64: device FLOPs, server FLOPs, uplink bits."""
         return strategy_costs(self.tables, self.space.cut_variable, np.atleast_2d(levels))
+
+
+def parts(costs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(S, 4) what each strategy's computation on the device and on the server, its uplink and its crossing come to.
+
+    ``costs`` (S, 3) are device FLOPs, server FLOPs and uplink bits, ``weights`` (S, 3) or (S, 4) the scenario's of each
+    strategy (:mod:`coinfer_kernels.notation`): in seconds, or in joules, as the weights say.
+    """
+    crossing = np.where(costs[:, 2] > 0, weights[:, 3], 0.0) if weights.shape[1] == 4 else np.zeros(len(costs))
+    return np.column_stack([costs * weights[:, :3], crossing])
+
+
+def objective(costs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Objective (n, S) of strategies ``costs`` (n, 3) under ``weights`` (S, 3) or (S, 4); (n,) under those of one
+    scenario, (3,) or (4,); and a number for a single strategy."""
+    value: np.ndarray = costs @ weights[..., :3].T
+    return value + np.multiply.outer(costs[..., 2] > 0, weights[..., 3]) if weights.shape[-1] == 4 else value

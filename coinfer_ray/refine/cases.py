@@ -16,10 +16,11 @@ MAX_CASES = 1_000
 
 @dataclass(frozen=True)
 class Case:
-    """One scenario: ``weights`` are the seconds of a device FLOP, a server FLOP and an uplink bit."""
+    """One scenario: ``weights`` are the seconds of a device FLOP, a server FLOP and an uplink bit, and of a crossing
+    where it takes some."""
 
     name: str
-    weights: tuple[float, float, float]
+    weights: tuple[float, ...]
     max_loss: float
     confidence: float | None = None
     snr_db: float | None = None
@@ -58,8 +59,7 @@ def cases_of(grid: Grid, model: str) -> list[Case]:
         said = "confidence" in grid.document
         confidence = _given(columns["confidence"][row]) if said else None
         snr_db = _given(columns["snr_db"][row])
-        device, server, link = weights[row].tolist()
-        cases.append(Case(_name(parts, loss, confidence), (device, server, link), loss, confidence, snr_db))
+        cases.append(Case(_name(parts, loss, confidence), tuple(weights[row].tolist()), loss, confidence, snr_db))
     return cases
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """n entries of one axis of a grid: ``labels[label[i]]`` names entry i, ``columns[name][i]`` is its number."""
+    """n entries of one axis of a grid: ``labels[label[i]]`` names entry i, ``columns[name][i]`` is its number, or
+    ``columns[name][m, i]`` where network m of the grid has its own."""
 
     labels: tuple[str, ...]
     label: NDArray[np.int32]
@@ -62,12 +63,24 @@ class Grid:
         document = self.document | {"confidence": [confidence]}
         return replace(self, confidence=np.array([confidence]), document=document)
 
+    def with_round_trip(self, round_trip_s: float) -> Grid:
+        """The same scenarios with that round trip (s) on every link."""
+        columns = {**self.link.columns, "round_trip_s": np.full(len(self.link), round_trip_s)}
+        document = self.document | {"round_trip_ms": round_trip_s * 1e3}
+        return replace(self, link=replace(self.link, columns=columns), document=document)
+
+    @property
+    def crossing_takes_time(self) -> bool:
+        """Whether crossing the link takes time by itself in any of the scenarios."""
+        return bool(self.link.columns["round_trip_s"].any() or self.server.columns["per_crossing_s"].any())
+
     def columns(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """The scenarios ``start`` to ``stop - 1`` as arrays (stop - start,).
 
-        ``scenario`` int64 is their number; ``model``, ``device``, ``server`` and ``link`` int32 index
-        ``self.models`` and the axes' labels; ``device_flops_per_s``, ``server_flops_per_s``, ``rate_bps``,
-        ``snr_db`` (NaN where there is none), ``max_loss`` and ``confidence`` (NaN where none is asked) are float64.
+        ``scenario`` int64 is their number; ``model``, ``device``, ``server`` and ``link`` int32 index ``self.models``
+        and the axes' labels; ``device_flops_per_s``, ``server_flops_per_s``, ``per_crossing_s``, ``rate_bps``,
+        ``round_trip_s``, ``snr_db`` (NaN where there is none), ``max_loss`` and ``confidence`` (NaN where none is
+        asked) are float64.
 
         Raises:
             ValueError: the range does not lie within the grid.
@@ -75,6 +88,7 @@ class Grid:
         if not 0 <= start <= stop <= len(self):
             raise ValueError(f"scenarios {start}..{stop} do not lie within 0..{len(self)}")
         scenario = np.arange(start, stop, dtype=np.int64)
+        model = scenario // max(1, self.per_model)
         rest, confidence = np.divmod(scenario, len(self.confidence))
         rest, loss = np.divmod(rest, len(self.max_loss))
         columns: dict[str, NDArray[Any]] = {
@@ -85,11 +99,18 @@ class Grid:
         for name, axis in (("link", self.link), ("server", self.server), ("device", self.device)):
             rest, entry = np.divmod(rest, len(axis))
             columns[name] = axis.label[entry]
-            columns |= {column: values[entry] for column, values in axis.columns.items()}
+            columns |= {
+                column: values[entry] if values.ndim == 1 else values[model, entry]
+                for column, values in axis.columns.items()
+            }
         return columns | {"model": rest.astype(np.int32)}
 
     def weights(self, start: int, stop: int) -> NDArray[np.float64]:
-        """(stop - start, 3): the latency weights (:meth:`Scenario.weights`) of each scenario."""
+        """(stop - start, 3): the latency weights (:meth:`Scenario.weights`) of each scenario; (stop - start, 4) where
+        :attr:`crossing_takes_time`."""
         columns = self.columns(start, stop)
         speeds = [columns[name] for name in ("device_flops_per_s", "server_flops_per_s", "rate_bps")]
-        return 1 / np.stack(speeds, axis=1)
+        weights: NDArray[np.float64] = 1 / np.stack(speeds, axis=1)
+        if self.crossing_takes_time:
+            weights = np.column_stack([weights, columns["round_trip_s"] + columns["per_crossing_s"]])
+        return weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -22,7 +23,7 @@ from coinfer_ray.scenarios.scenario import (
     check_confidence,
     check_max_loss,
 )
-from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys
+from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys, _milliseconds
 
 MAX_SCENARIOS = 2**62
 MAX_NODES = 20_000_000  # values of a YAML file
@@ -108,21 +109,23 @@ def _check_scalar(node: yaml.Node) -> None:
         raise yaml.MarkedYAMLError(problem=f"{shown!r} is no {kind}", problem_mark=node.start_mark) from None
 
 
-def device_of(given: Device | Given | None = None, gflops: float | None = None) -> Device:
+def device_of(given: Device | Given | None = None, gflops: float | None = None, network: str | None = None) -> Device:
     """A device from a preset's name, a YAML file, a mapping with the file's keys, or its speed alone.
 
+    ``network`` is the one that it shall run: some devices have a speed for each.
+
     Raises:
-        InputError: an unknown name (the nearest are named), an unusable file, a speed that is not above 0,
-            or not exactly one of the two arguments.
+        InputError: an unknown name (the nearest are named), an unusable file, a speed that is not above 0, or not known
+            for the network, or not exactly one of the two first arguments.
     """
     chosen = _one_of("device", given, {"gflops": gflops})
-    return chosen if isinstance(chosen, Device) else one_device(chosen)
+    return chosen if isinstance(chosen, Device) else one_device(chosen, network)
 
 
-def server_of(given: Server | Given | None = None, gflops: float | None = None) -> Server:
+def server_of(given: Server | Given | None = None, gflops: float | None = None, network: str | None = None) -> Server:
     """A server, as :func:`device_of` finds a device."""
     chosen = _one_of("server", given, {"gflops": gflops})
-    return chosen if isinstance(chosen, Server) else one_server(chosen)
+    return chosen if isinstance(chosen, Server) else one_server(chosen, network)
 
 
 def link_of(
@@ -130,18 +133,36 @@ def link_of(
     rate_mbps: float | None = None,
     bandwidth_mhz: float | None = None,
     snr_db: float | None = None,
+    round_trip_ms: float | None = None,
 ) -> Link:
-    """A link, as :func:`device_of` finds a device; its numbers are a rate, or bandwidth and SNR together."""
+    """A link, as :func:`device_of` finds a device; its numbers are a rate, or bandwidth and SNR together.
+
+    ``round_trip_ms``, where it is given, goes before the link's own.
+    """
     numbers = {"rate_mbps": rate_mbps, "bandwidth_mhz": bandwidth_mhz, "snr_db": snr_db}
     chosen = _one_of("link", given, numbers)
-    return chosen if isinstance(chosen, Link) else one_link(chosen)
+    link = chosen if isinstance(chosen, Link) else one_link(chosen)
+    return link if round_trip_ms is None else replace(link, round_trip_s=round_trip_of(round_trip_ms))
+
+
+def round_trip_of(milliseconds: float) -> float:
+    """A round trip in seconds.
+
+    Raises:
+        InputError: a time that is negative, or no number.
+    """
+    try:
+        return _milliseconds(milliseconds) / 1e3
+    except ValueError as error:
+        raise InputError(f"round trip: {error}") from None
 
 
 class ScenarioNumbers(TypedDict, total=False):
     """What a :class:`Scenario` takes in numbers.
 
     ``device_gflops``, ``server_gflops``: speeds in 1e9 FLOP/s. ``rate_mbps``: uplink rate in 1e6 bit/s;
-    ``bandwidth_mhz`` and ``snr_db``: the same by Shannon's formula. ``max_loss``: allowed loss of accuracy, a share
+    ``bandwidth_mhz`` and ``snr_db``: the same by Shannon's formula. ``round_trip_ms``: what crossing the link takes
+    besides, in 1e-3 s (default: the link's own, 0 for the paper's). ``max_loss``: allowed loss of accuracy, a share
     (default 0.02). ``confidence``: how sure it must be that an answer keeps to the bound (default 0.9; None:
     predictions as they are).
     """
@@ -151,6 +172,7 @@ class ScenarioNumbers(TypedDict, total=False):
     rate_mbps: float | None
     bandwidth_mhz: float | None
     snr_db: float | None
+    round_trip_ms: float | None
     max_loss: float
     confidence: float | None
 
@@ -166,8 +188,8 @@ class ScenarioOptions(ScenarioNumbers, total=False):
     link: Link | Given | None
 
 
-def resolve(**options: Unpack[ScenarioOptions]) -> Scenario:
-    """One scenario from names, files, objects or numbers (see :class:`ScenarioOptions`).
+def resolve(*, network: str | None = None, **options: Unpack[ScenarioOptions]) -> Scenario:
+    """One scenario of ``network`` from names, files, objects or numbers (see :class:`ScenarioOptions`).
 
     Raises:
         InputError: the first of them that cannot be used.
@@ -177,10 +199,14 @@ def resolve(**options: Unpack[ScenarioOptions]) -> Scenario:
     if confidence is not None:
         check_confidence(confidence)
     return Scenario(
-        device=device_of(options.get("device"), options.get("device_gflops")),
-        server=server_of(options.get("server"), options.get("server_gflops")),
+        device=device_of(options.get("device"), options.get("device_gflops"), network),
+        server=server_of(options.get("server"), options.get("server_gflops"), network),
         link=link_of(
-            options.get("link"), options.get("rate_mbps"), options.get("bandwidth_mhz"), options.get("snr_db")
+            options.get("link"),
+            options.get("rate_mbps"),
+            options.get("bandwidth_mhz"),
+            options.get("snr_db"),
+            options.get("round_trip_ms"),
         ),
         max_loss=max_loss,
         confidence=confidence,
@@ -223,8 +249,8 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
         raise InputError(f"{where}: model: {twice} stands there twice; name every network once")
     grid = Grid(
         models=tuple(file.model),
-        device=_joined([item.axis() for item in file.device]),
-        server=_joined([item.axis() for item in file.server]),
+        device=_joined([item.axis(file.model) for item in file.device]),
+        server=_joined([item.axis(file.model) for item in file.server]),
         link=_joined([item.axis() for item in file.link]),
         max_loss=np.array(file.max_loss),
         confidence=np.array(file.confidence),
@@ -234,29 +260,29 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
     )
     if len(grid.models) * grid.per_model > MAX_SCENARIOS:
         raise InputError(f"{where}: {len(grid.models) * grid.per_model:,} scenarios; at most {MAX_SCENARIOS:,}")
-    return grid
+    return grid if file.round_trip_ms is None else grid.with_round_trip(file.round_trip_ms / 1e3)
 
 
-def one_device(given: Any) -> Device:
-    """A single device from a name, a YAML file or a mapping."""
+def one_device(given: Any, network: str | None = None) -> Device:
+    """A single device from a name, a YAML file or a mapping; ``network`` as in :func:`device_of`."""
     item = _one("device", DeviceItem, given)
-    axis = item.axis()
-    return Device(
-        axis.labels[0], float(axis.columns["device_flops_per_s"][0]), item.compute_w, item.radio_w, item.idle_w
-    )
+    speed = item.speeds(() if network is None else (network,)).item()
+    return Device(item.label(), speed, item.compute_w, item.radio_w, item.idle_w)
 
 
-def one_server(given: Any) -> Server:
-    """A single server from a name, a YAML file or a mapping."""
-    axis = _one("server", ServerItem, given).axis()
-    return Server(axis.labels[0], float(axis.columns["server_flops_per_s"][0]))
+def one_server(given: Any, network: str | None = None) -> Server:
+    """A single server from a name, a YAML file or a mapping; ``network`` as in :func:`device_of`."""
+    item = _one("server", ServerItem, given)
+    return Server(item.label(), item.speeds(() if network is None else (network,)).item(), item.per_crossing_ms / 1e3)
 
 
 def one_link(given: Any) -> Link:
     """A single link from a name, a YAML file or a mapping."""
     item = _one("link", LinkItem, given)
     axis = item.axis()
-    return Link(axis.labels[0], float(axis.columns["rate_bps"][0]), None if item.snr_db is None else item.snr_db[0])
+    snr_db = None if item.snr_db is None else item.snr_db[0]
+    columns = axis.columns
+    return Link(axis.labels[0], float(columns["rate_bps"][0]), snr_db, float(columns["round_trip_s"][0]))
 
 
 Item = TypeVar("Item", bound=_Item)
@@ -344,5 +370,13 @@ def _joined(parts: list[Axis]) -> Axis:
     return Axis(
         labels,
         np.concatenate([np.full(len(part), labels.index(part.labels[0]), dtype=np.int32) for part in parts]),
-        {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
+        {name: _side_by_side([part.columns[name] for part in parts]) for name in parts[0].columns},
     )
+
+
+def _side_by_side(columns: list[np.ndarray]) -> np.ndarray:
+    """Columns (n,) as one; where some are (networks, n), all of them so."""
+    networks = max((len(column) for column in columns if column.ndim == 2), default=0)
+    if not networks:
+        return np.concatenate(columns)
+    return np.concatenate([np.broadcast_to(column, (networks, column.shape[-1])) for column in columns], axis=1)

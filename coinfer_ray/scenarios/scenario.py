@@ -45,19 +45,24 @@ class Device:
 
 @dataclass(frozen=True)
 class Server:
-    """Where the second half runs."""
+    """Where the second half runs. ``per_crossing_s`` is what it takes to take in a request and to answer it (s)."""
 
     name: str
     flops_per_s: float
+    per_crossing_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Link:
-    """The uplink. ``snr_db`` is None where the rate is given and no noise is known of."""
+    """The uplink. ``snr_db`` is None where the rate is given and no noise is known of.
+
+    ``round_trip_s`` is the time that a request and its answer are on their way, whatever their size (s).
+    """
 
     name: str
     rate_bps: float
     snr_db: float | None = None
+    round_trip_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,22 +79,31 @@ class Scenario:
     max_loss: float = 0.02
     confidence: float | None = DEFAULT_CONFIDENCE
 
-    def weights(self, objective: Objective = "latency") -> tuple[float, float, float]:
+    @property
+    def crossing_s(self) -> float:
+        """What crossing the link takes, however little is sent: one round trip, and the server's own time for it."""
+        return self.link.round_trip_s + self.server.per_crossing_s
+
+    def weights(self, objective: Objective = "latency") -> tuple[float, ...]:
         """Cost of a device FLOP, a server FLOP and an uplink bit, in seconds or in joules of the device's battery.
+
+        A fourth is that of a crossing, where it takes time. While it lasts the device waits.
 
         Raises:
             InputError: energy is asked of a device whose powers are not known.
         """
         seconds = 1 / self.device.flops_per_s, 1 / self.server.flops_per_s, 1 / self.link.rate_bps
+        crossing = (self.crossing_s,) if self.crossing_s else ()
         if objective == "latency":
-            return seconds
+            return seconds + crossing
         compute_w, radio_w = self.device.compute_w, self.device.radio_w
         if compute_w is None or radio_w is None:
             raise InputError(
                 f"device: the powers of {self.device.name} are not known; "
                 "for energy give a YAML file with gflops, compute_w and radio_w"
             )
-        return seconds[0] * compute_w, seconds[1] * (self.device.idle_w or 0.0), seconds[2] * radio_w
+        idle_w = self.device.idle_w or 0.0
+        return seconds[0] * compute_w, seconds[1] * idle_w, seconds[2] * radio_w, *(idle_w * each for each in crossing)
 
 
 def shannon_rate_bps(bandwidth_hz: float, snr_db: float) -> float:

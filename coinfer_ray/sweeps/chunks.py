@@ -15,6 +15,7 @@ from coinfer_ray.atlas.atlas import StrategyAtlas, solve_by_atlas
 from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import solve
+from coinfer_ray.problem.costs import parts
 from coinfer_ray.runtime.executors import WorkerContext
 from coinfer_ray.runtime.files import read_holder, write_whole
 from coinfer_ray.scenarios.batch import ScenarioBatch
@@ -113,7 +114,7 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
 
     nothing, costs, point, levels = ~answers.feasible, answers.costs, answers.partition_point, answers.levels
     assert levels is not None
-    seconds = costs * weights
+    seconds = parts(costs, weights)
     width = levels.shape[1]
     strategy = pa.ListArray.from_arrays(
         pa.array(np.arange(0, (len(levels) + 1) * width, width, dtype=np.int32)),
@@ -145,6 +146,7 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
         "device_s": pa.array(seconds[:, 0], mask=nothing),
         "server_s": pa.array(seconds[:, 1], mask=nothing),
         "uplink_s": pa.array(seconds[:, 2], mask=nothing),
+        **({"crossing_s": pa.array(seconds[:, 3], mask=nothing)} if grid.crossing_takes_time else {}),
         "uplink_bit": pa.array(costs[:, 2], mask=nothing),
         "predicted_accuracy": pa.array(found.accuracy, mask=nothing),
         "accuracy_bound": pa.array(sure, mask=nothing | np.isnan(sure)),

@@ -26,7 +26,7 @@ from coinfer_ray.runtime.executors import Envelope, Executor, make_executor
 from coinfer_ray.runtime.files import read_holder, run_folder, write_whole
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.scenarios.grid import Grid
-from coinfer_ray.scenarios.read import parse_grid, read_grid
+from coinfer_ray.scenarios.read import parse_grid, read_grid, round_trip_of
 from coinfer_ray.sweeps.chunks import Chunk, How, _write, split_grid, start_worker
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def sweep(
     workers: int | None = None,
     seed: int | None = None,
     confidence: float | None = None,
+    round_trip_ms: float | None = None,
     certify: bool = False,
     time_limit_s: float | None = None,
     solver_options: Mapping[str, Any] | None = None,
@@ -70,7 +71,8 @@ def sweep(
             atlases are built first, in ``out``, and every scenario is then a look-up.
         executor: ``ray``, ``local``, or an executor that the caller has entered. ``address`` and ``workers`` are
             for the first (:class:`RayExecutor`).
-        seed, confidence: instead of the grid's own; so is ``cuts`` among the ``options``.
+        seed, confidence: instead of the grid's own; so is ``cuts`` among the ``options``, and ``round_trip_ms``
+            (1e-3 s) of every link. Where crossing takes time the answers have a column ``crossing_s``.
         certify: prove a lower bound beside the answers of any optimizer.
         chunk: scenarios to a chunk; None suits the grid's size.
         quiet: no progress on stderr.
@@ -91,6 +93,7 @@ def sweep(
         raise InputError(f"chunk: {chunk} scenarios; at least 1 is needed")
     seed = grid.seed if seed is None else seed
     grid = grid if confidence is None else grid.asking(confidence)
+    grid = grid if round_trip_ms is None else grid.with_round_trip(round_trip_of(round_trip_ms))
     records = options.get("records")
     problems = {}
     for model in grid.models:

@@ -204,11 +204,23 @@ def ensemble_tables(tables: EnsembleTables) -> EnsembleTables:
 def scenario_batch(scenarios: Scenarios) -> Scenarios:
     """Check a batch of scenarios. NaN is allowed in ``snr_db`` (a predictor without SNR ignores it)."""
     floor = array("scenarios.accuracy_floor", scenarios.accuracy_floor, np.float64, 1)
-    weights = shaped("scenarios.weights", scenarios.weights, np.float64, (len(floor), 3))
+    weights = four_weights("scenarios.weights", scenarios.weights)
+    if len(weights) != len(floor):
+        raise ValueError(f"scenarios.weights: has {len(weights)} rows for {len(floor)} scenarios; one each is needed")
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError("scenarios.weights: holds negative, NaN or infinite values")
     finite("scenarios.accuracy_floor", floor)
     return Scenarios(weights, floor, shaped("scenarios.snr_db", scenarios.snr_db, np.float64, floor.shape))
+
+
+def four_weights(name: str, value: ArrayLike) -> FloatArray:
+    """Weights (S, 3) or (S, 4) as (S, 4): a crossing costs nothing by itself where nothing is said of it."""
+    rows = array(name, value, np.float64, 2)
+    if rows.shape[1] not in (3, 4):
+        raise ValueError(
+            f"{name}: has {rows.shape[1]} columns; 3 are needed (device FLOP, server FLOP, bit), or 4 (and a crossing)"
+        )
+    return rows if rows.shape[1] == 4 else np.column_stack([rows, np.zeros(len(rows))])
 
 
 def ensemble_of_space(space: SpaceTables, ensemble: EnsembleTables, scenarios: Scenarios) -> None:

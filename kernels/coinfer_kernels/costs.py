@@ -155,9 +155,9 @@ def cost_row(cost: CostTables, cut: int, levels: IntArray) -> tuple[float, float
 
 @inner
 def objective_of(weights: FloatArray, device: float, server: float, uplink: float) -> float:
-    """T = F_d / theta_d + F_s / theta_s + bits / R, or an energy, by the scenario's three weights."""
+    """T = F_d / theta_d + F_s / theta_s + bits / R, and a crossing where bits are sent, by the scenario's 4 weights."""
     objective: float = device * weights[0] + server * weights[1] + uplink * weights[2]
-    return objective
+    return objective + (weights[3] if uplink > 0.0 else 0.0)
 
 
 @kernel
@@ -216,7 +216,7 @@ def strategy_costs(cost: CostTables, cut_variable: int, levels: ArrayLike) -> Fl
 
 
 def latencies(costs: ArrayLike, weights: ArrayLike, threads: int | None = 1) -> FloatArray:
-    """Objective (n, S) of every strategy in every scenario, from costs (n, 3) and weights (S, 3).
+    """Objective (n, S) of every strategy in every scenario, from costs (n, 3) and weights (S, 3) or (S, 4).
 
     ``threads`` share the strategies; None for all that numba may use.
 
@@ -224,7 +224,7 @@ def latencies(costs: ArrayLike, weights: ArrayLike, threads: int | None = 1) -> 
         ValueError: wrong shapes.
     """
     strategies = _three_columns("costs", costs)
-    per_scenario = _three_columns("weights", weights)
+    per_scenario = checks.four_weights("weights", weights)
     out = np.empty((len(strategies), len(per_scenario)))
     run_parts(
         lambda start, stop: _latency_rows(strategies, per_scenario, start, stop, out),

@@ -17,7 +17,9 @@ server, bits on the uplink. A scenario is a **weight** for each of them, so that
 
     T = device_flop * w[0] + server_flop * w[1] + uplink_bit * w[2]          w = (1/theta_d, 1/theta_s, 1/R)  [s]
 
-and likewise an energy in joules. FLOPs and bits are whole numbers below 2**53, kept in float64 without loss.
+and likewise an energy in joules. A fourth weight, where there is one, is what crossing the link costs by itself, a
+round trip above all: w[3] is added for a strategy that sends anything, ``uplink_bit > 0``. FLOPs and bits are whole
+numbers below 2**53, kept in float64 without loss.
 """
 
 from typing import NamedTuple
@@ -102,7 +104,7 @@ class EnsembleTables(NamedTuple):
 class Scenarios(NamedTuple):
     """A batch of scenarios."""
 
-    weights: FloatArray  # (S, 3) objective per device FLOP, server FLOP and uplink bit
+    weights: FloatArray  # (S, 3) objective per device FLOP, server FLOP and uplink bit; (S, 4): and per crossing
     accuracy_floor: FloatArray  # (S,) least predicted accuracy, in 0..1
     snr_db: FloatArray  # (S,) the predictor's last feature where F = V + 1; ignored where F = V
 

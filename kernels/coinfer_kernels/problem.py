@@ -68,6 +68,22 @@ def scenario_keys(keys: ArrayLike | None, scenarios: int) -> IntArray:
     return checked
 
 
+def with_cuts(space: SpaceTables, cost: CostTables, cuts: IntArray) -> tuple[SpaceTables, CostTables]:
+    """The same problem with the cut levels ``cuts`` (c,), rising, alone: level i of its cut variable is ``cuts[i]``."""
+    variable = space.cut_variable
+    n_levels, values = space.n_levels.copy(), space.values.copy()
+    n_levels[variable] = len(cuts)
+    values[variable] = values[variable, cuts[-1]]
+    values[variable, : len(cuts)] = space.values[variable, cuts]
+    canonical = space.canonical.copy()
+    canonical[variable] = 0
+    of_cuts = ("cut_layers", "cut_kind", "cut_set", "cut_channels", "cut_height", "cut_width", "cut_bits")
+    return (
+        SpaceTables(n_levels, values, variable, space.active[cuts], canonical),
+        cost._replace(**{name: getattr(cost, name)[cuts] for name in of_cuts}),
+    )
+
+
 def merge_layers(cost: CostTables) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
     """Layers between the same prunable sets as one: FLOPs at each cut, on the device and on the server.
 

@@ -77,4 +77,6 @@ def costs(cost, cut_variable, levels):
 
 
 def objective(weights, row):
-    return sum(float(w) * value for w, value in zip(weights, row, strict=True))
+    """Three weights, or a fourth that a strategy pays which sends anything."""
+    crossing = float(weights[3]) if len(weights) == 4 and row[2] > 0 else 0.0
+    return sum(float(w) * value for w, value in zip(weights[:3], row, strict=True)) + crossing
