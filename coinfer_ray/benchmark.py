@@ -29,7 +29,7 @@ from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.records.choices import Choices, choices_path, read_choices
 from coinfer_ray.records.store import Records, Split, read_records, shipped_parts
 from coinfer_ray.scenarios.read import ScenarioOptions, resolve
-from coinfer_ray.scenarios.scenario import Scenario
+from coinfer_ray.scenarios.scenario import Scenario, refuse_times
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,7 +100,12 @@ class Benchmark:
         return resolve(**options)
 
     def latency_s(self, scenario: Scenario) -> np.ndarray:
-        """(n,) seconds of every row."""
+        """(n,) seconds of every row.
+
+        Raises:
+            InputError: measured times of layers: the rows have operations.
+        """
+        refuse_times("benchmark", scenario.device, scenario.server)
         return objective(self.costs, np.array(scenario.weights("latency")))
 
     def keeps(self, max_loss: float, split: Split = "validation") -> np.ndarray:

@@ -90,7 +90,8 @@ def test_objects_pass_through() -> None:
         ({"device": {"gflops": [1, 2]}}, "device: gflops has 2 values; one scenario takes one"),
         (
             {"device": {"gflop": 1}},
-            "device: gflop: unknown key; known: name, gflops, gflops_by_network, compute_w, radio_w, idle_w",
+            "device: gflop: unknown key; known: name, gflops, gflops_by_network, layer_seconds, "
+            "held_out_error, measured, compute_w, radio_w, idle_w",
         ),
         ({"link": None, "bandwidth_mhz": 10}, "link: needs either rate_mbps, or bandwidth_mhz and snr_db"),
         ({"link": None, "bandwidth_mhz": 10, "snr_db": -4000}, "link: its rate in bit/s must be > 0 and finite"),
@@ -207,7 +208,8 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         ({"link": "3g"}, "link: must be a list with at least one entry"),
         (
             {"link": [5]},
-            "link[0]: 5 must be a name or a mapping with the keys name, rate_mbps, bandwidth_mhz, snr_db, round_trip_ms",
+            "link[0]: 5 must be a name or a mapping with the keys name, rate_mbps, bandwidth_mhz, snr_db, "
+            "round_trip_ms",
         ),
         (
             {"links": ["3g"]},
@@ -221,7 +223,7 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         ({"confidence": "high"}, "confidence: 'high' must be a finite number"),
         ({"max_loss": []}, "max_loss: an empty list; give at least one number"),
         ({"max_loss": [0.01, 2]}, "max_loss: 2 must be in (-1, 1); it is a share of all images, 0.02 for 2 points"),
-        ({"device": [{"name": "phone"}]}, "device[0]: needs either gflops, or gflops_by_network"),
+        ({"device": [{"name": "phone"}]}, "device[0]: needs either gflops, or gflops_by_network, or layer_seconds"),
         ({"device": [{"gflops": {"logspace": [0, 1, 3]}}]}, "device[0].gflops: logspace: 0 must be > 0"),
         (
             {"device": [{"gflops": {"linspace": [1, 3]}}]},

@@ -175,13 +175,14 @@ def grid_atlases(
     max_nodes: int = MAX_NODES,
     threads: int | None = None,
     quiet: bool = False,
+    name: str | None = None,
 ) -> tuple[StrategyAtlas, ...]:
     """Atlases that together answer a grid's scenarios of one network.
 
     One for each accuracy bound, confidence and, for a noisy predictor, interval of signal-to-noise ratios. ``folder``
-    keeps them as files, ``_atlas-MODEL-NUMBER.atlas``; what is there already is read. They are Parquet, but a folder
-    of answers has no other table that a tool could take for answers: neither begins their name as a data file's does
-    nor ends it so, for DuckDB and Polars go by the ending.
+    keeps them as files, ``_atlas-NAME-NUMBER.atlas``, NAME the network's unless another is given; what is there already
+    is read. They are Parquet, but a folder of answers has no other table that a tool could take for answers: neither
+    begins their name as a data file's does nor ends it so, for DuckDB and Polars go by the ending.
 
     Raises:
         InputError: as :func:`build`, or a file there of another atlas, or of one that is proven less.
@@ -194,7 +195,7 @@ def grid_atlases(
         floor = _required(problem, float(loss), confidence)
         if any(atlas.covers(floor, snr_db) for atlas in found):
             continue
-        out = None if folder is None else Path(folder) / _FILE.format(problem.graph.model, len(found))
+        out = None if folder is None else Path(folder) / _FILE.format(name or problem.graph.model, len(found))
         if out is not None and out.exists():
             kept = load_atlas(out)
             own = kept.info.problem == json.loads(json.dumps(problem.provenance())) and kept.info.ranges.holds(ranges)

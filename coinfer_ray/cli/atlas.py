@@ -125,13 +125,14 @@ def show(
     with stdout_for_answers():
         from coinfer_ray.atlas.atlas import load_atlas
         from coinfer_ray.scenarios.read import device_of, link_of, round_trip_of, server_of
-        from coinfer_ray.scenarios.scenario import Scenario
+        from coinfer_ray.scenarios.scenario import Scenario, refuse_times
 
         found = load_atlas(atlas)
         document: dict[str, Any] = {"atlas": found.info.to_json(), "strategies": found.rows()}
         if device is not None or device_gflops is not None:
             side = device_of(device, device_gflops, found.info.model)
             other = server_of(None if server_gflops is not None else server, server_gflops, found.info.model)
+            refuse_times("atlas", side, other)
             crossing_s = other.per_crossing_s + (0.0 if round_trip_ms is None else round_trip_of(round_trip_ms))
             if link is not None or rate_mbps is not None:
                 scenario = Scenario(side, other, link_of(link, rate_mbps, round_trip_ms=round_trip_ms))

@@ -17,6 +17,7 @@ FeatureBitsChoice = Literal["any", "32", "8"]
 ExecutorChoice = Literal["ray", "local", "processes"]
 AccuracyChoice = Literal["validation", "test"]
 ObjectiveChoice = Literal["latency", "energy"]
+CostModelChoice = Literal["flops", "layers"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Model = Annotated[str, typer.Option("--model", help="Network, see `coinfer models`.")]
@@ -89,6 +90,12 @@ RoundTripMs = Annotated[
     float | None,
     typer.Option("--round-trip-ms", help="Time that crossing the link takes besides; default: the link's own."),
 ]
+CostModel = Annotated[
+    CostModelChoice | None,
+    typer.Option(
+        "--cost-model", help="Operations over a speed, or measured times of layers where a file has them (default)."
+    ),
+]
 SnrDb = Annotated[float | None, typer.Option("--snr-db", help="Signal-to-noise ratio of the link.")]
 
 Executor = Annotated[
@@ -113,6 +120,7 @@ SCENARIO: Group = {
     "bandwidth_mhz": (BandwidthMhz, None),
     "snr_db": (SnrDb, None),
     "round_trip_ms": (RoundTripMs, None),
+    "cost_model": (CostModel, None),
     "max_loss": (MaxLoss, 0.02),
     "confidence": (Confidence, 0.9),
 }

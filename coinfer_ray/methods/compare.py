@@ -55,7 +55,7 @@ def compare(
     scenario = resolve(network=model, device=device, server=server, link=link, **of_scenario)
     chosen = [_asked(METHODS[name], optimizer, time_limit_s) for name in methods]
     predict = any(method.predicts for method in chosen) or of_problem.get("records") is not None
-    problem = assemble(model, predict=predict, **of_problem)
+    problem = assemble(model, predict=predict, times=scenario.times, **of_problem)
     batch = ScenarioBatch.of([scenario], objective)
     return [_row(method, problem, scenario, batch, objective, seed) for method in chosen]
 

@@ -12,16 +12,16 @@ from coinfer_ray.scenarios.batch import ScenarioBatch
 
 
 def partition_costs(delay: DelayCalculator) -> np.ndarray:
-    """(N + 1, 3) device FLOPs, server FLOPs and uplink bits of the unmodified network at points 0..N.
+    """(N + 1, 3) device FLOPs, server FLOPs (or seconds) and uplink bits of the unmodified network at points 0..N.
 
     At 0 the input is sent, at N nothing, between them floats; rows of points at which more than one tensor crosses
     mean nothing.
     """
     graph, tables = delay.space.graph, delay.tables
-    flops = np.concatenate([[0.0], np.cumsum([layer.flops for layer in graph.layers], dtype=np.float64)])
+    device, server = np.concatenate([np.zeros((1, 2)), np.cumsum(delay.layer_costs(), axis=0)]).T
     bits = [graph.input_elements * tables.input_bits]
     bits += [layer.output_elements * FLOAT_BITS for layer in graph.layers[:-1]]
-    return np.column_stack([flops, flops[-1] - flops, [*bits, 0.0]])
+    return np.column_stack([device, server[-1] - server, [*bits, 0.0]])
 
 
 def cheapest(

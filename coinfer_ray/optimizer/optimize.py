@@ -122,7 +122,7 @@ def optimize(
     of_problem, of_scenario = split_options("optimize", options)
     scenario = resolve(network=model, device=device, server=server, link=link, **of_scenario)
     return answer(
-        assemble(model, **of_problem),
+        assemble(model, times=scenario.times, **of_problem),
         scenario,
         optimizer=optimizer,
         objective=objective,

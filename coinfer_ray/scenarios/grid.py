@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,17 +12,28 @@ from numpy.typing import NDArray
 from coinfer_ray.scenarios.scenario import check_confidence
 
 if TYPE_CHECKING:
+    from coinfer_ray.problem.costs import Times
+    from coinfer_ray.problem.layer_times import LayerTimes
     from coinfer_ray.problem.space import Cuts
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
     """n entries of one axis of a grid: ``labels[label[i]]`` names entry i, ``columns[name][i]`` is its number, or
-    ``columns[name][m, i]`` where network m of the grid has its own."""
+    ``columns[name][m, i]`` where network m of the grid has its own. ``times[i]``, where it is there, are the measured
+    times of layers on entry i, whose costs are seconds (:mod:`coinfer_ray.problem.layer_times`)."""
 
     labels: tuple[str, ...]
     label: NDArray[np.int32]
     columns: dict[str, NDArray[np.float64]]
+    times: Mapping[int, LayerTimes] = field(default_factory=dict)
+
+    def only(self, times: LayerTimes | None) -> Axis:
+        """The entries with these times alone."""
+        rows = [row for row in range(len(self)) if self.times.get(row) == times]
+        columns = {name: values[..., rows] for name, values in self.columns.items()}
+        kept = {} if times is None else dict.fromkeys(range(len(rows)), times)
+        return Axis(self.labels, self.label[rows], columns, kept)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -68,6 +80,36 @@ class Grid:
         columns = {**self.link.columns, "round_trip_s": np.full(len(self.link), round_trip_s)}
         document = self.document | {"round_trip_ms": round_trip_s * 1e3}
         return replace(self, link=replace(self.link, columns=columns), document=document)
+
+    @property
+    def pairs_of_times(self) -> list[Times]:
+        """The pairs of measured times of a device's layers and a server's (None: operations count) that occur."""
+        sides = [
+            list(dict.fromkeys([*axis.times.values(), *([None] if len(axis.times) < len(axis) else [])]))
+            for axis in (self.device, self.server)
+        ]
+        return [(device, server) for device in sides[0] for server in sides[1]]
+
+    def times(self, scenario: int) -> Times:
+        """The pair of one scenario."""
+        rest = scenario % self.per_model // (self.per_model // (len(self.device) * len(self.server)))
+        device, server = divmod(rest, len(self.server))
+        return self.device.times.get(device), self.server.times.get(server)
+
+    def stretches_of_times(self, model: int) -> list[tuple[int, int]]:
+        """The scenarios of network ``model`` (an index) as ranges (first, stop), each of one pair throughout."""
+        first, size = model * self.per_model, self.per_model // (len(self.device) * len(self.server))
+        if not (self.device.times or self.server.times):
+            return [(first, first + self.per_model)]
+        starts = range(first, first + self.per_model, size)
+        changes = [start for start in starts if start == first or self.times(start) != self.times(start - 1)]
+        return list(zip(changes, [*changes[1:], first + self.per_model], strict=True))
+
+    def of_times(self, times: Times) -> Grid:
+        """The scenarios of one pair, under other numbers."""
+        if not (self.device.times or self.server.times):
+            return self
+        return replace(self, device=self.device.only(times[0]), server=self.server.only(times[1]))
 
     @property
     def crossing_takes_time(self) -> bool:

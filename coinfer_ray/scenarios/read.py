@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack, get_args
 
 import numpy as np
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.scenarios.grid import Axis, Grid
 from coinfer_ray.scenarios.scenario import (
     DEFAULT_CONFIDENCE,
+    CostModel,
     Device,
     Given,
     Link,
@@ -28,7 +29,7 @@ from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerI
 MAX_SCENARIOS = 2**62
 MAX_NODES = 20_000_000  # values of a YAML file
 _SHOWN = 60  # characters of a value in an error message
-YAML_SUFFIXES = (".yaml", ".yml")
+YAML_SUFFIXES = (".yaml", ".yml", ".json")  # JSON is YAML, too
 T = TypeVar("T")
 
 
@@ -109,23 +110,34 @@ def _check_scalar(node: yaml.Node) -> None:
         raise yaml.MarkedYAMLError(problem=f"{shown!r} is no {kind}", problem_mark=node.start_mark) from None
 
 
-def device_of(given: Device | Given | None = None, gflops: float | None = None, network: str | None = None) -> Device:
+def device_of(
+    given: Device | Given | None = None,
+    gflops: float | None = None,
+    network: str | None = None,
+    cost_model: CostModel | None = None,
+) -> Device:
     """A device from a preset's name, a YAML file, a mapping with the file's keys, or its speed alone.
 
-    ``network`` is the one that it shall run: some devices have a speed for each.
+    ``network`` is the one that it shall run: some devices have a speed for each. ``cost_model`` says what counts where
+    a file has both a speed and measured times of layers (default: the times).
 
     Raises:
         InputError: an unknown name (the nearest are named), an unusable file, a speed that is not above 0, or not known
             for the network, or not exactly one of the two first arguments.
     """
     chosen = _one_of("device", given, {"gflops": gflops})
-    return chosen if isinstance(chosen, Device) else one_device(chosen, network)
+    return chosen if isinstance(chosen, Device) else one_device(chosen, network, cost_model)
 
 
-def server_of(given: Server | Given | None = None, gflops: float | None = None, network: str | None = None) -> Server:
+def server_of(
+    given: Server | Given | None = None,
+    gflops: float | None = None,
+    network: str | None = None,
+    cost_model: CostModel | None = None,
+) -> Server:
     """A server, as :func:`device_of` finds a device."""
     chosen = _one_of("server", given, {"gflops": gflops})
-    return chosen if isinstance(chosen, Server) else one_server(chosen, network)
+    return chosen if isinstance(chosen, Server) else one_server(chosen, network, cost_model)
 
 
 def link_of(
@@ -162,9 +174,10 @@ class ScenarioNumbers(TypedDict, total=False):
 
     ``device_gflops``, ``server_gflops``: speeds in 1e9 FLOP/s. ``rate_mbps``: uplink rate in 1e6 bit/s;
     ``bandwidth_mhz`` and ``snr_db``: the same by Shannon's formula. ``round_trip_ms``: what crossing the link takes
-    besides, in 1e-3 s (default: the link's own, 0 for the paper's). ``max_loss``: allowed loss of accuracy, a share
-    (default 0.02). ``confidence``: how sure it must be that an answer keeps to the bound (default 0.9; None:
-    predictions as they are).
+    besides, in 1e-3 s (default: the link's own, 0 for the paper's). ``cost_model``: ``layers``, measured times of
+    layers, or ``flops``, operations over a speed, where a file has both (default: the times). ``max_loss``: allowed
+    loss of accuracy, a share (default 0.02). ``confidence``: how sure it must be that an answer keeps to the bound
+    (default 0.9; None: predictions as they are).
     """
 
     device_gflops: float | None
@@ -173,6 +186,7 @@ class ScenarioNumbers(TypedDict, total=False):
     bandwidth_mhz: float | None
     snr_db: float | None
     round_trip_ms: float | None
+    cost_model: CostModel | None
     max_loss: float
     confidence: float | None
 
@@ -198,9 +212,19 @@ def resolve(*, network: str | None = None, **options: Unpack[ScenarioOptions]) -
     check_max_loss(max_loss)
     if confidence is not None:
         check_confidence(confidence)
+    cost_model = options.get("cost_model")
+    if cost_model is not None:
+        check_name("cost model", cost_model, get_args(CostModel))
+    device = device_of(options.get("device"), options.get("device_gflops"), network, cost_model)
+    server = server_of(options.get("server"), options.get("server_gflops"), network, cost_model)
+    if cost_model == "layers" and device.times is None and server.times is None:
+        raise InputError(
+            "cost model: layers needs measured times of the device's or the server's layers; give --device FILE as "
+            "`coinfer profile` writes it"
+        )
     return Scenario(
-        device=device_of(options.get("device"), options.get("device_gflops"), network),
-        server=server_of(options.get("server"), options.get("server_gflops"), network),
+        device=device,
+        server=server,
         link=link_of(
             options.get("link"),
             options.get("rate_mbps"),
@@ -263,17 +287,18 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
     return grid if file.round_trip_ms is None else grid.with_round_trip(file.round_trip_ms / 1e3)
 
 
-def one_device(given: Any, network: str | None = None) -> Device:
-    """A single device from a name, a YAML file or a mapping; ``network`` as in :func:`device_of`."""
+def one_device(given: Any, network: str | None = None, cost_model: CostModel | None = None) -> Device:
+    """A single device from a name, a YAML file or a mapping; the rest as in :func:`device_of`."""
     item = _one("device", DeviceItem, given)
-    speed = item.speeds(() if network is None else (network,)).item()
-    return Device(item.label(), speed, item.compute_w, item.radio_w, item.idle_w)
+    speed = item.speeds(() if network is None else (network,), cost_model).item()
+    return Device(item.label(), speed, item.compute_w, item.radio_w, item.idle_w, item.times(cost_model))
 
 
-def one_server(given: Any, network: str | None = None) -> Server:
-    """A single server from a name, a YAML file or a mapping; ``network`` as in :func:`device_of`."""
+def one_server(given: Any, network: str | None = None, cost_model: CostModel | None = None) -> Server:
+    """A single server from a name, a YAML file or a mapping; the rest as in :func:`device_of`."""
     item = _one("server", ServerItem, given)
-    return Server(item.label(), item.speeds(() if network is None else (network,)).item(), item.per_crossing_ms / 1e3)
+    speed = item.speeds(() if network is None else (network,), cost_model).item()
+    return Server(item.label(), speed, item.per_crossing_ms / 1e3, item.times(cost_model))
 
 
 def one_link(given: Any) -> Link:
@@ -367,10 +392,12 @@ def _schema_at(schema: type[BaseModel], location: Sequence[int | str]) -> type[B
 def _joined(parts: list[Axis]) -> Axis:
     """One axis from its items; items of the same name share a label."""
     labels = tuple(dict.fromkeys(part.labels[0] for part in parts))
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])]).tolist()
     return Axis(
         labels,
         np.concatenate([np.full(len(part), labels.index(part.labels[0]), dtype=np.int32) for part in parts]),
         {name: _side_by_side([part.columns[name] for part in parts]) for name in parts[0].columns},
+        {first + row: times for first, part in zip(starts, parts, strict=True) for row, times in part.times.items()},
     )
 
 

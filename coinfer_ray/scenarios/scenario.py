@@ -19,11 +19,12 @@ import numpy as np
 from coinfer_ray.errors import InputError
 
 if TYPE_CHECKING:
-    pass
+    from coinfer_ray.problem.layer_times import LayerTimes
 
 DEFAULT_CONFIDENCE = 0.9
 
 Objective = Literal["latency", "energy"]
+CostModel = Literal["flops", "layers"]  # operations over a speed, or measured times of layers
 Given: TypeAlias = "str | Path | Mapping[str, Any]"  # a preset's name, a YAML file, or what such a file holds
 
 # Table II, FLOP/s. Table III, bit/s.
@@ -34,22 +35,30 @@ LINK_RATE_BPS = {"3g": 1.19e6, "4g": 11.22e6, "5g": 52.24e6, "wifi": 54.19e6}
 
 @dataclass(frozen=True)
 class Device:
-    """Where the first half runs. Powers are drawn while it computes, sends, and waits for the server."""
+    """Where the first half runs. Powers are drawn while it computes, sends, and waits for the server (W).
+
+    With ``times`` of its layers, which were measured, its costs are seconds already, and ``flops_per_s`` is 1.
+    """
 
     name: str
     flops_per_s: float
     compute_w: float | None = None
     radio_w: float | None = None
     idle_w: float | None = None
+    times: LayerTimes | None = None
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where the second half runs. ``per_crossing_s`` is what it takes to take in a request and to answer it (s)."""
+    """Where the second half runs. ``per_crossing_s`` is what it takes to take in a request and to answer it (s).
+
+    ``times`` as a :class:`Device` has them.
+    """
 
     name: str
     flops_per_s: float
     per_crossing_s: float = 0.0
+    times: LayerTimes | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,11 @@ class Scenario:
     link: Link
     max_loss: float = 0.02
     confidence: float | None = DEFAULT_CONFIDENCE
+
+    @property
+    def times(self) -> tuple[LayerTimes | None, LayerTimes | None]:
+        """The measured times of the device's layers and of the server's, for the problem that it is of."""
+        return self.device.times, self.server.times
 
     @property
     def crossing_s(self) -> float:
@@ -109,6 +123,17 @@ class Scenario:
 def shannon_rate_bps(bandwidth_hz: float, snr_db: float) -> float:
     """R = B log2(1 + SNR), where SNR = 10^(snr_db / 10) is a ratio of powers; no SNR in dB overflows."""
     return bandwidth_hz * float(np.logaddexp2(0.0, snr_db / 10 * math.log2(10)))
+
+
+def refuse_times(what: str, *sides: object) -> None:
+    """Raise InputError where any of ``sides``, devices or servers, has measured times of layers, which ``what`` cannot
+    count."""
+    for side in sides:
+        if getattr(side, "times", None):
+            name = getattr(side, "name", "a device or server of the grid")
+            raise InputError(
+                f"{what}: counts operations, and {name} has measured times of layers; give its speed instead"
+            )
 
 
 def check_max_loss(max_loss: float) -> None:

@@ -14,11 +14,13 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.problem.layer_times import LayerTimes
 from coinfer_ray.problem.space import Cuts
 from coinfer_ray.scenarios.grid import Axis
 from coinfer_ray.scenarios.presets import presets_of
 from coinfer_ray.scenarios.scenario import (
     DEFAULT_CONFIDENCE,
+    CostModel,
     check_max_loss,
     shannon_rate_bps,
 )
@@ -179,27 +181,62 @@ class _Item(BaseModel):
         return dict(given)
 
 
+class LayerSeconds(BaseModel):
+    """The coefficients of :class:`coinfer_ray.problem.layer_times.LayerTimes`, in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    conv_flop: Power
+    grouped_flop: Power
+    element: Power
+    fc_weight: Power
+    layer: Power
+
+    @model_validator(mode="after")
+    def _any(self) -> LayerSeconds:
+        if not any(self.model_dump().values()):
+            raise ValueError("all of them are 0; at least one must be > 0")
+        return self
+
+
 class _Side(_Item):
     """A device or a server: one speed for all networks, or several; or one for each network."""
 
     gflops: Speeds | None = None
     gflops_by_network: Annotated[dict[str, Speed], Field(min_length=1)] | None = None
+    layer_seconds: LayerSeconds | None = None
+    held_out_error: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_speed(self) -> _Side:
-        if (self.gflops is None) == (self.gflops_by_network is None):
-            raise ValueError("needs either gflops, or gflops_by_network")
+        speeds = (self.gflops is not None) + (self.gflops_by_network is not None)
+        if speeds > 1 or not (speeds or self.layer_seconds):
+            raise ValueError("needs either gflops, or gflops_by_network, or layer_seconds")
         return self
 
-    def speeds(self, networks: Sequence[str]) -> np.ndarray:
-        """(n,) speeds in FLOP/s; (networks, 1) where each network has its own.
+    def times(self, cost_model: CostModel | None = None) -> LayerTimes | None:
+        """The times of its layers; None where its speed is to count, or is all that is known."""
+        if self.layer_seconds is None or cost_model == "flops":
+            return None
+        return LayerTimes(**self.layer_seconds.model_dump())
+
+    def speeds(self, networks: Sequence[str], cost_model: CostModel | None = None) -> np.ndarray:
+        """(n,) speeds in FLOP/s; (networks, 1) where each network has its own; 1 where costs are seconds.
 
         Raises:
             InputError: a network whose speed is not known.
         """
+        if self.times(cost_model) is not None:
+            return np.ones(1)
         if self.gflops is not None:
             return _scaled(self.gflops, 1e9)
         known = self.gflops_by_network or {}
+        if not known:
+            raise InputError(
+                f"cost model: the file of {self.label()} has layer_seconds alone; leave out --cost-model flops, or add "
+                "gflops to it"
+            )
         if not networks:
             raise InputError(f"{self.what}: {self.label()} has a speed for each network; say for which")
         for network in networks:
@@ -213,6 +250,8 @@ class _Side(_Item):
     def label(self) -> str:
         if self.name is not None:
             return self.name
+        if self.layer_seconds is not None:
+            return f"measured {self.what}"
         return "one by network" if self.gflops is None else f"{_range(self.gflops)} GFLOPS"
 
 
@@ -225,7 +264,7 @@ class DeviceItem(_Side):
     idle_w: Power | None = None
 
     def axis(self, networks: Sequence[str]) -> Axis:
-        return _axis(self.label(), {"device_flops_per_s": self.speeds(networks)})
+        return _axis(self.label(), {"device_flops_per_s": self.speeds(networks)}, self.times())
 
 
 class ServerItem(_Side):
@@ -240,7 +279,7 @@ class ServerItem(_Side):
             "server_flops_per_s": speeds,
             "per_crossing_s": np.full(speeds.shape[-1], self.per_crossing_ms / 1e3),
         }
-        return _axis(self.label(), columns)
+        return _axis(self.label(), columns, self.times())
 
 
 class LinkItem(_Item):
@@ -302,6 +341,6 @@ def _range(values: tuple[float, ...]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _axis(label: str, columns: dict[str, np.ndarray]) -> Axis:
+def _axis(label: str, columns: dict[str, np.ndarray], times: LayerTimes | None = None) -> Axis:
     length = next(iter(columns.values())).shape[-1]
-    return Axis((label,), np.zeros(length, dtype=np.int32), columns)
+    return Axis((label,), np.zeros(length, dtype=np.int32), columns, {} if times is None else {0: times})

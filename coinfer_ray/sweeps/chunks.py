@@ -15,7 +15,7 @@ from coinfer_ray.atlas.atlas import StrategyAtlas, solve_by_atlas
 from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import solve
-from coinfer_ray.problem.costs import parts
+from coinfer_ray.problem.costs import Times, parts
 from coinfer_ray.runtime.executors import WorkerContext
 from coinfer_ray.runtime.files import read_holder, write_whole
 from coinfer_ray.scenarios.batch import ScenarioBatch
@@ -46,7 +46,7 @@ class Chunk:
 @dataclass(frozen=True)
 class How:
     """How scenarios are solved: the arguments of :func:`coinfer_ray.optimizer.solve.solve`, or the atlases by
-    network."""
+    problem."""
 
     solver: str
     seed: int
@@ -57,13 +57,18 @@ class How:
 
 
 def split_grid(grid: Grid, size: int) -> Iterator[Chunk]:
-    """The grid in chunks of at most ``size`` scenarios, none across two networks."""
+    """The grid in chunks of at most ``size`` scenarios, none across two problems (:func:`problem_key`)."""
     number = 0
     for model in range(len(grid.models)):
-        first, end = model * grid.per_model, (model + 1) * grid.per_model
-        for start in range(first, end, size):
-            yield Chunk(number, model, start, min(end, start + size))
-            number += 1
+        for first, end in grid.stretches_of_times(model):
+            for start in range(first, end, size):
+                yield Chunk(number, model, start, min(end, start + size))
+                number += 1
+
+
+def problem_key(grid: Grid, model: str, times: Times) -> str:
+    """The name of one of a sweep's problems: that of its network, and a number where times of layers are measured."""
+    return model if times == (None, None) else f"{model}-measured-{grid.pairs_of_times.index(times)}"
 
 
 def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Chunk], tuple[int, pa.Table | None]]:
@@ -76,7 +81,8 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
     sees_folder = read_holder(folder) == shared["holder"]
 
     def work(chunk: Chunk) -> tuple[int, pa.Table | None]:
-        table = solve_chunk(grid, problems[grid.models[chunk.model]], chunk, how)
+        key = problem_key(grid, grid.models[chunk.model], grid.times(chunk.start))
+        table = solve_chunk(grid, problems[key], chunk, how)
         if not sees_folder:
             return len(table), table
         _write(table, folder / chunk.file_name)
@@ -96,7 +102,8 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
     floor = problem.base_accuracy - batch.max_loss
     scenarios = Scenarios(weights, floor, batch.snr_db)
     if how.atlases is not None:
-        found = solve_by_atlas(problem, scenarios, how.atlases[problem.graph.model], confidence)
+        key = problem_key(grid, problem.graph.model, problem.delay.times)
+        found = solve_by_atlas(problem, scenarios, how.atlases[key], confidence)
     else:
         found = solve(
             problem,

@@ -27,7 +27,7 @@ from coinfer_ray.runtime.files import read_holder, run_folder, write_whole
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.scenarios.read import parse_grid, read_grid, round_trip_of
-from coinfer_ray.sweeps.chunks import Chunk, How, _write, split_grid, start_worker
+from coinfer_ray.sweeps.chunks import Chunk, How, _write, problem_key, split_grid, start_worker
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,7 +99,9 @@ def sweep(
     for model in grid.models:
         own = records.get(model) if isinstance(records, Mapping) else records
         of_model = {**options, "records": own, "cuts": options.get("cuts") or grid.cuts}
-        problems[model] = assemble(model, **cast(ProblemOptions, of_model))
+        for times in grid.pairs_of_times:
+            key = problem_key(grid, model, times)
+            problems[key] = assemble(model, times=times, **cast(ProblemOptions, of_model))
     _check_snr(grid, problems)
     for problem in problems.values():  # a confidence that records cannot promise ends here, not in every chunk
         problem.required_accuracy(np.zeros(len(grid.confidence)), grid.confidence)
@@ -111,7 +113,7 @@ def sweep(
         "seed": seed,
         "grid": grid.document,
         "chunk": chunk,
-        "problems": {model: problem.provenance() for model, problem in problems.items()},
+        "problems": {key: problem.provenance() for key, problem in problems.items()},
     }
     how = How(solver, seed, certify, time_limit_s, solver_options or {})
     running = (
@@ -129,8 +131,15 @@ def sweep(
         if pending:
             if solver == "atlas":
                 atlases = {
-                    model: grid_atlases(grid, problem, folder=folder, quiet=quiet, **(solver_options or {}))
-                    for model, problem in problems.items()
+                    key: grid_atlases(
+                        grid.of_times(problem.delay.times),
+                        problem,
+                        folder=folder,
+                        quiet=quiet,
+                        name=key,
+                        **(solver_options or {}),
+                    )
+                    for key, problem in problems.items()
                 }
                 how = replace(how, atlases=atlases)
             elif solver == "exact" and address is None:
