@@ -31,7 +31,8 @@ from coinfer_ray.sweeps.rows import encode
 from coinfer_ray.sweeps.sweep import prepare, sweep
 
 RATES = 10_000
-UNSAID: dict[str, Any] = {"confidence": None, "certify": False, "time_limit_s": None, "solver_options": None}
+UNSAID: dict[str, Any] = dict.fromkeys(("confidence", "round_trip_ms", "time_limit_s", "solver_options"))
+UNSAID["certify"] = False
 
 
 def grid_of(model: str, scenarios: int, confidence: float | None = 0.9) -> dict[str, Any]:

@@ -23,12 +23,13 @@ import numpy as np
 
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.library import load_graph
+from coinfer_ray.problem.costs import objective
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.records.choices import Choices, choices_path, read_choices
 from coinfer_ray.records.store import Records, Split, read_records, shipped_parts
 from coinfer_ray.scenarios.read import ScenarioOptions, resolve
-from coinfer_ray.scenarios.scenario import Scenario
+from coinfer_ray.scenarios.scenario import Scenario, refuse_times
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,9 +100,13 @@ class Benchmark:
         return resolve(**options)
 
     def latency_s(self, scenario: Scenario) -> np.ndarray:
-        """(n,) seconds of every row."""
-        seconds: np.ndarray = self.costs @ np.array(scenario.weights("latency"))
-        return seconds
+        """(n,) seconds of every row.
+
+        Raises:
+            InputError: measured times of layers: the rows have operations.
+        """
+        refuse_times("benchmark", scenario.device, scenario.server)
+        return objective(self.costs, np.array(scenario.weights("latency")))
 
     def keeps(self, max_loss: float, split: Split = "validation") -> np.ndarray:
         """(n,) bool: the rows that lose at most ``max_loss`` (a share) of the base accuracy, as measured."""

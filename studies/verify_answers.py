@@ -23,6 +23,7 @@ from coinfer_kernels import Scenarios, cheapest_feasible
 from coinfer_ray.optimizer.optimize import TIME_LIMIT_S
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, solve
+from coinfer_ray.problem.costs import objective
 from coinfer_ray.records.request import Request
 from coinfer_ray.records.store import pack, read_records, shipped_records
 from coinfer_ray.refine.cases import DRAWN_LOSSES, drawn_cases
@@ -61,7 +62,7 @@ def main() -> None:
     confidence = given.confidence or None
     found = solve(problem, scenarios, DEFAULT_OPTIMIZER, confidence=confidence, time_limit_s=TIME_LIMIT_S)
     answers = problem.answers(found)
-    plain = (problem.known_costs @ weights.T).min(axis=0)
+    plain = objective(problem.known_costs, weights).min(axis=0)
     gain = plain / found.objective
     gain_quantised = np.minimum(plain, quantised_alone(problem, scenarios, confidence)) / found.objective
     distinct = sorted({tuple(row) for row, base in zip(found.levels.tolist(), answers.known, strict=True) if not base})

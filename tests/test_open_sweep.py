@@ -46,7 +46,14 @@ GRID: dict[str, Any] = {
 }
 SCENARIOS = 6 * 5 * 2 * 2
 QUICK: dict[str, Any] = {"solver": "paper", "solver_options": {"max_evaluations": 300}, "quiet": True}
-HOW = {"solver": "paper", "seed": None, "confidence": None, "certify": False, "time_limit_s": None}
+HOW = {
+    "solver": "paper",
+    "seed": None,
+    "confidence": None,
+    "round_trip_ms": None,
+    "certify": False,
+    "time_limit_s": None,
+}
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,11 @@ def test_objects_pass_through() -> None:
         ({"device": None, "device_gflops": math.nan}, "device: gflops: nan must be a finite number"),
         ({"device": "no.yaml"}, r"no\.yaml: cannot be read \(No such file or directory\); give a YAML file"),
         ({"device": {"gflops": [1, 2]}}, "device: gflops has 2 values; one scenario takes one"),
-        ({"device": {"gflop": 1}}, "device: gflop: unknown key; known: name, gflops, compute_w, radio_w, idle_w"),
+        (
+            {"device": {"gflop": 1}},
+            "device: gflop: unknown key; known: name, gflops, gflops_by_network, layer_seconds, "
+            "held_out_error, measured, compute_w, radio_w, idle_w",
+        ),
         ({"link": None, "bandwidth_mhz": 10}, "link: needs either rate_mbps, or bandwidth_mhz and snr_db"),
         ({"link": None, "bandwidth_mhz": 10, "snr_db": -4000}, "link: its rate in bit/s must be > 0 and finite"),
         ({"max_loss": 2}, r"max_loss: 2 must be in \(-1, 1\); it is a share of all images, 0.02 for 2 points"),
@@ -194,13 +198,23 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         ({"link": ["3g", "4g", {"rate_mbps": -1}]}, r"link[2].rate_mbps: -1 must be > 0"),
         ({"link": [{"rate_mbps": [1, 0]}]}, "link[0].rate_mbps: 0 must be > 0"),
         ({"link": [{"rate_mbps": math.nan}]}, "link[0].rate_mbps: nan must be a finite number"),
-        ({"link": [{"rate_mbs": 1}]}, "link[0].rate_mbs: unknown key; known: name, rate_mbps, bandwidth_mhz, snr_db"),
+        (
+            {"link": [{"rate_mbs": 1}]},
+            "link[0].rate_mbs: unknown key; known: name, rate_mbps, bandwidth_mhz, snr_db, round_trip_ms",
+        ),
         ({"link": [{"rate_mbps": 1, "snr_db": 3}]}, "link[0]: needs either rate_mbps, or bandwidth_mhz and snr_db"),
         ({"link": ["6g"]}, "link[0]: '6g' is unknown; did you mean 5g or 4g or 3g?"),
         ({"link": []}, "link: must be a list with at least one entry"),
         ({"link": "3g"}, "link: must be a list with at least one entry"),
-        ({"link": [5]}, "link[0]: 5 must be a name or a mapping with the keys name, rate_mbps, bandwidth_mhz, snr_db"),
-        ({"links": ["3g"]}, "links: unknown key; known: model, device, server, link, max_loss, confidence, seed, cuts"),
+        (
+            {"link": [5]},
+            "link[0]: 5 must be a name or a mapping with the keys name, rate_mbps, bandwidth_mhz, snr_db, "
+            "round_trip_ms",
+        ),
+        (
+            {"links": ["3g"]},
+            "links: unknown key; known: model, device, server, link, max_loss, confidence, round_trip_ms, seed, cuts",
+        ),
         ({"model": []}, "model: must be a list with at least one entry"),
         ({"model": ["alexnet", "alexnet"]}, "model: alexnet stands there twice; name every network once"),
         ({"model": [None]}, "model[0]: None must be a name"),
@@ -209,7 +223,7 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         ({"confidence": "high"}, "confidence: 'high' must be a finite number"),
         ({"max_loss": []}, "max_loss: an empty list; give at least one number"),
         ({"max_loss": [0.01, 2]}, "max_loss: 2 must be in (-1, 1); it is a share of all images, 0.02 for 2 points"),
-        ({"device": [{"name": "phone"}]}, "device[0].gflops: is missing"),
+        ({"device": [{"name": "phone"}]}, "device[0]: needs either gflops, or gflops_by_network, or layer_seconds"),
         ({"device": [{"gflops": {"logspace": [0, 1, 3]}}]}, "device[0].gflops: logspace: 0 must be > 0"),
         (
             {"device": [{"gflops": {"linspace": [1, 3]}}]},

@@ -2,8 +2,13 @@
 
 Which strategies are accurate enough depends on no device, server or link. So one atlas answers all scenarios that
 share the records, the accuracy bound and, for a noisy channel, an interval of signal-to-noise ratios: a latency is
-then the least of a few dozen dot products (:mod:`coinfer_kernels.atlas.lookup`). It is proven for the ranges of speeds
-and rates that it was built for (:mod:`coinfer_ray.atlas.build`), and answers nothing beyond them.
+then the least of a few dozen dot products (:mod:`coinfer_kernels.atlas.lookup`).
+
+What crossing the link takes by itself, whatever is sent, is the same for all strategies but those that stay on the
+device, and of those the one with the fewest FLOPs is the best in every scenario. An atlas *with crossings* therefore
+holds the strategies that are best of those that cross, and that one beside them: the least of a dot product plus the
+crossing, and of the device's FLOPs over its speed, is the answer for any crossing time. It is proven for the ranges of
+speeds and rates that it was built for (:mod:`coinfer_ray.atlas.build`), and answers nothing beyond them.
 """
 
 from __future__ import annotations
@@ -96,7 +101,8 @@ class AtlasInfo:
 
     ``accuracy_floor`` is the least predicted accuracy of its strategies, any margin for a confidence included.
     ``snr_db``: it holds for ratios above the first and up to the second; None for records without noise. ``ratio``:
-    no strategy is better than the atlas's best by more than that factor, anywhere within ``ranges``.
+    no strategy is better than the atlas's best by more than that factor, anywhere within ``ranges``. ``crossings``:
+    whether that holds where crossing the link takes time by itself, however much.
     """
 
     model: str
@@ -114,13 +120,17 @@ class AtlasInfo:
     seconds: float
     problem: Mapping[str, Any]
     version: str
+    crossings: bool = False
 
     @property
     def proven(self) -> bool:
         return self.ratio <= 1 + self.tolerance
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": ATLAS_FORMAT, **asdict(self)}
+        document = {"format": ATLAS_FORMAT, **asdict(self)}
+        if not self.crossings:  # as files without them have always been
+            del document["crossings"]
+        return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> AtlasInfo:
@@ -133,7 +143,9 @@ class AtlasInfo:
 class StrategyAtlas:
     """An atlas and what its rows mean.
 
-    ``sources`` (K) say where a strategy's accuracy comes from: ``base``, ``measured`` or ``predicted``, as in
+    With crossings (:attr:`AtlasInfo.crossings`) the last row of ``table`` is the best strategy that stays on the
+    device, where there is one, and those before it are the best of all that cross. ``sources`` (K) say where a
+    strategy's accuracy comes from: ``base``, ``measured`` or ``predicted``, as in
     :class:`coinfer_ray.optimizer.optimize.Answer`.
     """
 
@@ -157,16 +169,54 @@ class StrategyAtlas:
             return False
         return self.info.snr_db is None or _inside(self.info.snr_db, snr_db)
 
-    @cached_property
-    def cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """Corner rays (R, 3) of the weights at which each row is the best, and the row of each (R,)."""
-        return cells(self.table.costs, self.table.region)
+    @property
+    def crossing(self) -> Atlas:
+        """The rows that compete by their dot products: with crossings those that cross, else all."""
+        own = self.table.costs[:, 2] > 0
+        if not self.info.crossings or own.all():
+            return self.table
+        return self.table._replace(costs=self.table.costs[own])
 
-    def intervals(self, device_flops_per_s: float, server_flops_per_s: float) -> list[tuple[int, float, float]]:
-        """Which row is the best at which uplink rates, for one device and server: (row, from, to) in bit/s, rising.
+    def lookup(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The best row (S,) and its objective (S,) for weights (S, 3), or (S, 4) with what a crossing costs by itself.
 
         Raises:
-            InputError: the atlas is not proven for that pair of speeds.
+            InputError: weights beyond the ranges that the atlas was built for, or crossings where it has none.
+        """
+        extra = weights[:, 3] if weights.shape[1] == 4 else np.zeros(len(weights))
+        if extra.any() and not self.info.crossings:
+            raise InputError(
+                "atlas: was built for links whose crossing takes no time by itself; build one with --crossings, or "
+                "solve such scenarios exactly"
+            )
+        own = self.crossing
+        try:
+            index, objective = own.lookup(np.ascontiguousarray(weights[:, :3]))
+        except ValueError as error:
+            raise InputError(f"atlas: {error}") from None
+        objective += extra
+        if len(own.costs) < len(self):
+            device, server, uplink = self.table.costs[-1]
+            local = device * weights[:, 0] + server * weights[:, 1] + uplink * weights[:, 2]
+            better = local <= objective
+            index[better], objective[better] = len(self) - 1, local[better]
+        return index, objective
+
+    @cached_property
+    def cells(self) -> tuple[np.ndarray, np.ndarray]:
+        """Corner rays (R, 3) of the weights at which each row is the best, and the row of each (R,); with crossings,
+        the best of those that cross."""
+        return cells(self.crossing.costs, self.table.region)
+
+    def intervals(
+        self, device_flops_per_s: float, server_flops_per_s: float, crossing_s: float = 0.0
+    ) -> list[tuple[int, float, float]]:
+        """Which row is the best at which uplink rates, for one device and server: (row, from, to) in bit/s, rising.
+
+        ``crossing_s`` is what crossing the link takes by itself.
+
+        Raises:
+            InputError: the atlas is not proven for that pair of speeds, or for crossings that take time.
         """
         ranges, fast = self.info.ranges, server_flops_per_s
         if not _within(ranges.device, fast / device_flops_per_s):
@@ -174,8 +224,12 @@ class StrategyAtlas:
                 f"device: {device_flops_per_s / 1e9:g} GFLOPS beside a server of {fast / 1e9:g} lie outside this "
                 "atlas's ranges; build one for wider ranges"
             )
+        if crossing_s and not self.info.crossings:
+            raise InputError("atlas: was built for links whose crossing takes no time; build one with --crossings")
         costs = self.table.costs
         fixed = costs[:, 0] / device_flops_per_s + costs[:, 1] / server_flops_per_s
+        if crossing_s:
+            fixed = fixed + np.where(costs[:, 2] > 0, crossing_s, 0.0)
         weight, last = (share / fast for share in ranges.uplink)
         row = int(np.lexsort((costs[:, 2], fixed + costs[:, 2] * weight))[0])
         found: list[tuple[int, float, float]] = []
@@ -196,7 +250,7 @@ class StrategyAtlas:
 
         ``share`` is that of :meth:`shares`. The strategy wins at some device speed for every rate from ``rate_low_bps``
         to ``rate_high_bps``, and at some rate for every device speed of its range, the server's speed being
-        ``ranges.server_flops_per_s``.
+        ``ranges.server_flops_per_s``; with crossings, of all that cross, and these are None for the one that does not.
         """
         rays, owner = self.cells
         share = self.shares()
@@ -204,7 +258,10 @@ class StrategyAtlas:
         for k, strategy in enumerate(self.strategies):
             device, server, uplink = (float(cost) for cost in self.table.costs[k])
             own = rays[owner == k]
-            rates, devices = self._speeds(own[:, 2], own[:, 1]), self._speeds(own[:, 0], own[:, 1])
+            rates: tuple[float | None, float | None] = (None, None)
+            devices = rates
+            if len(own):
+                rates, devices = self._speeds(own[:, 2], own[:, 1]), self._speeds(own[:, 0], own[:, 1])
             rows.append(
                 {
                     "row": k,
@@ -235,11 +292,12 @@ class StrategyAtlas:
         return float(speed / ratios.max()), float(speed / ratios.min())
 
     def shares(self, points: int = 256) -> np.ndarray:
-        """(K,) share of the ranges that each row wins, both logarithmic: counted on a grid of points x points."""
+        """(K,) share of the ranges that each row wins, both logarithmic: counted on a grid of points x points, where
+        crossing the link takes no time by itself."""
         ranges = self.info.ranges
         axes = [np.geomspace(*ends, points) for ends in (ranges.device, ranges.uplink)]
         device, uplink = (axis.ravel() for axis in np.meshgrid(*axes))
-        index, _ = self.table.lookup(np.column_stack([device, np.ones(points * points), uplink]))
+        index, _ = self.lookup(np.column_stack([device, np.ones(points * points), uplink]))
         return np.bincount(index, minlength=len(self)) / len(index)
 
     def save(self, path: str | Path) -> None:
@@ -329,10 +387,7 @@ def solve_by_atlas(
         atlas = next((one for one in atlases if one.covers(floor, snr_db)), None)
         if atlas is None:
             raise InputError(f"atlas: none was built for an accuracy of {floor:.4f} at an SNR of {snr_db:g} dB")
-        try:
-            index, objective[same] = atlas.table.lookup(scenarios.weights[same])
-        except ValueError as error:
-            raise InputError(f"atlas: {error}") from None
+        index, objective[same] = atlas.lookup(scenarios.weights[same])
         levels[same], accuracy[same] = atlas.table.levels[index], atlas.table.accuracy[index]
         lower_bound[same] = objective[same] / atlas.info.ratio
     nothing = np.zeros(count, dtype=np.int64)

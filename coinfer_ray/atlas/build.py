@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from coinfer_kernels.atlas.build import SolvedWeights, build_atlas
+from coinfer_kernels.atlas.crossing import build_crossing_atlas
 from coinfer_kernels.atlas.lookup import Atlas
 
 from coinfer_ray.atlas.atlas import AtlasInfo, Range, Ranges, StrategyAtlas, load_atlas
@@ -44,6 +45,7 @@ def build(
     max_loss: float = 0.02,
     confidence: float | None = None,
     snr_db: float | None = None,
+    crossings: bool = False,
     tolerance: float = TOLERANCE,
     out: str | Path | None = None,
     max_nodes: int = MAX_NODES,
@@ -54,7 +56,8 @@ def build(
 
     ``out`` is the file; the calls of the exact solver are kept beside it, in ``OUT.parts``, until it is there. Without
     ``out`` nothing is kept. ``snr_db`` picks the interval of signal-to-noise ratios that the predictor cannot tell
-    apart from it. Where the exact solver reaches ``max_nodes`` the atlas's ``ratio`` stays above 1 + ``tolerance``.
+    apart from it. ``crossings``: for scenarios in which crossing the link takes time by itself, however much. Where the
+    exact solver reaches ``max_nodes`` the atlas's ``ratio`` stays above 1 + ``tolerance``.
 
     Raises:
         InputError: values out of range, an SNR missing for a noisy predictor, a folder of another build, no strategy
@@ -82,6 +85,7 @@ def build(
         seconds=0.0,
         problem=problem.provenance(),
         version=__version__,
+        crossings=crossings,
     )
     if out is None:
         return _solve(problem, info, [], None, max_nodes, threads, quiet)
@@ -119,8 +123,9 @@ def _solve(
             printed = time.monotonic()
             print(f"atlas: {_progress(done, atlas)}", file=sys.stderr, flush=True)
 
+    build = build_crossing_atlas if info.crossings else build_atlas
     try:
-        atlas = build_atlas(
+        atlas = build(
             problem.space.tables,
             problem.delay.tables,
             problem.predictor.ensemble.tables,
@@ -170,28 +175,31 @@ def grid_atlases(
     max_nodes: int = MAX_NODES,
     threads: int | None = None,
     quiet: bool = False,
+    name: str | None = None,
 ) -> tuple[StrategyAtlas, ...]:
     """Atlases that together answer a grid's scenarios of one network.
 
     One for each accuracy bound, confidence and, for a noisy predictor, interval of signal-to-noise ratios. ``folder``
-    keeps them as files, ``_atlas-MODEL-NUMBER.atlas``; what is there already is read. They are Parquet, but a folder
-    of answers has no other table that a tool could take for answers: neither begins their name as a data file's does
-    nor ends it so, for DuckDB and Polars go by the ending.
+    keeps them as files, ``_atlas-NAME-NUMBER.atlas``, NAME the network's unless another is given; what is there already
+    is read. They are Parquet, but a folder of answers has no other table that a tool could take for answers: neither
+    begins their name as a data file's does nor ends it so, for DuckDB and Polars go by the ending.
 
     Raises:
         InputError: as :func:`build`, or a file there of another atlas, or of one that is proven less.
     """
     ranges, found = Ranges.of_grid(grid), list[StrategyAtlas]()
+    crossings = grid.crossing_takes_time
     ratios = np.unique(grid.link.columns["snr_db"]) if problem.predictor.noisy else np.full(1, np.nan)
     for loss, asked, snr_db in product(np.unique(grid.max_loss), np.unique(grid.confidence), ratios):
         confidence = None if np.isnan(asked) else float(asked)
         floor = _required(problem, float(loss), confidence)
         if any(atlas.covers(floor, snr_db) for atlas in found):
             continue
-        out = None if folder is None else Path(folder) / _FILE.format(problem.graph.model, len(found))
+        out = None if folder is None else Path(folder) / _FILE.format(name or problem.graph.model, len(found))
         if out is not None and out.exists():
             kept = load_atlas(out)
             own = kept.info.problem == json.loads(json.dumps(problem.provenance())) and kept.info.ranges.holds(ranges)
+            own = own and kept.info.crossings == crossings
             if not (own and kept.covers(floor, snr_db) and kept.info.ratio <= 1 + tolerance):
                 raise InputError(
                     f"atlas: {out} was built for other scenarios or records; move it away, or give another folder"
@@ -203,6 +211,7 @@ def grid_atlases(
                 max_loss=float(loss),
                 confidence=confidence,
                 snr_db=float(snr_db),
+                crossings=crossings,
                 tolerance=tolerance,
                 out=out,
                 max_nodes=max_nodes,

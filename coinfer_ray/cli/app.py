@@ -13,6 +13,7 @@ from coinfer_ray.cli import (
     atlas,
     collect,
     compare,
+    devices,
     fit,
     models,
     optimize,
@@ -33,7 +34,21 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (models, collect, fit, optimize, compare, sweep, status, report, reproduce, verify, refine, atlas):
+for command in (
+    models,
+    devices,
+    collect,
+    fit,
+    optimize,
+    compare,
+    sweep,
+    status,
+    report,
+    reproduce,
+    verify,
+    refine,
+    atlas,
+):
     command.register(app)
 
 

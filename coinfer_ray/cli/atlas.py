@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
 \b
   coinfer atlas build --model alexnet --out alexnet.atlas.parquet
   coinfer atlas build --model alexnet --max-loss 0.05 --device-gflops 0.1:500 --rate-mbps 0.1:100 --out a.parquet
+  coinfer atlas build --model alexnet --crossings --out alexnet.crossings.parquet
 
 \b
 Run the same line again after it was stopped: it goes on where it was.
@@ -40,6 +41,7 @@ Run the same line again after it was stopped: it goes on where it was.
   coinfer atlas show alexnet.atlas.parquet
   coinfer atlas show alexnet.atlas.parquet --device rpi3b+ --server p100
   coinfer atlas show alexnet.atlas.parquet --device rpi3b+ --server p100 --rate-mbps 3 --json
+  coinfer atlas show alexnet.crossings.parquet --device-gflops 40 --server p100 --link 4g --round-trip-ms 40
   coinfer atlas show alexnet.atlas.parquet --picture atlas.png
 """,
     )(show)
@@ -67,6 +69,10 @@ def build(
     snr_db: Annotated[
         float | None, typer.Option("--snr-db", help="For records of a noisy channel: the SNR that it is for.")
     ] = None,
+    crossings: Annotated[
+        bool,
+        typer.Option("--crossings", help="For any round trip too: crossing may take time by itself."),
+    ] = False,
     tolerance: Annotated[float, typer.Option("--tolerance", help="Share by which answers may miss the best.")] = 1e-3,
     max_nodes: Annotated[int, typer.Option("--max-nodes", min=1, help="Boxes for one call of the solver.")] = 200_000,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: one per core.")] = None,
@@ -94,6 +100,7 @@ def build(
             max_loss=max_loss,
             confidence=confidence,
             snr_db=snr_db,
+            crossings=crossings,
             tolerance=tolerance,
             out=out,
             max_nodes=max_nodes,
@@ -115,6 +122,7 @@ def show(
     server_gflops: options.ServerGflops = None,
     link: options.Link = None,
     rate_mbps: options.RateMbps = None,
+    round_trip_ms: options.RoundTripMs = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Draw which strategy wins where (PNG, SVG or PDF).")
     ] = None,
@@ -124,21 +132,24 @@ def show(
     check_output(picture, "picture")
     with stdout_for_answers():
         from coinfer_ray.atlas.atlas import load_atlas
-        from coinfer_ray.scenarios.read import device_of, link_of, server_of
+        from coinfer_ray.scenarios.read import device_of, link_of, round_trip_of, server_of
+        from coinfer_ray.scenarios.scenario import Scenario, refuse_times
 
         found = load_atlas(atlas)
         document: dict[str, Any] = {"atlas": found.info.to_json(), "strategies": found.rows()}
         if device is not None or device_gflops is not None:
-            side = device_of(device, device_gflops)
-            other = server_of(None if server_gflops is not None else server, server_gflops)
+            side = device_of(device, device_gflops, found.info.model)
+            other = server_of(None if server_gflops is not None else server, server_gflops, found.info.model)
+            refuse_times("atlas", side, other)
+            crossing_s = other.per_crossing_s + (0.0 if round_trip_ms is None else round_trip_of(round_trip_ms))
             if link is not None or rate_mbps is not None:
-                weights = 1 / side.flops_per_s, 1 / other.flops_per_s, 1 / link_of(link, rate_mbps).rate_bps
-                document["answer"] = _answer(found, weights)
+                scenario = Scenario(side, other, link_of(link, rate_mbps, round_trip_ms=round_trip_ms))
+                document["answer"], crossing_s = _answer(found, scenario.weights()), scenario.crossing_s
             document["intervals"] = [
                 {"row": row, "rate_low_bps": low, "rate_high_bps": high}
-                for row, low, high in found.intervals(side.flops_per_s, other.flops_per_s)
+                for row, low, high in found.intervals(side.flops_per_s, other.flops_per_s, crossing_s)
             ]
-        elif link is not None or rate_mbps is not None:
+        elif link is not None or rate_mbps is not None or round_trip_ms is not None:
             raise InputError("device: missing; a link alone is no scenario, give --device or --device-gflops too")
         if picture is not None:
             from coinfer_ray.report.atlas_figure import draw_atlas
@@ -175,13 +186,10 @@ def read_range(name: str, text: str, unit: float) -> Range:
         raise InputError(f"{name}: {text!r} is no range; give LOW:HIGH, such as 0.1:100, or one number") from None
 
 
-def _answer(atlas: StrategyAtlas, weights: tuple[float, float, float]) -> dict[str, Any]:
+def _answer(atlas: StrategyAtlas, weights: tuple[float, ...]) -> dict[str, Any]:
     import numpy as np
 
-    try:
-        index, latency_s = atlas.table.lookup(np.array([weights]))
-    except ValueError as error:
-        raise InputError(f"atlas: {error}") from None
+    index, latency_s = atlas.lookup(np.array([weights]))
     return {
         "row": int(index[0]),
         "latency_s": float(latency_s[0]),
@@ -208,7 +216,7 @@ def _print_atlas(atlas: StrategyAtlas, document: dict[str, Any]) -> None:
     table.add_column("pruned on average", justify="right")
     table.add_column("codec")
     rows = document["strategies"]
-    shown: list[tuple[dict[str, Any], float, float, str | None]]
+    shown: list[tuple[dict[str, Any], float | None, float | None, str | None]]
     if intervals:
         shown = [(rows[one["row"]], one["rate_low_bps"], one["rate_high_bps"], None) for one in intervals]
     else:
@@ -222,7 +230,7 @@ def _print_atlas(atlas: StrategyAtlas, document: dict[str, Any]) -> None:
         table.add_row(
             row["cut_after"],
             *([] if share is None else [share]),
-            f"{low / 1e6:.3g} - {high / 1e6:.3g}",
+            "-" if low is None or high is None else f"{low / 1e6:.3g} - {high / 1e6:.3g}",
             f"{row['device_flop'] / 1e6:,.1f}",
             f"{row['server_flop'] / 1e6:,.1f}",
             f"{row['uplink_bit'] / 1e3:,.2f}",

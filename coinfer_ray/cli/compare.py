@@ -69,7 +69,8 @@ def _print_comparison(rows: list[dict[str, Any]]) -> None:
 
     energy = rows[0]["energy_j"] is not None
     measure = "energy_j" if energy else "latency_s"
-    names = ["latency ms", "device ms", "uplink ms", "server ms", *(["energy J"] if energy else [])]
+    times = ["latency", "device", "uplink", "server", *(["crossing"] if any(row["crossing_s"] for row in rows) else [])]
+    names = [*(f"{name} ms" for name in times), *(["energy J"] if energy else [])]
     bounded = any(row["accuracy_bound"] is not None for row in rows)
     table = Table("method")
     for name in (*names, "to the best", "accuracy", *(["at least"] if bounded else [])):
@@ -77,7 +78,7 @@ def _print_comparison(rows: list[dict[str, Any]]) -> None:
     table.add_column("cut after")
     best = min(row[measure] for row in rows)
     for row in rows:
-        cells = [f"{row[name] * 1e3:,.3f}" for name in ("latency_s", "device_s", "uplink_s", "server_s")]
+        cells = [f"{row[f'{name}_s'] * 1e3:,.3f}" for name in times]
         if energy:
             cells.append(f"{row[measure]:,.4g}")
         cells.append(f"{row[measure] / best:,.2f}x" if best else "-")

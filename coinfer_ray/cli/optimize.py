@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
 \b
   coinfer optimize --model alexnet --device rpi3b+ --server p100 --link 4g
   coinfer optimize --model alexnet --device-gflops 12 --server p100 --rate-mbps 7.5 --max-loss 0.01 --json
+  coinfer optimize --model alexnet --device-gflops 12 --server p100 --link 4g --round-trip-ms 40
   coinfer optimize --model alexnet --device rpi4b --server p100 --link 3g --max-loss 0.05 --confidence 0.95
   coinfer optimize --model alexnet --device tk1 --server p100 --link wifi --optimizer paper --cuts inner
 """,
@@ -72,6 +73,8 @@ def _print_answer(answer: Answer) -> None:
     table.add_row("latency", f"{answer.latency_s * 1e3:,.3f} ms")
     for name, seconds in (("device", answer.device_s), ("uplink", answer.uplink_s), ("server", answer.server_s)):
         table.add_row(f"  {name}", f"{seconds * 1e3:,.3f} ms")
+    if answer.crossing_s:
+        table.add_row("  round trip", f"{answer.crossing_s * 1e3:,.3f} ms")
     if answer.energy_j is not None:
         table.add_row("energy", f"{answer.energy_j:,.4g} J")
     table.add_row("sent", f"{answer.uplink_bit / 1e3:,.1f} kbit")

@@ -17,6 +17,7 @@ FeatureBitsChoice = Literal["any", "32", "8"]
 ExecutorChoice = Literal["ray", "local", "processes"]
 AccuracyChoice = Literal["validation", "test"]
 ObjectiveChoice = Literal["latency", "energy"]
+CostModelChoice = Literal["flops", "layers"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Model = Annotated[str, typer.Option("--model", help="Network, see `coinfer models`.")]
@@ -76,14 +77,24 @@ FeatureBits = Annotated[
 ]
 InputBits = Annotated[float, typer.Option("--input-bits", help="Bits of one element of the raw input on the link.")]
 
-Device = Annotated[str | None, typer.Option("--device", help="rpi3b+, rpi4b, tk1, or a YAML file.")]
+Device = Annotated[str | None, typer.Option("--device", help="A name (`coinfer devices` lists them), or a YAML file.")]
 DeviceGflops = Annotated[float | None, typer.Option("--device-gflops", help="The device's speed instead of a name.")]
-Server = Annotated[str | None, typer.Option("--server", help="p100, or a YAML file.")]
+Server = Annotated[str | None, typer.Option("--server", help="A name (`coinfer devices` lists them), or a YAML file.")]
 ServerGflops = Annotated[float | None, typer.Option("--server-gflops", help="The server's speed instead of a name.")]
-Link = Annotated[str | None, typer.Option("--link", help="3g, 4g, 5g, wifi, or a YAML file.")]
+Link = Annotated[str | None, typer.Option("--link", help="A name (`coinfer devices` lists them), or a YAML file.")]
 RateMbps = Annotated[float | None, typer.Option("--rate-mbps", help="Uplink rate instead of a link's name.")]
 BandwidthMhz = Annotated[
     float | None, typer.Option("--bandwidth-mhz", help="Bandwidth; with --snr-db it gives Shannon's rate.")
+]
+RoundTripMs = Annotated[
+    float | None,
+    typer.Option("--round-trip-ms", help="Time that crossing the link takes besides; default: the link's own."),
+]
+CostModel = Annotated[
+    CostModelChoice | None,
+    typer.Option(
+        "--cost-model", help="Operations over a speed, or measured times of layers where a file has them (default)."
+    ),
 ]
 SnrDb = Annotated[float | None, typer.Option("--snr-db", help="Signal-to-noise ratio of the link.")]
 
@@ -108,6 +119,8 @@ SCENARIO: Group = {
     "rate_mbps": (RateMbps, None),
     "bandwidth_mhz": (BandwidthMhz, None),
     "snr_db": (SnrDb, None),
+    "round_trip_ms": (RoundTripMs, None),
+    "cost_model": (CostModel, None),
     "max_loss": (MaxLoss, 0.02),
     "confidence": (Confidence, 0.9),
 }

@@ -68,7 +68,7 @@ def refine(
         if grid is None:
             from coinfer_ray.refine.cases import Case
 
-            cases = [Case.of(resolve(**of_scenario))]  # type: ignore[typeddict-item]
+            cases = [Case.of(resolve(network=model, **of_scenario))]  # type: ignore[typeddict-item]
         else:
             numbers = [name for name in of_scenario if name not in ("max_loss", "confidence")]
             cases = _cases_of(grid, model, [name for name in numbers if of_scenario[name] is not None])

@@ -37,7 +37,7 @@ A grid file:
   model: [alexnet]
   device: [rpi3b+, {name: phone, gflops: {logspace: [0.1, 1000, 100]}}]
   server: [p100]
-  link: [4g, {rate_mbps: [1, 10, 100]}, {bandwidth_mhz: 10, snr_db: {linspace: [0, 50, 51]}}]
+  link: [4g, {rate_mbps: [1, 10, 100], round_trip_ms: 40}, {bandwidth_mhz: 10, snr_db: {linspace: [0, 50, 51]}}]
   max_loss: [0.01, 0.02]
   confidence: [null, 0.95]       # may be left out: 0.9; null: predictions as they are
 """,
@@ -76,6 +76,9 @@ def sweep(
     confidence: Annotated[
         float | None, typer.Option("--confidence", help="How sure the predictor must be, instead of the grid file's.")
     ] = None,
+    round_trip_ms: Annotated[
+        float | None, typer.Option("--round-trip-ms", help="Of every link, instead of what the grid file says.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the grid file's.")] = None,
     json: options.Json = False,
     **chosen: Any,
@@ -98,6 +101,7 @@ def sweep(
             "solver": solver,
             "seed": seed,
             "confidence": confidence,
+            "round_trip_ms": round_trip_ms,
             "certify": certify,
             "chunk": chunk,
             "columns": columns,

@@ -107,7 +107,7 @@ def learn(
 ) -> CiaRun:
     """Let one agent play ``episodes`` at the cut level ``cut`` of a scenario, the learning curve included.
 
-    ``weights`` (3,) are the scenario's, ``floor`` the accuracy to be reached, with ``confidence`` (None: as
+    ``weights`` (3,) or (4,) are the scenario's, ``floor`` the accuracy to be reached, with ``confidence`` (None: as
     predicted); ``snr_db`` in dB is NaN where the predictor needs none.
 
     Raises:

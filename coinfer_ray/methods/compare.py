@@ -14,6 +14,7 @@ from coinfer_ray.methods.registry import DEFAULT_METHODS, METHODS, Method
 from coinfer_ray.optimizer.optimize import TIME_LIMIT_S, OptimizeOptions, explain_infeasible, split_options
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER
+from coinfer_ray.problem.costs import parts
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.scenarios.scenario import Device, Given, Link, Objective, Scenario, Server
@@ -51,10 +52,10 @@ def compare(
     for method in methods:
         check_name("method", method, tuple(METHODS))
     of_problem, of_scenario = split_options("compare", options)
-    scenario = resolve(device=device, server=server, link=link, **of_scenario)
+    scenario = resolve(network=model, device=device, server=server, link=link, **of_scenario)
     chosen = [_asked(METHODS[name], optimizer, time_limit_s) for name in methods]
     predict = any(method.predicts for method in chosen) or of_problem.get("records") is not None
-    problem = assemble(model, predict=predict, **of_problem)
+    problem = assemble(model, predict=predict, times=scenario.times, **of_problem)
     batch = ScenarioBatch.of([scenario], objective)
     return [_row(method, problem, scenario, batch, objective, seed) for method in chosen]
 
@@ -78,15 +79,17 @@ def _row(
             f"{method.name}: no choice keeps the loss within {scenario.max_loss}; raise --max-loss or use --cuts all"
         )
     costs, accuracy, known = found.costs[0], float(found.accuracy[0]), bool(found.known[0])
-    device_s, server_s, uplink_s = (costs * np.array(scenario.weights("latency"))).tolist()
+    weights = np.array([scenario.weights("latency")])
+    device_s, server_s, uplink_s, crossing_s = parts(found.costs[:1], weights)[0].tolist()
     sure = problem.accuracy_bound(found, scenario.confidence)[0]
     point = int(found.partition_point[0])
     row = {
         "method": method.name,
-        "latency_s": device_s + server_s + uplink_s,
+        "latency_s": device_s + server_s + uplink_s + crossing_s,
         "device_s": device_s,
         "server_s": server_s,
         "uplink_s": uplink_s,
+        "crossing_s": crossing_s,
         "uplink_bit": float(costs[2]),
         "energy_j": float(found.objective[0]) if objective == "energy" else None,
         "cut_after": problem.graph.cut_name(point),

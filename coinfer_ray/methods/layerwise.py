@@ -19,6 +19,7 @@ from coinfer_kernels.notation import CODEC_RATIO_1, CODEC_WIDTH_1, CUT_NONE, CUT
 from numpy.typing import NDArray
 
 from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.problem.costs import objective
 
 LEAST_KEPT = 0.2  # of a set's channels, as in AMC
 SLOPE = 30.0  # what each unit of accuracy that is lacking takes off the reward
@@ -108,7 +109,7 @@ def expressible(problem: Problem, levels: NDArray[np.int64]) -> NDArray[np.bool_
 
 
 class Episodes:
-    """The episodes of one scenario ``weights`` (3,) at the cut level ``cut``, an inner one or the last.
+    """The episodes of one scenario ``weights`` (3,) or (4,) at the cut level ``cut``, an inner one or the last.
 
     A state has :data:`STATE` numbers in 0..1. Of the step: its number, the kind of its layer, input channels, output
     channels, stride, kernel size and weights, each a share of the most that a step has. Then what AMC calls reduced,
@@ -127,7 +128,7 @@ class Episodes:
         self._plain = np.zeros((1, len(problem.space.variables)), dtype=np.int64)
         self._plain[0, problem.space.cut_variable] = cut
         self._plain_costs = problem.delay.costs(self._plain)[0]
-        self.reference = float(self._plain_costs @ weights)
+        self.reference = float(objective(self._plain_costs, weights))
         self._static, self._rest = self._of_steps(int(problem.delay.tables.cut_layers[cut]))
         self._link = float(self._plain_costs[2] * weights[2] / self.reference) if self.reference else 0.0
         self.objective, self.accuracy, self.spare = np.inf, 0.0, -np.inf
@@ -152,7 +153,7 @@ class Episodes:
         costs = self.problem.delay.costs(strategy)[0]
         if self._step < self.steps:
             return self._state(costs), 0.0, False
-        self.objective = float(costs @ self.weights)
+        self.objective = float(objective(costs, self.weights))
         accuracy, spare = self.judge(strategy)
         self.accuracy, self.spare = float(accuracy[0]), float(spare[0])
         return self._state(costs), reward(self.objective, self.reference, self.spare), True

@@ -12,22 +12,23 @@ from coinfer_ray.scenarios.batch import ScenarioBatch
 
 
 def partition_costs(delay: DelayCalculator) -> np.ndarray:
-    """(N + 1, 3) device FLOPs, server FLOPs and uplink bits of the unmodified network at points 0..N.
+    """(N + 1, 3) device FLOPs, server FLOPs (or seconds) and uplink bits of the unmodified network at points 0..N.
 
     At 0 the input is sent, at N nothing, between them floats; rows of points at which more than one tensor crosses
     mean nothing.
     """
     graph, tables = delay.space.graph, delay.tables
-    flops = np.concatenate([[0.0], np.cumsum([layer.flops for layer in graph.layers], dtype=np.float64)])
+    device, server = np.concatenate([np.zeros((1, 2)), np.cumsum(delay.layer_costs(), axis=0)]).T
     bits = [graph.input_elements * tables.input_bits]
     bits += [layer.output_elements * FLOAT_BITS for layer in graph.layers[:-1]]
-    return np.column_stack([flops, flops[-1] - flops, [*bits, 0.0]])
+    return np.column_stack([device, server[-1] - server, [*bits, 0.0]])
 
 
 def cheapest(
     costs: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the choices ``costs`` (K, 3) is the cheapest in each scenario ``weights`` (S, 3), and its objective.
+    """Which of the choices ``costs`` (K, 3) is the cheapest in each scenario ``weights`` (S, 3) or (S, 4), and its
+    objective.
 
     ``allowed`` (S, K) bool leaves choices out; where none is left the objective is infinite. Ties go to the first.
     One pass over the choices, so the scenarios' product with them is never stored.
@@ -37,6 +38,8 @@ def cheapest(
     for choice, (device, server, uplink) in enumerate(costs):
         # Summed in one order whatever the batch: a product of matrices rounds differently with its size.
         value = weights[:, 0] * device + weights[:, 1] * server + weights[:, 2] * uplink
+        if uplink > 0 and weights.shape[1] == 4:
+            value += weights[:, 3]
         better = value < objective if allowed is None else allowed[:, choice] & (value < objective)
         objective[better], chosen[better] = value[better], choice
     return chosen, objective

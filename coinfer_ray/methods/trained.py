@@ -60,8 +60,13 @@ def choose(problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_o
     """:meth:`Trained.solve` by choices of one's own.
 
     Raises:
-        InputError: they started from another base network than the problem's records.
+        InputError: they started from another base network than the problem's records, or costs are measured seconds.
     """
+    if any(problem.delay.times):
+        raise InputError(
+            "methods: what trained methods cost is known in operations alone; leave them out, or give the device's and "
+            "the server's speed"
+        )
     points = np.unique(problem.space.variables[problem.space.cut_variable].values).astype(np.int64)
     base = choices.base_accuracy
     if problem.fitted is not None:

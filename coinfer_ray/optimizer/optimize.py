@@ -28,6 +28,8 @@ from coinfer_kernels.warm_up import compile_solvers
 from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import UNREACHABLE, Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, best_accuracy, solve
+from coinfer_ray.problem.costs import objective as objective_of
+from coinfer_ray.problem.costs import parts
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.scenarios.read import ScenarioNumbers, resolve
 from coinfer_ray.scenarios.scenario import Device, Given, Link, Objective, Scenario, Server
@@ -39,10 +41,10 @@ TIME_LIMIT_S = 10.0  # that one answer takes at most, where nothing else is aske
 class Answer:
     """The strategy found for one scenario, and what it costs.
 
-    ``model`` at ``input_px`` pixels takes ``latency_s`` = ``device_s`` + ``server_s`` + ``uplink_s`` (s) and sends
-    ``uplink_bit`` (bit); ``cut_after`` names the last layer on the device. Accuracies are in 0..1: the
-    ``predicted_accuracy``, the ``accuracy_floor`` that was to be met, and the unmodified network's ``base_accuracy``.
-    ``optimizer`` looked at ``evaluations`` strategies.
+    ``model`` at ``input_px`` pixels takes ``latency_s`` = ``device_s`` + ``server_s`` + ``uplink_s`` + ``crossing_s``
+    (s; the last is the round trip, where anything is sent) and sends ``uplink_bit`` (bit); ``cut_after`` names the last
+    layer on the device. Accuracies are in 0..1: the ``predicted_accuracy``, the ``accuracy_floor`` that was to be met,
+    and the unmodified network's ``base_accuracy``. ``optimizer`` looked at ``evaluations`` strategies.
 
     ``accuracy_source`` is ``base`` where the network stays as it is and its accuracy is measured; ``measured`` where
     this very strategy was trained for the records, ``trainings`` times, with ``typical_error`` the standard error of
@@ -77,6 +79,7 @@ class Answer:
     seconds: float
     lower_bound_s: float | None = None
     gap: float | None = None
+    crossing_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``coinfer optimize --json`` prints."""
@@ -105,7 +108,7 @@ def optimize(
     ``model`` is a network's name (``coinfer models`` lists them). ``objective``: ``latency`` in seconds, or ``energy``,
     the device's in joules, which needs its powers.
 
-    ``device``, ``server`` and ``link`` are the paper's presets by name, YAML files, or objects of
+    ``device``, ``server`` and ``link`` are presets by name (``coinfer devices``), YAML files, or objects of
     :mod:`coinfer_ray.scenarios.scenario`. ``options`` are those of
     :class:`coinfer_ray.scenarios.read.ScenarioNumbers` (``rate_mbps=7.5``, ``max_loss=0.01``, ...) and of
     :class:`coinfer_ray.optimizer.problem.ProblemOptions` (``records=...``, ``input_px=...``, ...). ``optimizer``,
@@ -117,9 +120,9 @@ def optimize(
         TypeError: an option that neither class has.
     """
     of_problem, of_scenario = split_options("optimize", options)
-    scenario = resolve(device=device, server=server, link=link, **of_scenario)
+    scenario = resolve(network=model, device=device, server=server, link=link, **of_scenario)
     return answer(
-        assemble(model, **of_problem),
+        assemble(model, times=scenario.times, **of_problem),
         scenario,
         optimizer=optimizer,
         objective=objective,
@@ -180,7 +183,7 @@ def answer(
         raise explain_infeasible(problem, scenario, float(found.accuracy[0]))
     answers = problem.answers(found)
     costs, known = answers.costs[0], bool(answers.known[0])
-    device_s, server_s, uplink_s = costs * np.asarray(scenario.weights("latency"))
+    device_s, server_s, uplink_s, crossing_s = parts(answers.costs, np.array([scenario.weights("latency")]))[0]
     strategy = problem.space.strategy(found.levels[0])
     trainings = 0 if answers.trainings is None else int(answers.trainings[0])
     source: Literal["base", "measured", "predicted"] = "base" if known else "measured" if trainings else "predicted"
@@ -190,12 +193,12 @@ def answer(
     return Answer(
         model=problem.graph.model,
         input_px=problem.graph.input_px,
-        latency_s=float(device_s + server_s + uplink_s),
+        latency_s=float(device_s + server_s + uplink_s + crossing_s),
         device_s=float(device_s),
         server_s=float(server_s),
         uplink_s=float(uplink_s),
         uplink_bit=float(costs[2]),
-        energy_j=float(costs @ weights[0]) if objective == "energy" else None,
+        energy_j=float(objective_of(costs, weights[0])) if objective == "energy" else None,
         predicted_accuracy=float(found.accuracy[0]),
         accuracy_floor=float(floor),
         base_accuracy=problem.base_accuracy,
@@ -213,6 +216,7 @@ def answer(
         seconds=seconds,
         lower_bound_s=bound if objective == "latency" and np.isfinite(bound) else None,
         gap=gap if np.isfinite(gap) else None,
+        crossing_s=float(crossing_s),
     )
 
 

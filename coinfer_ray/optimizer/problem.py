@@ -17,7 +17,7 @@ from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.predictor.fit import DEFAULT_REGRESSOR, RecordsSource
 from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
-from coinfer_ray.problem.costs import INPUT_BITS, DelayCalculator
+from coinfer_ray.problem.costs import INPUT_BITS, DelayCalculator, Times
 from coinfer_ray.problem.space import Cuts, SearchSpace
 from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.records.store import Split, usual_input_px
@@ -164,8 +164,10 @@ class Problem:
 
     def provenance(self) -> dict[str, Any]:
         """What an answer rests on, as JSON can say it: the predictor, its records, and how costs are counted."""
-        tables = self.delay.tables
+        tables, (device, server) = self.delay.tables, self.delay.times
+        measured = {"device": device and device.to_json(), "server": server and server.to_json()}
         return {
+            **({"layer_seconds": measured} if any(measured.values()) else {}),
             "predictor": None if self.fitted is None else self.fitted.provenance(),
             "measured": None if self.fitted is None else self.fitted.measured.fingerprint,
             "cuts": self.space.cuts,
@@ -281,8 +283,13 @@ class ProblemOptions(TypedDict, total=False):
     regressor: str
 
 
-def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptions]) -> Problem:
+def assemble(
+    model: str, *, predict: bool = True, times: Times = (None, None), **options: Unpack[ProblemOptions]
+) -> Problem:
     """Read the network's graph, load or fit the predictor, and build the tables.
+
+    ``times`` are the scenarios' (:attr:`coinfer_ray.scenarios.scenario.Scenario.times`): where the layers of a side
+    were measured its costs are seconds.
 
     ``predict=False`` leaves the predictor out: for methods that need no records, at any ``input_px`` (default: that
     of the shipped records, else the paper's 224).
@@ -318,7 +325,7 @@ def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptio
     expected = len(space.feature_names)
     if predictor is not None and predictor.feature_names[:expected] != space.feature_names:
         raise InputError(f"predictor: sees other variables than {model} has; fit its records again with `coinfer fit`")
-    delay = DelayCalculator(space, input_bits=input_bits, codec_flops=options.get("codec_flops", True))
+    delay = DelayCalculator(space, input_bits=input_bits, codec_flops=options.get("codec_flops", True), times=times)
     problem = Problem(space, delay, predictor, accuracy)
     noise_free = predictor is not None and not predictor.noisy
     if noise_free and not len(problem.known_levels) and not len(problem.measured.accuracy):

@@ -2,7 +2,8 @@
 
 End-to-end latency is the sum of computation on the device and on the server (the paper's Section IV-A) and of the
 transmission of the compressed feature (Section IV-B, equation 5); the downlink result is neglected. FLOPs follow
-Table I.
+Table I. Where the times of a side's layers were measured (:mod:`coinfer_ray.problem.layer_times`), its cost is counted
+in seconds instead, and a scenario's weight for it is 1.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import numpy as np
 from coinfer_kernels import strategy_costs
 from coinfer_kernels.notation import CUT_NONE, CUT_RAW, CUT_SPATIAL, CUT_VECTOR, CostTables
 
+from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.problem.layer_times import LayerTimes, codec_price
 from coinfer_ray.problem.space import SearchSpace
 
+Times = tuple[LayerTimes | None, LayerTimes | None]  # of the device's layers and of the server's
 INPUT_BITS = 32
+_FLOPS = np.array([[1.0, 0.0, 0.0]] * 2)  # the price of a codec in FLOPs
 _KINDS = {"raw": CUT_RAW, "spatial": CUT_SPATIAL, "vector": CUT_VECTOR, "none": CUT_NONE}
 
 
@@ -22,6 +27,7 @@ class DelayCalculator:
 
     ``codec_flops=False`` neglects the codec's own FLOPs, as the paper does. ``input_bits`` are the bits of one element
     of the network's raw input on the link; those of a feature's are the space's (:attr:`SearchSpace.cut_bits`).
+    ``times`` of the device's layers and of the server's: that side's cost is seconds; None: FLOPs.
     """
 
     def __init__(
@@ -30,8 +36,10 @@ class DelayCalculator:
         *,
         input_bits: float = INPUT_BITS,
         codec_flops: bool = True,
+        times: Times = (None, None),
     ) -> None:
         self.space = space
+        self.times = times
         graph = space.graph
         rows = {prunable.name: row for row, prunable in enumerate(graph.prunable_sets)}
         fixed = len(rows)
@@ -41,20 +49,21 @@ class DelayCalculator:
             prunable = graph.set_named(name)
             kept[row] = np.rint((1 - space.tables.values[row]) * prunable.channels)
 
-        layers = len(graph.layers)
-        in_set, out_set = np.full(layers, fixed), np.full(layers, fixed)
-        quadratic, linear = np.empty(layers), np.empty(layers)
-        for position, layer in enumerate(graph.layers):
-            quadratic[position], linear[position] = layer.flop_coefficients
-            if layer.in_set is None:
-                quadratic[position] *= layer.in_channels
-            else:
-                in_set[position] = rows[layer.in_set]
-            if layer.out_set is None:
-                quadratic[position] *= layer.out_channels
-                linear[position] *= layer.out_channels
-            else:
-                out_set[position] = rows[layer.out_set]
+        in_set = np.array([rows.get(layer.in_set or "", fixed) for layer in graph.layers])
+        out_set = np.array([rows.get(layer.out_set or "", fixed) for layer in graph.layers])
+        device, server = (_coefficients(graph, each) for each in times)
+        prices: dict[str, np.ndarray] = {}
+        self.rows_of_layer = 1
+        if times != (None, None):
+            self.rows_of_layer = 3
+            prices["codec_price"] = np.array([_FLOPS if each is None else codec_price(each) for each in times])
+            prices["server_quadratic"], prices["server_linear"] = _rows_of(server)
+            # A cost of the kept inputs, and one that stays, are layers of their own (CostTables).
+            alone = np.full(len(in_set), fixed)
+            in_set, out_set = (
+                np.column_stack(each).ravel() for each in ((in_set, alone, alone), (out_set, in_set, alone))
+            )
+        quadratic, linear = (device[:, 0], device[:, 1]) if self.rows_of_layer == 1 else _rows_of(device)
 
         points = [int(point) for point in space.variables[space.cut_variable].values]
         cut_set = np.full(len(points), fixed)
@@ -75,7 +84,7 @@ class DelayCalculator:
             quadratic=quadratic,
             linear=linear,
             kept=kept,
-            cut_layers=np.array(points, dtype=np.int64),
+            cut_layers=self.rows_of_layer * np.array(points, dtype=np.int64),
             cut_kind=np.array([_KINDS[space.cut_kind(point)] for point in points], dtype=np.int64),
             cut_set=cut_set.astype(np.int64),
             cut_channels=cut_channels,
@@ -86,8 +95,59 @@ class DelayCalculator:
             cut_bits=space.cut_bits.astype(np.float64),
             input_bits=float(input_bits),
             codec_flops=codec_flops,
+            **prices,
         )
 
     def costs(self, levels: np.ndarray) -> np.ndarray:
-        """(n, V) level indices to (n, 3) float64: device FLOPs, server FLOPs, uplink bits."""
+        """(n, V) level indices to (n, 3) float64: device FLOPs, server FLOPs (or seconds), uplink bits."""
         return strategy_costs(self.tables, self.space.cut_variable, np.atleast_2d(levels))
+
+    def layer_costs(self) -> np.ndarray:
+        """(N, 2) what each layer of the unmodified network costs on the device and on the server."""
+        layers = self.space.graph.layers
+        columns = [
+            [
+                layer.flops if each is None else each.seconds(layer, layer.in_channels, layer.out_channels)
+                for layer in layers
+            ]
+            for each in self.times
+        ]
+        return np.array(columns, dtype=np.float64).T
+
+
+def _coefficients(graph: LayerGraph, times: LayerTimes | None) -> np.ndarray:
+    """(N, 4) what each layer costs per kept input times kept output channel, per kept output, per kept input, and at
+    all; channels that are never pruned are inside."""
+    found = np.empty((len(graph.layers), 4))
+    for row, layer in zip(found, graph.layers, strict=True):
+        row[:] = (*layer.flop_coefficients, 0, 0) if times is None else times.coefficients(layer)
+        if layer.in_set is None:
+            row[[0, 2]] *= layer.in_channels
+        if layer.out_set is None:
+            row[[0, 1]] *= layer.out_channels
+    return found
+
+
+def _rows_of(coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The columns ``quadratic`` and ``linear`` (3 N,) of three rows for each layer: its products and outputs, its
+    inputs, and what stays."""
+    quadratic = np.zeros((len(coefficients), 3))
+    quadratic[:, 0] = coefficients[:, 0]
+    return quadratic.ravel(), np.ascontiguousarray(coefficients[:, 1:]).ravel()
+
+
+def parts(costs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(S, 4) what each strategy's computation on the device and on the server, its uplink and its crossing come to.
+
+    ``costs`` (S, 3) are device FLOPs, server FLOPs and uplink bits, ``weights`` (S, 3) or (S, 4) the scenario's of each
+    strategy (:mod:`coinfer_kernels.notation`): in seconds, or in joules, as the weights say.
+    """
+    crossing = np.where(costs[:, 2] > 0, weights[:, 3], 0.0) if weights.shape[1] == 4 else np.zeros(len(costs))
+    return np.column_stack([costs * weights[:, :3], crossing])
+
+
+def objective(costs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Objective (n, S) of strategies ``costs`` (n, 3) under ``weights`` (S, 3) or (S, 4); (n,) under those of one
+    scenario, (3,) or (4,); and a number for a single strategy."""
+    value: np.ndarray = costs @ weights[..., :3].T
+    return value + np.multiply.outer(costs[..., 2] > 0, weights[..., 3]) if weights.shape[-1] == 4 else value

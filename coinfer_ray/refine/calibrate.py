@@ -26,8 +26,10 @@ from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, solve
 from coinfer_ray.predictor.calibration import Calibration
 from coinfer_ray.predictor.predictor import Predictor
+from coinfer_ray.problem.costs import objective as objective_of
 from coinfer_ray.records.request import Measure, Request
 from coinfer_ray.refine.cases import Case
+from coinfer_ray.scenarios.batch import weight_rows
 
 LADDER = (3.0, 1.5, 0.75)
 MAX_NODES = 20_000  # of the exact solver: a time limit would make answers differ from run to run
@@ -81,10 +83,10 @@ def needed_margins(
     Raises:
         InputError: as :func:`coinfer_ray.optimizer.solve.solve`.
     """
-    weights = np.array([case.weights for case in cases])
+    weights = weight_rows([case.weights for case in cases])
     floors = problem.base_accuracy - np.array([case.max_loss for case in cases])
     scenarios = Scenarios(weights, floors, np.full(len(cases), np.nan))
-    plain = (problem.known_costs @ weights.T).min(axis=0)
+    plain = objective_of(problem.known_costs, weights).min(axis=0)
     alive, steps = np.ones(len(cases), dtype=bool), [list[Step]() for _ in cases]
     for q in sorted(ladder, reverse=True):
         rows = np.flatnonzero(alive)

@@ -9,24 +9,30 @@ import numpy as np
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.scenarios.grid import Grid
-from coinfer_ray.scenarios.scenario import SERVER_FLOPS_PER_S, Device, Link, Scenario, Server
+from coinfer_ray.scenarios.scenario import SERVER_FLOPS_PER_S, Device, Link, Scenario, Server, refuse_times
 
 MAX_CASES = 1_000
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scenario: ``weights`` are the seconds of a device FLOP, a server FLOP and an uplink bit."""
+    """One scenario: ``weights`` are the seconds of a device FLOP, a server FLOP and an uplink bit, and of a crossing
+    where it takes some."""
 
     name: str
-    weights: tuple[float, float, float]
+    weights: tuple[float, ...]
     max_loss: float
     confidence: float | None = None
     snr_db: float | None = None
 
     @classmethod
     def of(cls, scenario: Scenario) -> Case:
-        """The case of one scenario, named by its parts."""
+        """The case of one scenario, named by its parts.
+
+        Raises:
+            InputError: measured times of layers.
+        """
+        refuse_times("refine", scenario.device, scenario.server)
         parts = scenario.device.name, scenario.server.name, scenario.link.name
         return cls(
             name=_name(parts, scenario.max_loss, scenario.confidence),
@@ -41,8 +47,10 @@ def cases_of(grid: Grid, model: str) -> list[Case]:
     """All scenarios of a grid, in its order.
 
     Raises:
-        InputError: the grid is of other networks than ``model``, or has more than :data:`MAX_CASES` scenarios.
+        InputError: the grid is of other networks than ``model``, has more than :data:`MAX_CASES` scenarios, or measured
+            times of layers.
     """
+    refuse_times("refine", grid.device, grid.server)
     if grid.models != (model,):
         raise InputError(f"grid: is of {', '.join(grid.models)}, the search of {model}; give a grid of {model} alone")
     if len(grid) > MAX_CASES:
@@ -58,8 +66,7 @@ def cases_of(grid: Grid, model: str) -> list[Case]:
         said = "confidence" in grid.document
         confidence = _given(columns["confidence"][row]) if said else None
         snr_db = _given(columns["snr_db"][row])
-        device, server, link = weights[row].tolist()
-        cases.append(Case(_name(parts, loss, confidence), (device, server, link), loss, confidence, snr_db))
+        cases.append(Case(_name(parts, loss, confidence), tuple(weights[row].tolist()), loss, confidence, snr_db))
     return cases
 
 

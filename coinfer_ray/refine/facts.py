@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.problem.costs import objective
 from coinfer_ray.problem.strategy import FLOAT_BITS, Strategy
 from coinfer_ray.records.store import Records, Split
 from coinfer_ray.refine.cases import Case
@@ -101,7 +102,7 @@ class Facts:
 
         Facts of fewer than ``trainings`` don't count; the network as it is needs none.
         """
-        latency = np.array(self._costs) @ np.array(case.weights)
+        latency = objective(np.array(self._costs), np.array(case.weights))
         for position, fact in enumerate(self.facts):
             heard = position < self._any_snr or fact.snr_db == case.snr_db
             known = fact.source == "base" or fact.trainings >= trainings

@@ -43,7 +43,7 @@ def draw_atlas(atlas: StrategyAtlas, path: str | Path) -> None:
     server = np.full(len(rates), 1 / ranges.server_flops_per_s)
     # The ratios decide, and the grid's were rounded twice on their way here.
     inside = np.clip(1 / devices / server, *ranges.device), np.clip(1 / rates / server, *ranges.uplink)
-    rows = atlas.table.lookup(np.column_stack([inside[0] * server, server, inside[1] * server]))[0]
+    rows = atlas.lookup(np.column_stack([inside[0] * server, server, inside[1] * server]))[0]
     rows = rows.reshape(POINTS, POINTS)
     with matplotlib.rc_context({"font.size": 9, "svg.fonttype": "none"}):
         from matplotlib.figure import Figure

@@ -19,8 +19,9 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.methods.registry import METHODS, Method
 from coinfer_ray.methods.trained import Trained
 from coinfer_ray.optimizer.problem import FeatureBits, Problem, ProblemOptions, assemble
+from coinfer_ray.problem.costs import parts
 from coinfer_ray.problem.space import Cuts
-from coinfer_ray.scenarios.batch import ScenarioBatch
+from coinfer_ray.scenarios.batch import ScenarioBatch, weight_rows
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.scenarios.scenario import LINK_RATE_BPS, Scenario
 
@@ -124,7 +125,7 @@ def rows_of(
     """A row of every method (or of those ``names``) for each scenario that it can answer within the bound."""
     model = problem.graph.model
     batch = ScenarioBatch.of(scenarios)
-    latency = np.array([scenario.weights("latency") for scenario in scenarios])
+    latency = weight_rows([scenario.weights("latency") for scenario in scenarios])
     for method in methods_of(setting, model, problem.graph.input_px):
         if names is not None and method.name not in names:
             continue
@@ -132,10 +133,10 @@ def rows_of(
             found = method.solve(problem, batch)
         except InputError:
             continue  # this problem is beyond it: a row that is missing, not a run that fails
-        parts = found.costs * latency
+        seconds = parts(found.costs, latency)
         for s in np.flatnonzero(found.feasible).tolist():
             scenario = scenarios[s]
-            device_s, server_s, uplink_s = parts[s].tolist()
+            device_s, server_s, uplink_s, crossing_s = seconds[s].tolist()
             bits = int(found.extra["bits"][s]) if "bits" in found.extra else 0
             yield Row(
                 setting=setting.name,
@@ -146,7 +147,7 @@ def rows_of(
                 max_loss=scenario.max_loss,
                 method=method.name,
                 title=method.title,
-                latency_s=device_s + server_s + uplink_s,
+                latency_s=device_s + server_s + uplink_s + crossing_s,
                 device_s=device_s,
                 server_s=server_s,
                 uplink_s=uplink_s,

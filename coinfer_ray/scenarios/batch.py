@@ -16,10 +16,10 @@ from coinfer_ray.scenarios.scenario import Objective, Scenario
 class ScenarioBatch:
     """S scenarios.
 
-    ``weights`` (S, 3): cost of a device FLOP, a server FLOP and an uplink bit (:meth:`Scenario.weights`); ``max_loss``
-    (S,) shares; ``confidence`` (S,), NaN where predictions are taken as they are; ``snr_db`` (S,), NaN where no noise
-    is known of. ``first`` is the number of the first one in the grid that the batch is a part of: with it an answer
-    depends on the scenario's own number and the seed alone.
+    ``weights`` (S, 3): cost of a device FLOP, a server FLOP and an uplink bit; (S, 4) where a crossing costs something
+    by itself, and that (:meth:`Scenario.weights`); ``max_loss`` (S,) shares; ``confidence`` (S,), NaN where predictions
+    are taken as they are; ``snr_db`` (S,), NaN where no noise is known of. ``first`` is the number of the first one in
+    the grid that the batch is a part of: with it an answer depends on the scenario's own number and the seed alone.
     """
 
     weights: NDArray[np.float64]
@@ -43,7 +43,7 @@ class ScenarioBatch:
             return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
         return cls(
-            weights=np.array([scenario.weights(objective) for scenario in scenarios]).reshape(-1, 3),
+            weights=weight_rows([scenario.weights(objective) for scenario in scenarios]),
             max_loss=numbers([scenario.max_loss for scenario in scenarios]),
             confidence=numbers([scenario.confidence for scenario in scenarios]),
             snr_db=numbers([scenario.link.snr_db for scenario in scenarios]),
@@ -56,3 +56,9 @@ class ScenarioBatch:
         return cls(
             grid.weights(start, stop), columns["max_loss"], columns["confidence"], columns["snr_db"], first=start
         )
+
+
+def weight_rows(weights: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Weights of three or four numbers each as the rows of one array: (S, 4) where any has four, else (S, 3)."""
+    width = max((len(each) for each in weights), default=3)
+    return np.array([[*each, *(0.0,) * (width - len(each))] for each in weights], dtype=np.float64).reshape(-1, width)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from coinfer_ray.scenarios.scenario import check_confidence
 
 if TYPE_CHECKING:
+    from coinfer_ray.problem.costs import Times
+    from coinfer_ray.problem.layer_times import LayerTimes
     from coinfer_ray.problem.space import Cuts
 
 SPEEDS = {"device": "device_flops_per_s", "server": "server_flops_per_s", "link": "rate_bps"}
@@ -19,11 +22,28 @@ AXES = ("model", "device", "server", "link", "max_loss", "confidence")  # the la
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """n entries of one axis of a grid: ``labels[label[i]]`` names entry i, ``columns[name][i]`` is its number."""
+    """n entries of one axis of a grid: ``labels[label[i]]`` names entry i, ``columns[name][i]`` is its number, or
+    ``columns[name][m, i]`` where network m of the grid has its own. ``times[i]``, where it is there, are the measured
+    times of layers on entry i, whose costs are seconds (:mod:`coinfer_ray.problem.layer_times`)."""
 
     labels: tuple[str, ...]
     label: NDArray[np.int32]
     columns: dict[str, NDArray[np.float64]]
+    times: Mapping[int, LayerTimes] = field(default_factory=dict)
+
+    def only(self, times: LayerTimes | None) -> Axis:
+        """The entries with these times alone."""
+        rows = [row for row in range(len(self)) if self.times.get(row) == times]
+        columns = {name: values[..., rows] for name, values in self.columns.items()}
+        kept = {} if times is None else dict.fromkeys(range(len(rows)), times)
+        return Axis(self.labels, self.label[rows], columns, kept)
+
+    def numbers(
+        self, column: str, model: NDArray[np.int32], entry: NDArray[np.int32], *, invert: bool = False
+    ) -> NDArray[np.float64]:
+        """(S,) the column's number, or its inverse, for each scenario's network and entry (S,)."""
+        values = 1 / self.columns[column] if invert else self.columns[column]
+        return values[entry] if values.ndim == 1 else values[model, entry]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -65,12 +85,54 @@ class Grid:
         document = self.document | {"confidence": [confidence]}
         return replace(self, confidence=np.array([confidence]), document=document)
 
+    def with_round_trip(self, round_trip_s: float) -> Grid:
+        """The same scenarios with that round trip (s) on every link."""
+        columns = {**self.link.columns, "round_trip_s": np.full(len(self.link), round_trip_s)}
+        document = self.document | {"round_trip_ms": round_trip_s * 1e3}
+        return replace(self, link=replace(self.link, columns=columns), document=document)
+
+    @property
+    def pairs_of_times(self) -> list[Times]:
+        """The pairs of measured times of a device's layers and a server's (None: operations count) that occur."""
+        sides = [
+            list(dict.fromkeys([*axis.times.values(), *([None] if len(axis.times) < len(axis) else [])]))
+            for axis in (self.device, self.server)
+        ]
+        return [(device, server) for device in sides[0] for server in sides[1]]
+
+    def times(self, scenario: int) -> Times:
+        """The pair of one scenario."""
+        rest = scenario % self.per_model // (self.per_model // (len(self.device) * len(self.server)))
+        device, server = divmod(rest, len(self.server))
+        return self.device.times.get(device), self.server.times.get(server)
+
+    def stretches_of_times(self, model: int) -> list[tuple[int, int]]:
+        """The scenarios of network ``model`` (an index) as ranges (first, stop), each of one pair throughout."""
+        first, size = model * self.per_model, self.per_model // (len(self.device) * len(self.server))
+        if not (self.device.times or self.server.times):
+            return [(first, first + self.per_model)]
+        starts = range(first, first + self.per_model, size)
+        changes = [start for start in starts if start == first or self.times(start) != self.times(start - 1)]
+        return list(zip(changes, [*changes[1:], first + self.per_model], strict=True))
+
+    def of_times(self, times: Times) -> Grid:
+        """The scenarios of one pair, under other numbers."""
+        if not (self.device.times or self.server.times):
+            return self
+        return replace(self, device=self.device.only(times[0]), server=self.server.only(times[1]))
+
+    @property
+    def crossing_takes_time(self) -> bool:
+        """Whether crossing the link takes time by itself in any of the scenarios."""
+        return bool(self.link.columns["round_trip_s"].any() or self.server.columns["per_crossing_s"].any())
+
     def columns(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """The scenarios ``start`` to ``stop - 1`` as arrays (stop - start,).
 
-        ``scenario`` int64 is their number; ``model``, ``device``, ``server`` and ``link`` int32 index
-        ``self.models`` and the axes' labels; ``device_flops_per_s``, ``server_flops_per_s``, ``rate_bps``,
-        ``snr_db`` (NaN where there is none), ``max_loss`` and ``confidence`` (NaN where none is asked) are float64.
+        ``scenario`` int64 is their number; ``model``, ``device``, ``server`` and ``link`` int32 index ``self.models``
+        and the axes' labels; ``device_flops_per_s``, ``server_flops_per_s``, ``per_crossing_s``, ``rate_bps``,
+        ``round_trip_s``, ``snr_db`` (NaN where there is none), ``max_loss`` and ``confidence`` (NaN where none is
+        asked) are float64.
 
         Raises:
             ValueError: the range does not lie within the grid.
@@ -85,7 +147,7 @@ class Grid:
         for name in ("link", "server", "device"):
             axis: Axis = getattr(self, name)
             columns[name] = axis.label[entries[name]]
-            columns |= {column: values[entries[name]] for column, values in axis.columns.items()}
+            columns |= {column: axis.numbers(column, entries["model"], entries[name]) for column in axis.columns}
         return columns
 
     def entries(self, start: int, stop: int) -> dict[str, NDArray[np.int32]]:
@@ -117,9 +179,13 @@ class Grid:
         return found
 
     def weights(self, start: int, stop: int) -> NDArray[np.float64]:
-        """(stop - start, 3): the latency weights (:meth:`Scenario.weights`) of each scenario."""
-        entries, weights = self.entries(start, stop), np.empty((stop - start, 3))
+        """(stop - start, 3): the latency weights (:meth:`Scenario.weights`) of each scenario; (stop - start, 4) where
+        :attr:`crossing_takes_time`."""
+        entries, weights = self.entries(start, stop), np.empty((stop - start, 4 if self.crossing_takes_time else 3))
         for column, (name, speed) in enumerate(SPEEDS.items()):
             axis: Axis = getattr(self, name)
-            weights[:, column] = (1 / axis.columns[speed])[entries[name]]
+            weights[:, column] = axis.numbers(speed, entries["model"], entries[name], invert=True)
+        if self.crossing_takes_time:
+            trip = self.link.columns["round_trip_s"][entries["link"]]
+            weights[:, 3] = trip + self.server.columns["per_crossing_s"][entries["server"]]
         return weights

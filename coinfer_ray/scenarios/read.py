@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack, get_args
 
 import numpy as np
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.scenarios.grid import Axis, Grid
 from coinfer_ray.scenarios.scenario import (
     DEFAULT_CONFIDENCE,
+    CostModel,
     Device,
     Given,
     Link,
@@ -22,12 +24,12 @@ from coinfer_ray.scenarios.scenario import (
     check_confidence,
     check_max_loss,
 )
-from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys
+from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys, _milliseconds
 
 MAX_SCENARIOS = 2**62
 MAX_NODES = 20_000_000  # values of a YAML file
 _SHOWN = 60  # characters of a value in an error message
-YAML_SUFFIXES = (".yaml", ".yml")
+YAML_SUFFIXES = (".yaml", ".yml", ".json")  # JSON is YAML, too
 T = TypeVar("T")
 
 
@@ -108,21 +110,34 @@ def _check_scalar(node: yaml.Node) -> None:
         raise yaml.MarkedYAMLError(problem=f"{shown!r} is no {kind}", problem_mark=node.start_mark) from None
 
 
-def device_of(given: Device | Given | None = None, gflops: float | None = None) -> Device:
+def device_of(
+    given: Device | Given | None = None,
+    gflops: float | None = None,
+    network: str | None = None,
+    cost_model: CostModel | None = None,
+) -> Device:
     """A device from a preset's name, a YAML file, a mapping with the file's keys, or its speed alone.
 
+    ``network`` is the one that it shall run: some devices have a speed for each. ``cost_model`` says what counts where
+    a file has both a speed and measured times of layers (default: the times).
+
     Raises:
-        InputError: an unknown name (the nearest are named), an unusable file, a speed that is not above 0,
-            or not exactly one of the two arguments.
+        InputError: an unknown name (the nearest are named), an unusable file, a speed that is not above 0, or not known
+            for the network, or not exactly one of the two first arguments.
     """
     chosen = _one_of("device", given, {"gflops": gflops})
-    return chosen if isinstance(chosen, Device) else one_device(chosen)
+    return chosen if isinstance(chosen, Device) else one_device(chosen, network, cost_model)
 
 
-def server_of(given: Server | Given | None = None, gflops: float | None = None) -> Server:
+def server_of(
+    given: Server | Given | None = None,
+    gflops: float | None = None,
+    network: str | None = None,
+    cost_model: CostModel | None = None,
+) -> Server:
     """A server, as :func:`device_of` finds a device."""
     chosen = _one_of("server", given, {"gflops": gflops})
-    return chosen if isinstance(chosen, Server) else one_server(chosen)
+    return chosen if isinstance(chosen, Server) else one_server(chosen, network, cost_model)
 
 
 def link_of(
@@ -130,20 +145,39 @@ def link_of(
     rate_mbps: float | None = None,
     bandwidth_mhz: float | None = None,
     snr_db: float | None = None,
+    round_trip_ms: float | None = None,
 ) -> Link:
-    """A link, as :func:`device_of` finds a device; its numbers are a rate, or bandwidth and SNR together."""
+    """A link, as :func:`device_of` finds a device; its numbers are a rate, or bandwidth and SNR together.
+
+    ``round_trip_ms``, where it is given, goes before the link's own.
+    """
     numbers = {"rate_mbps": rate_mbps, "bandwidth_mhz": bandwidth_mhz, "snr_db": snr_db}
     chosen = _one_of("link", given, numbers)
-    return chosen if isinstance(chosen, Link) else one_link(chosen)
+    link = chosen if isinstance(chosen, Link) else one_link(chosen)
+    return link if round_trip_ms is None else replace(link, round_trip_s=round_trip_of(round_trip_ms))
+
+
+def round_trip_of(milliseconds: float) -> float:
+    """A round trip in seconds.
+
+    Raises:
+        InputError: a time that is negative, or no number.
+    """
+    try:
+        return _milliseconds(milliseconds) / 1e3
+    except ValueError as error:
+        raise InputError(f"round trip: {error}") from None
 
 
 class ScenarioNumbers(TypedDict, total=False):
     """What a :class:`Scenario` takes in numbers.
 
     ``device_gflops``, ``server_gflops``: speeds in 1e9 FLOP/s. ``rate_mbps``: uplink rate in 1e6 bit/s;
-    ``bandwidth_mhz`` and ``snr_db``: the same by Shannon's formula. ``max_loss``: allowed loss of accuracy, a share
-    (default 0.02). ``confidence``: how sure it must be that an answer keeps to the bound (default 0.9; None:
-    predictions as they are).
+    ``bandwidth_mhz`` and ``snr_db``: the same by Shannon's formula. ``round_trip_ms``: what crossing the link takes
+    besides, in 1e-3 s (default: the link's own, 0 for the paper's). ``cost_model``: ``layers``, measured times of
+    layers, or ``flops``, operations over a speed, where a file has both (default: the times). ``max_loss``: allowed
+    loss of accuracy, a share (default 0.02). ``confidence``: how sure it must be that an answer keeps to the bound
+    (default 0.9; None: predictions as they are).
     """
 
     device_gflops: float | None
@@ -151,6 +185,8 @@ class ScenarioNumbers(TypedDict, total=False):
     rate_mbps: float | None
     bandwidth_mhz: float | None
     snr_db: float | None
+    round_trip_ms: float | None
+    cost_model: CostModel | None
     max_loss: float
     confidence: float | None
 
@@ -166,8 +202,8 @@ class ScenarioOptions(ScenarioNumbers, total=False):
     link: Link | Given | None
 
 
-def resolve(**options: Unpack[ScenarioOptions]) -> Scenario:
-    """One scenario from names, files, objects or numbers (see :class:`ScenarioOptions`).
+def resolve(*, network: str | None = None, **options: Unpack[ScenarioOptions]) -> Scenario:
+    """One scenario of ``network`` from names, files, objects or numbers (see :class:`ScenarioOptions`).
 
     Raises:
         InputError: the first of them that cannot be used.
@@ -176,11 +212,25 @@ def resolve(**options: Unpack[ScenarioOptions]) -> Scenario:
     check_max_loss(max_loss)
     if confidence is not None:
         check_confidence(confidence)
+    cost_model = options.get("cost_model")
+    if cost_model is not None:
+        check_name("cost model", cost_model, get_args(CostModel))
+    device = device_of(options.get("device"), options.get("device_gflops"), network, cost_model)
+    server = server_of(options.get("server"), options.get("server_gflops"), network, cost_model)
+    if cost_model == "layers" and device.times is None and server.times is None:
+        raise InputError(
+            "cost model: layers needs measured times of the device's or the server's layers; give --device FILE as "
+            "`coinfer profile` writes it"
+        )
     return Scenario(
-        device=device_of(options.get("device"), options.get("device_gflops")),
-        server=server_of(options.get("server"), options.get("server_gflops")),
+        device=device,
+        server=server,
         link=link_of(
-            options.get("link"), options.get("rate_mbps"), options.get("bandwidth_mhz"), options.get("snr_db")
+            options.get("link"),
+            options.get("rate_mbps"),
+            options.get("bandwidth_mhz"),
+            options.get("snr_db"),
+            options.get("round_trip_ms"),
         ),
         max_loss=max_loss,
         confidence=confidence,
@@ -223,8 +273,8 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
         raise InputError(f"{where}: model: {twice} stands there twice; name every network once")
     grid = Grid(
         models=tuple(file.model),
-        device=_joined([item.axis() for item in file.device]),
-        server=_joined([item.axis() for item in file.server]),
+        device=_joined([item.axis(file.model) for item in file.device]),
+        server=_joined([item.axis(file.model) for item in file.server]),
         link=_joined([item.axis() for item in file.link]),
         max_loss=np.array(file.max_loss),
         confidence=np.array(file.confidence),
@@ -234,29 +284,30 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
     )
     if len(grid.models) * grid.per_model > MAX_SCENARIOS:
         raise InputError(f"{where}: {len(grid.models) * grid.per_model:,} scenarios; at most {MAX_SCENARIOS:,}")
-    return grid
+    return grid if file.round_trip_ms is None else grid.with_round_trip(file.round_trip_ms / 1e3)
 
 
-def one_device(given: Any) -> Device:
-    """A single device from a name, a YAML file or a mapping."""
+def one_device(given: Any, network: str | None = None, cost_model: CostModel | None = None) -> Device:
+    """A single device from a name, a YAML file or a mapping; the rest as in :func:`device_of`."""
     item = _one("device", DeviceItem, given)
-    axis = item.axis()
-    return Device(
-        axis.labels[0], float(axis.columns["device_flops_per_s"][0]), item.compute_w, item.radio_w, item.idle_w
-    )
+    speed = item.speeds(() if network is None else (network,), cost_model).item()
+    return Device(item.label(), speed, item.compute_w, item.radio_w, item.idle_w, item.times(cost_model))
 
 
-def one_server(given: Any) -> Server:
-    """A single server from a name, a YAML file or a mapping."""
-    axis = _one("server", ServerItem, given).axis()
-    return Server(axis.labels[0], float(axis.columns["server_flops_per_s"][0]))
+def one_server(given: Any, network: str | None = None, cost_model: CostModel | None = None) -> Server:
+    """A single server from a name, a YAML file or a mapping; the rest as in :func:`device_of`."""
+    item = _one("server", ServerItem, given)
+    speed = item.speeds(() if network is None else (network,), cost_model).item()
+    return Server(item.label(), speed, item.per_crossing_ms / 1e3, item.times(cost_model))
 
 
 def one_link(given: Any) -> Link:
     """A single link from a name, a YAML file or a mapping."""
     item = _one("link", LinkItem, given)
     axis = item.axis()
-    return Link(axis.labels[0], float(axis.columns["rate_bps"][0]), None if item.snr_db is None else item.snr_db[0])
+    snr_db = None if item.snr_db is None else item.snr_db[0]
+    columns = axis.columns
+    return Link(axis.labels[0], float(columns["rate_bps"][0]), snr_db, float(columns["round_trip_s"][0]))
 
 
 Item = TypeVar("Item", bound=_Item)
@@ -341,8 +392,18 @@ def _schema_at(schema: type[BaseModel], location: Sequence[int | str]) -> type[B
 def _joined(parts: list[Axis]) -> Axis:
     """One axis from its items; items of the same name share a label."""
     labels = tuple(dict.fromkeys(part.labels[0] for part in parts))
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])]).tolist()
     return Axis(
         labels,
         np.concatenate([np.full(len(part), labels.index(part.labels[0]), dtype=np.int32) for part in parts]),
-        {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
+        {name: _side_by_side([part.columns[name] for part in parts]) for name in parts[0].columns},
+        {first + row: times for first, part in zip(starts, parts, strict=True) for row, times in part.times.items()},
     )
+
+
+def _side_by_side(columns: list[np.ndarray]) -> np.ndarray:
+    """Columns (n,) as one; where some are (networks, n), all of them so."""
+    networks = max((len(column) for column in columns if column.ndim == 2), default=0)
+    if not networks:
+        return np.concatenate(columns)
+    return np.concatenate([np.broadcast_to(column, (networks, column.shape[-1])) for column in columns], axis=1)

@@ -19,11 +19,12 @@ import numpy as np
 from coinfer_ray.errors import InputError
 
 if TYPE_CHECKING:
-    pass
+    from coinfer_ray.problem.layer_times import LayerTimes
 
 DEFAULT_CONFIDENCE = 0.9
 
 Objective = Literal["latency", "energy"]
+CostModel = Literal["flops", "layers"]  # operations over a speed, or measured times of layers
 Given: TypeAlias = "str | Path | Mapping[str, Any]"  # a preset's name, a YAML file, or what such a file holds
 
 # Table II, FLOP/s. Table III, bit/s.
@@ -34,30 +35,43 @@ LINK_RATE_BPS = {"3g": 1.19e6, "4g": 11.22e6, "5g": 52.24e6, "wifi": 54.19e6}
 
 @dataclass(frozen=True)
 class Device:
-    """Where the first half runs. Powers are drawn while it computes, sends, and waits for the server."""
+    """Where the first half runs. Powers are drawn while it computes, sends, and waits for the server (W).
+
+    With ``times`` of its layers, which were measured, its costs are seconds already, and ``flops_per_s`` is 1.
+    """
 
     name: str
     flops_per_s: float
     compute_w: float | None = None
     radio_w: float | None = None
     idle_w: float | None = None
+    times: LayerTimes | None = None
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where the second half runs."""
+    """Where the second half runs. ``per_crossing_s`` is what it takes to take in a request and to answer it (s).
+
+    ``times`` as a :class:`Device` has them.
+    """
 
     name: str
     flops_per_s: float
+    per_crossing_s: float = 0.0
+    times: LayerTimes | None = None
 
 
 @dataclass(frozen=True)
 class Link:
-    """The uplink. ``snr_db`` is None where the rate is given and no noise is known of."""
+    """The uplink. ``snr_db`` is None where the rate is given and no noise is known of.
+
+    ``round_trip_s`` is the time that a request and its answer are on their way, whatever their size (s).
+    """
 
     name: str
     rate_bps: float
     snr_db: float | None = None
+    round_trip_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,27 +88,52 @@ class Scenario:
     max_loss: float = 0.02
     confidence: float | None = DEFAULT_CONFIDENCE
 
-    def weights(self, objective: Objective = "latency") -> tuple[float, float, float]:
+    @property
+    def times(self) -> tuple[LayerTimes | None, LayerTimes | None]:
+        """The measured times of the device's layers and of the server's, for the problem that it is of."""
+        return self.device.times, self.server.times
+
+    @property
+    def crossing_s(self) -> float:
+        """What crossing the link takes, however little is sent: one round trip, and the server's own time for it."""
+        return self.link.round_trip_s + self.server.per_crossing_s
+
+    def weights(self, objective: Objective = "latency") -> tuple[float, ...]:
         """Cost of a device FLOP, a server FLOP and an uplink bit, in seconds or in joules of the device's battery.
+
+        A fourth is that of a crossing, where it takes time. While it lasts the device waits.
 
         Raises:
             InputError: energy is asked of a device whose powers are not known.
         """
         seconds = 1 / self.device.flops_per_s, 1 / self.server.flops_per_s, 1 / self.link.rate_bps
+        crossing = (self.crossing_s,) if self.crossing_s else ()
         if objective == "latency":
-            return seconds
+            return seconds + crossing
         compute_w, radio_w = self.device.compute_w, self.device.radio_w
         if compute_w is None or radio_w is None:
             raise InputError(
                 f"device: the powers of {self.device.name} are not known; "
                 "for energy give a YAML file with gflops, compute_w and radio_w"
             )
-        return seconds[0] * compute_w, seconds[1] * (self.device.idle_w or 0.0), seconds[2] * radio_w
+        idle_w = self.device.idle_w or 0.0
+        return seconds[0] * compute_w, seconds[1] * idle_w, seconds[2] * radio_w, *(idle_w * each for each in crossing)
 
 
 def shannon_rate_bps(bandwidth_hz: float, snr_db: float) -> float:
     """R = B log2(1 + SNR), where SNR = 10^(snr_db / 10) is a ratio of powers; no SNR in dB overflows."""
     return bandwidth_hz * float(np.logaddexp2(0.0, snr_db / 10 * math.log2(10)))
+
+
+def refuse_times(what: str, *sides: object) -> None:
+    """Raise InputError where any of ``sides``, devices or servers, has measured times of layers, which ``what`` cannot
+    count."""
+    for side in sides:
+        if getattr(side, "times", None):
+            name = getattr(side, "name", "a device or server of the grid")
+            raise InputError(
+                f"{what}: counts operations, and {name} has measured times of layers; give its speed instead"
+            )
 
 
 def check_max_loss(max_loss: float) -> None:

@@ -7,25 +7,26 @@ wrong becomes one line with the file, the key path and what would be right.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.problem.layer_times import LayerTimes
 from coinfer_ray.problem.space import Cuts
 from coinfer_ray.scenarios.grid import Axis
+from coinfer_ray.scenarios.presets import presets_of
 from coinfer_ray.scenarios.scenario import (
     DEFAULT_CONFIDENCE,
-    DEVICE_FLOPS_PER_S,
-    LINK_RATE_BPS,
-    SERVER_FLOPS_PER_S,
+    CostModel,
     check_max_loss,
     shannon_rate_bps,
 )
 
 MAX_NUMBERS = 10_000_000  # of one axis
+MAX_CROSSING_MS = 1e9  # far above any link's; times remain numbers that can be added up
 SHOWN = 60  # characters of a value in an error message
 _SPACINGS: dict[str, Callable[[float, float, int], np.ndarray]] = {"logspace": np.geomspace, "linspace": np.linspace}
 
@@ -102,6 +103,10 @@ def _speeds(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+def _speed(value: Any) -> float:
+    return _speeds(_positive((_number(value),)))[0]
+
+
 def _share(values: tuple[float, ...]) -> tuple[float, ...]:
     for value in values:
         try:
@@ -131,6 +136,13 @@ def _power(value: Any) -> float:
     return number
 
 
+def _milliseconds(value: Any) -> float:
+    number = _number(value)
+    if not 0 <= number <= MAX_CROSSING_MS:
+        raise ValueError(f"{number:g} must be in [0, {MAX_CROSSING_MS:g}]; it is a time in milliseconds")
+    return number
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{value!r} must be a name")
@@ -140,9 +152,11 @@ def _text(value: Any) -> str:
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
 PositiveNumbers = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_positive)]
 Speeds = Annotated[PositiveNumbers, AfterValidator(_speeds)]
+Speed = Annotated[float, BeforeValidator(_speed)]
 Shares = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_share)]
 Confidences = Annotated[tuple[float, ...], BeforeValidator(_confidences)]
 Power = Annotated[float, BeforeValidator(_power)]
+Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]
 Name = Annotated[str, BeforeValidator(_text)]
 
 
@@ -151,7 +165,7 @@ class _Item(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     what: ClassVar[str]
-    presets: ClassVar[Mapping[str, Mapping[str, float]]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
 
     name: Name | None = None
 
@@ -167,36 +181,115 @@ class _Item(BaseModel):
         return dict(given)
 
 
-class DeviceItem(_Item):
-    what = "device"
-    presets = {name: {"gflops": speed / 1e9} for name, speed in DEVICE_FLOPS_PER_S.items()}
+class LayerSeconds(BaseModel):
+    """The coefficients of :class:`coinfer_ray.problem.layer_times.LayerTimes`, in seconds."""
 
-    gflops: Speeds
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    conv_flop: Power
+    grouped_flop: Power
+    element: Power
+    fc_weight: Power
+    layer: Power
+
+    @model_validator(mode="after")
+    def _any(self) -> LayerSeconds:
+        if not any(self.model_dump().values()):
+            raise ValueError("all of them are 0; at least one must be > 0")
+        return self
+
+
+class _Side(_Item):
+    """A device or a server: one speed for all networks, or several; or one for each network."""
+
+    gflops: Speeds | None = None
+    gflops_by_network: Annotated[dict[str, Speed], Field(min_length=1)] | None = None
+    layer_seconds: LayerSeconds | None = None
+    held_out_error: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_speed(self) -> _Side:
+        speeds = (self.gflops is not None) + (self.gflops_by_network is not None)
+        if speeds > 1 or not (speeds or self.layer_seconds):
+            raise ValueError("needs either gflops, or gflops_by_network, or layer_seconds")
+        return self
+
+    def times(self, cost_model: CostModel | None = None) -> LayerTimes | None:
+        """The times of its layers; None where its speed is to count, or is all that is known."""
+        if self.layer_seconds is None or cost_model == "flops":
+            return None
+        return LayerTimes(**self.layer_seconds.model_dump())
+
+    def speeds(self, networks: Sequence[str], cost_model: CostModel | None = None) -> np.ndarray:
+        """(n,) speeds in FLOP/s; (networks, 1) where each network has its own; 1 where costs are seconds.
+
+        Raises:
+            InputError: a network whose speed is not known.
+        """
+        if self.times(cost_model) is not None:
+            return np.ones(1)
+        if self.gflops is not None:
+            return _scaled(self.gflops, 1e9)
+        known = self.gflops_by_network or {}
+        if not known:
+            raise InputError(
+                f"cost model: the file of {self.label()} has layer_seconds alone; leave out --cost-model flops, or add "
+                "gflops to it"
+            )
+        if not networks:
+            raise InputError(f"{self.what}: {self.label()} has a speed for each network; say for which")
+        for network in networks:
+            if network not in known:
+                raise InputError(
+                    f"{self.what}: the speed of {self.label()} on {network} is not known, only on {', '.join(known)}; "
+                    f"give --{self.what}-gflops, or a file with gflops"
+                )
+        return _scaled(tuple(known[network] for network in networks), 1e9)[:, None]
+
+    def label(self) -> str:
+        if self.name is not None:
+            return self.name
+        if self.layer_seconds is not None:
+            return f"measured {self.what}"
+        return "one by network" if self.gflops is None else f"{_range(self.gflops)} GFLOPS"
+
+
+class DeviceItem(_Side):
+    what = "device"
+    presets = {name: preset.item() for name, preset in presets_of("device").items()}
+
     compute_w: Power | None = None
     radio_w: Power | None = None
     idle_w: Power | None = None
 
-    def axis(self) -> Axis:
-        return _axis(self.name or f"{_range(self.gflops)} GFLOPS", {"device_flops_per_s": _scaled(self.gflops, 1e9)})
+    def axis(self, networks: Sequence[str]) -> Axis:
+        return _axis(self.label(), {"device_flops_per_s": self.speeds(networks)}, self.times())
 
 
-class ServerItem(_Item):
+class ServerItem(_Side):
     what = "server"
-    presets = {name: {"gflops": speed / 1e9} for name, speed in SERVER_FLOPS_PER_S.items()}
+    presets = {name: preset.item() for name, preset in presets_of("server").items()}
 
-    gflops: Speeds
+    per_crossing_ms: Milliseconds = 0.0
 
-    def axis(self) -> Axis:
-        return _axis(self.name or f"{_range(self.gflops)} GFLOPS", {"server_flops_per_s": _scaled(self.gflops, 1e9)})
+    def axis(self, networks: Sequence[str]) -> Axis:
+        speeds = self.speeds(networks)
+        columns = {
+            "server_flops_per_s": speeds,
+            "per_crossing_s": np.full(speeds.shape[-1], self.per_crossing_ms / 1e3),
+        }
+        return _axis(self.label(), columns, self.times())
 
 
 class LinkItem(_Item):
     what = "link"
-    presets = {name: {"rate_mbps": rate / 1e6} for name, rate in LINK_RATE_BPS.items()}
+    presets = {name: preset.item() for name, preset in presets_of("link").items()}
 
     rate_mbps: PositiveNumbers | None = None
     bandwidth_mhz: PositiveNumbers | None = None
     snr_db: Numbers | None = None
+    round_trip_ms: Milliseconds = 0.0
 
     @model_validator(mode="after")
     def _rate_or_bandwidth(self) -> LinkItem:
@@ -221,7 +314,8 @@ class LinkItem(_Item):
             rate = np.array([shannon_rate_bps(*pair) for pair in pairs])
             snr = np.array([decibels for _, decibels in pairs])
             label = f"{_range(self.bandwidth_mhz)} MHz, {_range(self.snr_db)} dB"
-        return _axis(self.name or label, {"rate_bps": rate, "snr_db": snr})
+        round_trip = np.full(len(rate), self.round_trip_ms / 1e3)
+        return _axis(self.name or label, {"rate_bps": rate, "snr_db": snr, "round_trip_s": round_trip})
 
 
 class GridFile(BaseModel):
@@ -233,6 +327,7 @@ class GridFile(BaseModel):
     link: Annotated[list[LinkItem], Field(min_length=1)]
     max_loss: Shares
     confidence: Confidences = (DEFAULT_CONFIDENCE,)
+    round_trip_ms: Milliseconds | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     cuts: Cuts = "all"
 
@@ -246,6 +341,6 @@ def _range(values: tuple[float, ...]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _axis(label: str, columns: dict[str, np.ndarray]) -> Axis:
-    length = len(next(iter(columns.values())))
-    return Axis((label,), np.zeros(length, dtype=np.int32), columns)
+def _axis(label: str, columns: dict[str, np.ndarray], times: LayerTimes | None = None) -> Axis:
+    length = next(iter(columns.values())).shape[-1]
+    return Axis((label,), np.zeros(length, dtype=np.int32), columns, {} if times is None else {0: times})

@@ -13,6 +13,7 @@ from coinfer_kernels import Scenarios
 from coinfer_ray.atlas.atlas import StrategyAtlas
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import solve
+from coinfer_ray.problem.costs import Times
 from coinfer_ray.runtime.executors import WorkerContext
 from coinfer_ray.runtime.files import read_holder, write_whole
 from coinfer_ray.scenarios.batch import ScenarioBatch
@@ -38,7 +39,7 @@ class Chunk:
 @dataclass(frozen=True)
 class How:
     """How scenarios are solved: the arguments of :func:`coinfer_ray.optimizer.solve.solve`, or the atlases by
-    network; and which ``columns`` their rows have."""
+    problem; and which ``columns`` their rows have."""
 
     solver: str
     seed: int
@@ -50,13 +51,23 @@ class How:
 
 
 def split_grid(grid: Grid, size: int) -> Iterator[Chunk]:
-    """The grid in chunks of at most ``size`` scenarios, none across two networks."""
+    """The grid in chunks of at most ``size`` scenarios, none across two problems (:func:`problem_key`)."""
     number = 0
     for model in range(len(grid.models)):
-        first, end = model * grid.per_model, (model + 1) * grid.per_model
-        for start in range(first, end, size):
-            yield Chunk(number, model, start, min(end, start + size))
-            number += 1
+        for first, end in grid.stretches_of_times(model):
+            for start in range(first, end, size):
+                yield Chunk(number, model, start, min(end, start + size))
+                number += 1
+
+
+def problem_key(grid: Grid, model: str, times: Times) -> str:
+    """The name of one of a sweep's problems: that of its network, and a number where times of layers are measured."""
+    return model if times == (None, None) else f"{model}-measured-{grid.pairs_of_times.index(times)}"
+
+
+def key_of(grid: Grid, chunk: Chunk) -> str:
+    """The problem that a chunk's scenarios are of."""
+    return problem_key(grid, grid.models[chunk.model], grid.times(chunk.start))
 
 
 def file_name(grid: Grid, chunk: Chunk) -> str:
@@ -74,7 +85,7 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
     sees_folder = read_holder(folder) == shared["holder"]
 
     def work(chunk: Chunk) -> tuple[Written, bytes | None]:
-        content = encode(solve_chunk(grid, problems[grid.models[chunk.model]], chunk, how))
+        content = encode(solve_chunk(grid, problems[key_of(grid, chunk)], chunk, how))
         written = Written.of(chunk.stop - chunk.start, content)
         if not sees_folder:
             return written, content.to_pybytes()
@@ -86,8 +97,9 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
 
 def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Table:
     """The rows of one chunk (:func:`coinfer_ray.sweeps.rows.make_table`)."""
+    key = key_of(grid, chunk)
     if how.atlases is not None:
-        found = Found.by_atlas(problem, grid, chunk.start, chunk.stop, how.atlases[problem.graph.model])
+        found = Found.by_atlas(problem, grid, chunk.start, chunk.stop, how.atlases[key])
     else:
         batch = ScenarioBatch.of_grid(grid, chunk.start, chunk.stop)
         scenarios = Scenarios(batch.weights, problem.base_accuracy - batch.max_loss, batch.snr_db)
@@ -104,7 +116,7 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
         )
         found = Found.of(solutions)
     document = {"solver": how.solver, "seed": how.seed, "problem": problem.provenance()}
-    return make_table(problem, grid, chunk.start, found, how.columns, document)
+    return make_table(key, problem, grid, chunk.start, found, how.columns, document)
 
 
 def write_content(path: Path, content: Any) -> None:

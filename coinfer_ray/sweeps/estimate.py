@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coinfer_ray.atlas.build import grid_atlases
-from coinfer_ray.sweeps.chunks import Chunk, solve_chunk
+from coinfer_ray.sweeps.chunks import Chunk, key_of, solve_chunk
 from coinfer_ray.sweeps.rows import encode
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def estimate(prepared: Prepared) -> Estimate:
     began = time.perf_counter()
     if prepared.how.solver == "atlas":
         atlases = {
-            model: grid_atlases(prepared.grid, problem, quiet=True, **prepared.how.options)
-            for model, problem in prepared.problems.items()
+            key: grid_atlases(prepared.grid.of_times(problem.delay.times), problem, quiet=True, **prepared.how.options)
+            for key, problem in prepared.problems.items()
         }
         prepared = replace(prepared, how=replace(prepared.how, atlases=atlases))
     first_s = time.perf_counter() - began
@@ -84,4 +84,4 @@ def _solve(prepared: Prepared, chunk: Chunk, count: int, share: float) -> Any:
     size = chunk.stop - chunk.start
     start = chunk.start + min(int(size * share), max(0, size - count))
     part = replace(chunk, start=start, stop=min(chunk.stop, start + count))
-    return solve_chunk(prepared.grid, prepared.problems[prepared.grid.models[chunk.model]], part, prepared.how)
+    return solve_chunk(prepared.grid, prepared.problems[key_of(prepared.grid, chunk)], part, prepared.how)

@@ -69,10 +69,7 @@ class Found:
         atlas_of = cases.atlas[case]
         for number in np.flatnonzero(np.bincount(atlas_of)).tolist():
             rows = slice(None) if (atlas_of == number).all() else np.flatnonzero(atlas_of == number)
-            try:
-                found, objective[rows] = atlases[number].table.lookup(weights[rows])
-            except ValueError as error:
-                raise InputError(f"atlas: {error}") from None
+            found, objective[rows] = atlases[number].lookup(weights[rows])
             index[rows] = found + first[number]
             lower_bound[rows] = objective[rows] / atlases[number].info.ratio
         levels = np.concatenate([atlas.table.levels for atlas in atlases])
@@ -168,12 +165,12 @@ class _Cases:
         return wrong
 
 
-def strategy_ids(model: str, levels: np.ndarray) -> NDArray[np.int64]:
-    """(K,) a number for each strategy ``levels`` (K, V) of a network that follows from the two alone.
+def strategy_ids(key: str, levels: np.ndarray) -> NDArray[np.int64]:
+    """(K,) a number for each strategy ``levels`` (K, V) of the problem ``key`` that follows from the two alone.
 
     52 bits of a hash: among 100,000 strategies two are alike with a probability of 1e-6; writing a sweep's table of
     them checks it.
     """
     rows = np.ascontiguousarray(levels, dtype=np.int16)
-    heads = [hashlib.sha256(model.encode() + row.tobytes()).digest()[:8] for row in rows]
+    heads = [hashlib.sha256(key.encode() + row.tobytes()).digest()[:8] for row in rows]
     return np.array([int.from_bytes(head, "big") >> (64 - _ID_BITS) for head in heads], dtype=np.int64)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.problem.costs import parts
 from coinfer_ray.runtime.files import read_run
-from coinfer_ray.scenarios.grid import AXES, SPEEDS, Grid
+from coinfer_ray.scenarios.grid import AXES, Grid
 from coinfer_ray.scenarios.read import parse_grid
 from coinfer_ray.sweeps.manifest import Manifest
 from coinfer_ray.sweeps.strategies import STRATEGIES_FILE
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.dataset import Dataset
 
-_PARTS = ("device_s", "server_s", "uplink_s")  # latency, by the order of costs and weights
+_PARTS = ("device_s", "server_s", "uplink_s", "crossing_s")  # latency, by the order of costs and weights
 _COSTS = ("device_flop", "server_flop", "uplink_bit")
 
 
@@ -99,10 +100,8 @@ class Sweep:
                 raise AssertionError(name)  # what is no column of the rows or the grid is one of the strategies
             elif name in _PARTS:
                 which = _PARTS.index(name)
-                axis, speed = list(SPEEDS.items())[which]
-                costs = np.append(self.strategies[_COSTS[which]].to_numpy(), np.nan)[place]
-                entries = self.grid.entries(start, start + len(table))[axis]
-                seconds = costs * (1 / getattr(self.grid, axis).columns[speed])[entries]
+                costs = np.column_stack([np.append(self.strategies[each].to_numpy(), np.nan) for each in _COSTS])
+                seconds = parts(costs[place], self.grid.weights(start, start + len(table)))[:, which]
                 asked[name] = pa.array(seconds, mask=place < 0)
             else:
                 asked[name] = self.strategies[name].take(pa.array(place, mask=place < 0))

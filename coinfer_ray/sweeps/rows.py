@@ -11,6 +11,7 @@ import numpy as np
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.optimizer.problem import Problem
+from coinfer_ray.problem.costs import parts
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.sweeps.found import NOTHING, Found, strategy_ids
@@ -38,6 +39,7 @@ FULL = (
     "device_s",
     "server_s",
     "uplink_s",
+    "crossing_s",
     "uplink_bit",
     "predicted_accuracy",
     "accuracy_bound",
@@ -76,22 +78,29 @@ def chosen_columns(asked: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def make_table(
-    problem: Problem, grid: Grid, start: int, found: Found, columns: Sequence[str], document: Mapping[str, Any]
+    key: str,
+    problem: Problem,
+    grid: Grid,
+    start: int,
+    found: Found,
+    columns: Sequence[str],
+    document: Mapping[str, Any],
 ) -> pa.Table:
     """The ``columns`` of the scenarios from ``start`` on. Times in seconds, ``uplink_bit`` in bits; nulls where no
     strategy is feasible. Exactly the :data:`COMPACT` columns have their times in float32.
 
-    The metadata holds ``document`` and the strategies that the rows name.
+    ``key`` is the problem's in its sweep. The metadata holds ``document`` and the strategies that the rows name.
     """
     import pyarrow as pa
 
-    makers = _Makers(problem, grid, start, found)
+    makers = _Makers(key, problem, grid, start, found)
     table = {name: makers.column(name) for name in columns}
     if tuple(columns) == COMPACT:
         table["latency_s"] = table["latency_s"].cast(pa.float32())
     used, counts = found.used()
     strategies = {
-        "id": strategy_ids(problem.graph.model, found.levels[used]).tolist(),
+        "problem": key,
+        "id": strategy_ids(key, found.levels[used]).tolist(),
         "levels": found.levels[used].tolist(),
         "scenarios": counts.tolist(),
     }
@@ -121,8 +130,8 @@ def encode(table: pa.Table) -> pa.Buffer:
 class _Makers:
     """Makes the columns of a chunk one by one: what is not asked for costs nothing."""
 
-    def __init__(self, problem: Problem, grid: Grid, start: int, found: Found) -> None:
-        self.problem, self.grid, self.found = problem, grid, found
+    def __init__(self, key: str, problem: Problem, grid: Grid, start: int, found: Found) -> None:
+        self.key, self.problem, self.grid, self.found = key, problem, grid, found
         self.start, self.stop = start, start + len(found.index)
         self.nothing = found.index == NOTHING
         self.none = bool(self.nothing.any())
@@ -166,8 +175,8 @@ class _Makers:
         return self.problem.measured.find(self.levels)
 
     def _seconds(self) -> np.ndarray:
-        seconds: np.ndarray = self._once(self._costs)[self.index] * self._once(self._weights)
-        return seconds
+        """(S, 4): on the device, on the server, on the link, and for crossing it."""
+        return parts(self._once(self._costs)[self.index], self._once(self._weights))
 
     def _nullable(self, values: np.ndarray, null: np.ndarray | None = None) -> Any:
         import pyarrow as pa
@@ -188,7 +197,7 @@ class _Makers:
             values = getattr(grid, name)[entries[name]]
         else:
             axis = next(each for each in ("device", "server", "link") if name in getattr(grid, each).columns)
-            values = getattr(grid, axis).columns[name][entries[axis]]
+            values = getattr(grid, axis).numbers(name, entries["model"], entries[axis])
         return pa.array(values, mask=np.isnan(values)) if name in ("confidence", "snr_db") else pa.array(values)
 
     def _scenario(self) -> Any:
@@ -211,6 +220,9 @@ class _Makers:
 
     def _uplink_s(self) -> Any:
         return self._nullable(self._once(self._seconds)[:, 2])
+
+    def _crossing_s(self) -> Any:
+        return self._nullable(self._once(self._seconds)[:, 3])
 
     def _uplink_bit(self) -> Any:
         return self._nullable(self._once(self._costs)[self.index, 2])
@@ -262,7 +274,7 @@ class _Makers:
         )
 
     def _strategy_id(self) -> Any:
-        return self._nullable(strategy_ids(self.problem.graph.model, self.levels)[self.index])
+        return self._nullable(strategy_ids(self.key, self.levels)[self.index])
 
     def _feature_bits(self) -> Any:
         space = self.problem.space

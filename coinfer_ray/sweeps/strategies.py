@@ -29,25 +29,25 @@ def write_strategies(folder: Path, files: Sequence[Path], problems: Mapping[str,
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found: dict[str, dict[int, tuple[tuple[int, ...], int]]] = {model: {} for model in problems}
+    found: dict[str, dict[int, tuple[tuple[int, ...], int]]] = {key: {} for key in problems}
     for file in files:
         own = json.loads(pq.read_metadata(file).metadata[METADATA_KEY])["strategies"]
-        of_model = found[file.parent.name.removeprefix("model=")]
+        of_problem = found[own["problem"]]
         for number, levels, scenarios in zip(own["id"], own["levels"], own["scenarios"], strict=True):
-            there, before = of_model.get(number, (tuple(levels), 0))
+            there, before = of_problem.get(number, (tuple(levels), 0))
             if there != tuple(levels):
                 raise RuntimeError(f"strategies {there} and {tuple(levels)} share the id {number}")
-            of_model[number] = there, before + scenarios
-    tables = [_table(model, problems[model], own) for model, own in found.items() if own]
+            of_problem[number] = there, before + scenarios
+    tables = [_table(problems[key], own) for key, own in found.items() if own]
     if not tables:  # nothing is feasible anywhere: a table without rows, with the usual columns
-        model, problem = next(iter(problems.items()))
+        problem = next(iter(problems.values()))
         none = (0,) * len(problem.space.variables)
-        tables = [_table(model, problem, {0: (none, 0)}).slice(0, 0)]
+        tables = [_table(problem, {0: (none, 0)}).slice(0, 0)]
     table = pa.concat_tables(tables).sort_by([("model", "ascending"), ("scenarios", "descending"), ("id", "ascending")])
     write_whole(folder / STRATEGIES_FILE, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
-def _table(model: str, problem: Problem, found: Mapping[int, tuple[tuple[int, ...], int]]) -> pa.Table:
+def _table(problem: Problem, found: Mapping[int, tuple[tuple[int, ...], int]]) -> pa.Table:
     import pyarrow as pa
 
     levels = np.array([levels for levels, _ in found.values()], dtype=np.int64)
@@ -62,7 +62,7 @@ def _table(model: str, problem: Problem, found: Mapping[int, tuple[tuple[int, ..
     strategies = [problem.space.strategy(row) for row in levels]
     columns: dict[str, Any] = {
         "id": pa.array(list(found), pa.int64()),
-        "model": pa.array([model] * len(found), pa.string()),
+        "model": pa.array([problem.graph.model] * len(found), pa.string()),
         "scenarios": pa.array([scenarios for _, scenarios in found.values()], pa.int64()),
         "partition_point": pa.array([strategy.partition_point for strategy in strategies], pa.int64()),
         "cut_after": [problem.graph.cut_name(strategy.partition_point) for strategy in strategies],

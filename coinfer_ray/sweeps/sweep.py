@@ -28,8 +28,8 @@ from coinfer_ray.runtime.executors import Envelope, Executor, make_executor
 from coinfer_ray.runtime.files import RUN_FILE, read_holder, read_run, run_folder, write_whole
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.scenarios.grid import Grid
-from coinfer_ray.scenarios.read import parse_grid, read_grid
-from coinfer_ray.sweeps.chunks import Chunk, How, file_name, split_grid, start_worker, write_content
+from coinfer_ray.scenarios.read import parse_grid, read_grid, round_trip_of
+from coinfer_ray.sweeps.chunks import Chunk, How, file_name, problem_key, split_grid, start_worker, write_content
 from coinfer_ray.sweeps.estimate import sample
 from coinfer_ray.sweeps.manifest import Manifest, Written
 from coinfer_ray.sweeps.progress import FAILED_FILE
@@ -77,6 +77,7 @@ def sweep(
     workers: int | None = None,
     seed: int | None = None,
     confidence: float | None = None,
+    round_trip_ms: float | None = None,
     certify: bool = False,
     time_limit_s: float | None = None,
     solver_options: Mapping[str, Any] | None = None,
@@ -100,7 +101,8 @@ def sweep(
             atlases are built first, in ``out``, and every scenario is then a look-up.
         executor: ``ray``, ``local``, or an executor that the caller has entered. ``address`` and ``workers`` are
             for the first (:class:`RayExecutor`).
-        seed, confidence: instead of the grid's own; so is ``cuts`` among the ``options``.
+        seed, confidence: instead of the grid's own; so is ``cuts`` among the ``options``, and ``round_trip_ms``
+            (1e-3 s) of every link.
         certify: prove a lower bound beside the answers of any optimizer.
         chunk: scenarios to a chunk; None suits the grid's size.
         columns: ``full``, ``compact`` (number, strategy and latency, from which the grid and the strategies give the
@@ -125,6 +127,7 @@ def sweep(
         solver=solver,
         seed=seed,
         confidence=confidence,
+        round_trip_ms=round_trip_ms,
         certify=certify,
         time_limit_s=time_limit_s,
         solver_options=solver_options,
@@ -155,8 +158,15 @@ def sweep(
                 manifest.files.pop(names[each.number], None)
             if solver == "atlas":
                 atlases = {
-                    model: grid_atlases(grid, problem, folder=folder, quiet=quiet, **(solver_options or {}))
-                    for model, problem in problems.items()
+                    key: grid_atlases(
+                        grid.of_times(problem.delay.times),
+                        problem,
+                        folder=folder,
+                        quiet=quiet,
+                        name=key,
+                        **(solver_options or {}),
+                    )
+                    for key, problem in problems.items()
                 }
                 how = replace(how, atlases=atlases)
             elif solver == "exact" and address is None:
@@ -186,6 +196,7 @@ def prepare(
     solver: str,
     seed: int | None,
     confidence: float | None,
+    round_trip_ms: float | None,
     certify: bool,
     time_limit_s: float | None,
     solver_options: Mapping[str, Any] | None,
@@ -208,12 +219,15 @@ def prepare(
         raise InputError(f"shard: {shard[0]}/{shard[1]} is no part of a whole; give 1/4 to 4/4 for four parts")
     seed = grid.seed if seed is None else seed
     grid = grid if confidence is None else grid.asking(confidence)
+    grid = grid if round_trip_ms is None else grid.with_round_trip(round_trip_of(round_trip_ms))
     records = options.get("records")
     problems = {}
     for model in grid.models:
         own = records.get(model) if isinstance(records, Mapping) else records
         of_model = {**options, "records": own, "cuts": options.get("cuts") or grid.cuts}
-        problems[model] = assemble(model, **cast(ProblemOptions, of_model))
+        for times in grid.pairs_of_times:
+            key = problem_key(grid, model, times)
+            problems[key] = assemble(model, times=times, **cast(ProblemOptions, of_model))
     _check_snr(grid, problems)
     for problem in problems.values():  # a confidence that records cannot promise ends here, not in every chunk
         problem.required_accuracy(np.zeros(len(grid.confidence)), grid.confidence)
@@ -228,7 +242,7 @@ def prepare(
         "chunk": size,
         "columns": list(wanted),
         "shard": None if shard is None else list(shard),
-        "problems": {model: problem.provenance() for model, problem in problems.items()},
+        "problems": {key: problem.provenance() for key, problem in problems.items()},
     }
     how = How(solver, seed, certify, time_limit_s, solver_options or {}, wanted)
     prepared = Prepared(grid, problems, how, chunks, settings)

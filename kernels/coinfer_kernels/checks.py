@@ -21,6 +21,8 @@ from coinfer_kernels.notation import (
     SpaceTables,
 )
 
+FLOPS_ALONE = np.array([[[1.0, 0.0, 0.0]] * 2] * 2)  # what a codec costs where seconds are not known
+
 
 def array(name: str, value: ArrayLike, dtype: type, dimensions: int) -> NDArray[Any]:
     """``value`` as a contiguous, writable array of that type.
@@ -120,19 +122,30 @@ def cost_tables(cost: CostTables) -> CostTables:
         cut_bits=shaped("cost.cut_bits", cost.cut_bits, np.float64, cuts),
         input_bits=float(cost.input_bits),
         codec_flops=bool(cost.codec_flops),
+        server_quadratic=_or(cost.server_quadratic, cost.quadratic, "cost.server_quadratic", layers),
+        server_linear=_or(cost.server_linear, cost.linear, "cost.server_linear", layers),
+        codec_price=_or(cost.codec_price, FLOPS_ALONE, "cost.codec_price", FLOPS_ALONE.shape),
     )
     for name in ("in_set", "out_set", "cut_set"):
         within(f"cost.{name}", getattr(checked, name), 0, len(kept))
     within("cost.cut_layers", cut_layers, 0, len(in_set) + 1)
     within("cost.cut_kind", checked.cut_kind, CUT_RAW, CUT_NONE + 1)
     within("cost.codec_variable", np.array([checked.codec_variable]), 0, np.iinfo(np.int64).max)
-    if not (np.isfinite(checked.quadratic).all() and (checked.quadratic >= 0).all()):
-        raise ValueError("cost.quadratic: holds negative, NaN or infinite values")
+    for name in ("quadratic", "server_quadratic", "codec_price"):
+        values = getattr(checked, name)
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError(f"cost.{name}: holds negative, NaN or infinite values")
     finite("cost.cut_bits", checked.cut_bits)
     finite("cost.linear", checked.linear)
+    finite("cost.server_linear", checked.server_linear)
     finite("cost.ratio", checked.ratio)
     finite("cost.kept", kept)
     return checked
+
+
+def _or(given: ArrayLike, instead: ArrayLike, name: str, shape: tuple[int, ...]) -> FloatArray:
+    """``given``, or ``instead`` where it is empty."""
+    return shaped(name, given if np.size(given) else instead, np.float64, shape)
 
 
 def cost_of_space(space: SpaceTables, cost: CostTables) -> None:
@@ -204,11 +217,23 @@ def ensemble_tables(tables: EnsembleTables) -> EnsembleTables:
 def scenario_batch(scenarios: Scenarios) -> Scenarios:
     """Check a batch of scenarios. NaN is allowed in ``snr_db`` (a predictor without SNR ignores it)."""
     floor = array("scenarios.accuracy_floor", scenarios.accuracy_floor, np.float64, 1)
-    weights = shaped("scenarios.weights", scenarios.weights, np.float64, (len(floor), 3))
+    weights = four_weights("scenarios.weights", scenarios.weights)
+    if len(weights) != len(floor):
+        raise ValueError(f"scenarios.weights: has {len(weights)} rows for {len(floor)} scenarios; one each is needed")
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError("scenarios.weights: holds negative, NaN or infinite values")
     finite("scenarios.accuracy_floor", floor)
     return Scenarios(weights, floor, shaped("scenarios.snr_db", scenarios.snr_db, np.float64, floor.shape))
+
+
+def four_weights(name: str, value: ArrayLike) -> FloatArray:
+    """Weights (S, 3) or (S, 4) as (S, 4): a crossing costs nothing by itself where nothing is said of it."""
+    rows = array(name, value, np.float64, 2)
+    if rows.shape[1] not in (3, 4):
+        raise ValueError(
+            f"{name}: has {rows.shape[1]} columns; 3 are needed (device FLOP, server FLOP, bit), or 4 (and a crossing)"
+        )
+    return rows if rows.shape[1] == 4 else np.column_stack([rows, np.zeros(len(rows))])
 
 
 def ensemble_of_space(space: SpaceTables, ensemble: EnsembleTables, scenarios: Scenarios) -> None:

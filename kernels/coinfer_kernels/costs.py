@@ -65,12 +65,13 @@ def _convolution_stage(
 @inner
 def _spatial_codec(
     ratio: FloatArray, levels: IntArray, channels: int, height: int, width: int
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float, float, float]:
     """Encoder FLOPs, decoder FLOPs and elements sent of the two-convolution codec; a 1-1-1 stage is left out.
 
-    ``ratio`` (8, M) are the codec's parameter values, ``levels`` (8,) the strategy's levels of them.
+    Then the elements that its stages, on either side alike, read and write, and how many they are. ``ratio`` (8, M) are
+    the codec's parameter values, ``levels`` (8,) the strategy's levels of them.
     """
-    encoder, decoder, between, present = 0.0, 0.0, 0.0, 0
+    encoder, decoder, between, present, moved = 0.0, 0.0, 0.0, 0, 0.0
     for first in (CODEC_RATIO_1, CODEC_RATIO_2):
         share = ratio[first, levels[first]]
         kernel_size = int(ratio[first + 1, levels[first + 1]])
@@ -81,17 +82,18 @@ def _spatial_codec(
         channels, height, width, forth, back = _convolution_stage(channels, height, width, share, kernel_size, stride)
         encoder += forth
         decoder += back
+        moved += between + float(channels * height * width)
         present += 1
     if present == 2:  # a ReLU between the stages, on either side
         encoder += between
         decoder += between
-    return encoder, decoder, float(channels * height * width)
+    return encoder, decoder, float(channels * height * width), moved, float(present)
 
 
 @inner
-def _vector_codec(ratio: FloatArray, levels: IntArray, elements: int) -> tuple[float, float, float]:
-    """Encoder FLOPs, decoder FLOPs and elements sent of the two-layer codec; FLOPs (2 Ci - 1) Co a layer."""
-    encoder, decoder, between, present = 0.0, 0.0, 0.0, 0
+def _vector_codec(ratio: FloatArray, levels: IntArray, elements: int) -> tuple[float, float, float, float, float]:
+    """What :func:`_spatial_codec` says, of the two-layer codec; FLOPs (2 Ci - 1) Co a layer."""
+    encoder, decoder, between, present, moved = 0.0, 0.0, 0.0, 0, 0.0
     for parameter in (CODEC_WIDTH_1, CODEC_WIDTH_2):
         share = ratio[parameter, levels[parameter]]
         if share == 1.0:
@@ -101,33 +103,34 @@ def _vector_codec(ratio: FloatArray, levels: IntArray, elements: int) -> tuple[f
         encoder += (2.0 * elements - 1.0) * out
         decoder += (2.0 * out - 1.0) * elements
         elements = out
+        moved += between + float(elements)
         present += 1
     if present == 2:
         encoder += between
         decoder += between
-    return encoder, decoder, float(elements)
+    return encoder, decoder, float(elements), moved, float(present)
 
 
 @inner
 def _layer_flops(cost: CostTables, device_layers: int, levels: IntArray) -> tuple[float, float]:
-    """FLOPs of the first ``device_layers`` layers and of the rest."""
+    """FLOPs (or seconds) of the first ``device_layers`` layers on the device and of the rest on the server."""
     # Arrays of a tuple are taken out once: each access inside the loop would count references.
-    in_set, out_set, quadratic, linear = cost.in_set, cost.out_set, cost.quadratic, cost.linear
-    kept = cost.kept
+    in_set, out_set, kept = cost.in_set, cost.out_set, cost.kept
+    quadratic, linear = cost.quadratic, cost.linear
     device, server = 0.0, 0.0
-    for layer in range(in_set.shape[0]):
+    for layer in range(device_layers):
         k_out = _kept(kept, out_set[layer], levels)
-        flop = quadratic[layer] * _kept(kept, in_set[layer], levels) * k_out + linear[layer] * k_out
-        if layer < device_layers:
-            device += flop
-        else:
-            server += flop
+        device += quadratic[layer] * _kept(kept, in_set[layer], levels) * k_out + linear[layer] * k_out
+    quadratic, linear = cost.server_quadratic, cost.server_linear
+    for layer in range(device_layers, in_set.shape[0]):
+        k_out = _kept(kept, out_set[layer], levels)
+        server += quadratic[layer] * _kept(kept, in_set[layer], levels) * k_out + linear[layer] * k_out
     return device, server
 
 
 @inner
 def codec_cost(cost: CostTables, cut: int, levels: IntArray) -> tuple[float, float, float]:
-    """What crossing the cut costs: encoder FLOPs, decoder FLOPs (where they count), uplink bits."""
+    """What crossing the cut costs: encoder and decoder (where they count) in FLOPs or seconds, uplink bits."""
     kind = cost.cut_kind[cut]
     if kind == CUT_NONE:
         return 0.0, 0.0, 0.0
@@ -137,11 +140,14 @@ def codec_cost(cost: CostTables, cut: int, levels: IntArray) -> tuple[float, flo
         return 0.0, 0.0, channels * height * width * cost.input_bits
     codec_levels = levels[cost.codec_variable : cost.codec_variable + CODEC_VARIABLES]
     if kind == CUT_SPATIAL:
-        encoder, decoder, elements = _spatial_codec(cost.ratio, codec_levels, channels, height, width)
+        encoder, decoder, elements, moved, stages = _spatial_codec(cost.ratio, codec_levels, channels, height, width)
     else:
-        encoder, decoder, elements = _vector_codec(cost.ratio, codec_levels, channels * height * width)
+        encoder, decoder, elements, moved, stages = _vector_codec(cost.ratio, codec_levels, channels * height * width)
     if not cost.codec_flops:
-        encoder, decoder = 0.0, 0.0
+        return 0.0, 0.0, elements * cost.cut_bits[cut]
+    price, form = cost.codec_price, 0 if kind == CUT_SPATIAL else 1
+    encoder = encoder * price[0, form, 0] + moved * price[0, form, 1] + stages * price[0, form, 2]
+    decoder = decoder * price[1, form, 0] + moved * price[1, form, 1] + stages * price[1, form, 2]
     return encoder, decoder, elements * cost.cut_bits[cut]
 
 
@@ -155,9 +161,9 @@ def cost_row(cost: CostTables, cut: int, levels: IntArray) -> tuple[float, float
 
 @inner
 def objective_of(weights: FloatArray, device: float, server: float, uplink: float) -> float:
-    """T = F_d / theta_d + F_s / theta_s + bits / R, or an energy, by the scenario's three weights."""
+    """T = F_d / theta_d + F_s / theta_s + bits / R, and a crossing where bits are sent, by the scenario's 4 weights."""
     objective: float = device * weights[0] + server * weights[1] + uplink * weights[2]
-    return objective
+    return objective + (weights[3] if uplink > 0.0 else 0.0)
 
 
 @kernel
@@ -216,7 +222,7 @@ def strategy_costs(cost: CostTables, cut_variable: int, levels: ArrayLike) -> Fl
 
 
 def latencies(costs: ArrayLike, weights: ArrayLike, threads: int | None = 1) -> FloatArray:
-    """Objective (n, S) of every strategy in every scenario, from costs (n, 3) and weights (S, 3).
+    """Objective (n, S) of every strategy in every scenario, from costs (n, 3) and weights (S, 3) or (S, 4).
 
     ``threads`` share the strategies; None for all that numba may use.
 
@@ -224,7 +230,7 @@ def latencies(costs: ArrayLike, weights: ArrayLike, threads: int | None = 1) -> 
         ValueError: wrong shapes.
     """
     strategies = _three_columns("costs", costs)
-    per_scenario = _three_columns("weights", weights)
+    per_scenario = checks.four_weights("weights", weights)
     out = np.empty((len(strategies), len(per_scenario)))
     run_parts(
         lambda start, stop: _latency_rows(strategies, per_scenario, start, stop, out),

@@ -17,7 +17,9 @@ server, bits on the uplink. A scenario is a **weight** for each of them, so that
 
     T = device_flop * w[0] + server_flop * w[1] + uplink_bit * w[2]          w = (1/theta_d, 1/theta_s, 1/R)  [s]
 
-and likewise an energy in joules. FLOPs and bits are whole numbers below 2**53, kept in float64 without loss.
+and likewise an energy in joules. A fourth weight, where there is one, is what crossing the link costs by itself, a
+round trip above all: w[3] is added for a strategy that sends anything, ``uplink_bit > 0``. FLOPs and bits are whole
+numbers below 2**53, kept in float64 without loss.
 """
 
 from typing import NamedTuple
@@ -53,11 +55,17 @@ class SpaceTables(NamedTuple):
 
 
 class CostTables(NamedTuple):
-    """FLOPs and bits as functions of the levels.
+    """FLOPs and bits as functions of the levels; or seconds in place of FLOPs, on either side.
 
     A layer with k_in kept input and k_out kept output channels costs ``quadratic * k_in * k_out + linear * k_out``
     FLOPs. ``in_set`` and ``out_set`` index the rows of ``kept``; row P of ``kept`` is all ones and stands for
-    channels that are never pruned (their number is inside the coefficients).
+    channels that are never pruned (their number is inside the coefficients). A cost in k_in alone, or a constant, is a
+    layer more: one that has the input's set, or row P, as its ``out_set``.
+
+    ``server_quadratic`` and ``server_linear``, where they are not empty, are what the layers cost on the server, and
+    ``quadratic`` and ``linear`` then hold for the device alone: measured seconds are another function on each side.
+    ``codec_price`` says what the codec costs by its FLOPs, the elements that it reads and writes, and its stages; empty
+    it stands for its FLOPs.
     """
 
     in_set: IntArray  # (L,)
@@ -76,6 +84,10 @@ class CostTables(NamedTuple):
     cut_bits: FloatArray  # (C,) bits of one element of what crosses, but for CUT_RAW
     input_bits: float  # bits of one element of the network's input on the link
     codec_flops: bool  # whether the codec's own FLOPs count (the paper neglects them)
+    server_quadratic: FloatArray = np.empty(0)  # (L,), or (0,): as on the device
+    server_linear: FloatArray = np.empty(0)  # (L,), or (0,)
+    # (2, 2, 3): on the device and the server; of a spatial codec and of one for vectors; a FLOP, an element, a stage
+    codec_price: FloatArray = np.empty((0, 2, 3))
 
 
 class EnsembleTables(NamedTuple):
@@ -102,7 +114,7 @@ class EnsembleTables(NamedTuple):
 class Scenarios(NamedTuple):
     """A batch of scenarios."""
 
-    weights: FloatArray  # (S, 3) objective per device FLOP, server FLOP and uplink bit
+    weights: FloatArray  # (S, 3) objective per device FLOP, server FLOP and uplink bit; (S, 4): and per crossing
     accuracy_floor: FloatArray  # (S,) least predicted accuracy, in 0..1
     snr_db: FloatArray  # (S,) the predictor's last feature where F = V + 1; ignored where F = V
 

@@ -66,7 +66,7 @@ class CutTables(NamedTuple):
     codec: FloatArray  # (1,) the codec's share of the objective's bound
     pair: FloatArray  # (Q,) objective per kept input and output channel
     line: FloatArray  # (P + 1,) objective per kept output channel
-    weights: FloatArray  # (3,) of the scenario
+    weights: FloatArray  # (4,) of the scenario
     levels: IntArray  # (V,) room for a strategy
     corner: IntArray  # (V,) levels of the strategy that has the objective's bound
     scratch: FloatArray  # (2, T)
@@ -104,7 +104,7 @@ def new_cut_tables(model: ExactModel) -> CutTables:
         codec=np.zeros(1),
         pair=np.zeros(model.pair_in.shape[0]),
         line=np.zeros(model.kept.shape[0]),
-        weights=np.zeros(3),
+        weights=np.zeros(4),
         levels=np.zeros(variables, np.int64),
         corner=np.zeros(variables, np.int64),
         scratch=np.zeros((2, trees)),
@@ -115,7 +115,7 @@ def new_cut_tables(model: ExactModel) -> CutTables:
 def price_cut(problem: Problem, model: ExactModel, s: int, cut: int, at: CutTables) -> None:
     """Fill in what the objective at one cut of scenario s needs, and the box of its strategies."""
     weights = problem.scenarios.weights
-    for i in range(3):
+    for i in range(4):
         at.weights[i] = weights[s, i]
     for q in range(at.pair.shape[0]):
         at.pair[q] = model.pair_flop[cut, 0, q] * weights[s, 0] + model.pair_flop[cut, 1, q] * weights[s, 1]

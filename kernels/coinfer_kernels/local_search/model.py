@@ -160,9 +160,11 @@ def _useful_levels(problem: Problem, v: int, classes: IntArray, linear: FloatArr
     """
     cost, own = problem.cost, np.arange(problem.space.n_levels[v])
     if v < len(cost.kept) - 1:
-        least = cost.quadratic * cost.kept.min(axis=1)[cost.in_set] + cost.linear
+        fewest, outputs = cost.kept.min(axis=1)[cost.in_set], cost.out_set == v
+        sides = (cost.quadratic, cost.linear), (cost.server_quadratic, cost.server_linear)
         # Where a layer costs less than nothing per output channel, nothing is known.
-        if (np.diff(cost.kept[v, own]) > 0).any() or (least[cost.out_set == v] < 0).any():
+        falls = any((quadratic * fewest + linear)[outputs].min(initial=0.0) < 0 for quadratic, linear in sides)
+        if (np.diff(cost.kept[v, own]) > 0).any() or falls:
             return own
         first = 0
     elif 0 <= v - cost.codec_variable < CODEC_VARIABLES:

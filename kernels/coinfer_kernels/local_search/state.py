@@ -21,7 +21,7 @@ class Here(NamedTuple):
     """One scenario at one cut, and the strategy in hand. K: most places of a variable."""
 
     cut: IntArray  # (1,)
-    weights: FloatArray  # (3,) of the scenario
+    weights: FloatArray  # (4,) of the scenario
     floor: FloatArray  # (1,)
     pair: FloatArray  # (Q,) objective per kept input and output channel
     line: FloatArray  # (P + 1,) objective per kept output channel
