@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from coinfer_ray.errors import InputError
+
 Command = TypeVar("Command", bound=Callable[..., None])
 
 CutsChoice = Literal["all", "inner"]
@@ -19,7 +21,17 @@ AccuracyChoice = Literal["validation", "test"]
 ObjectiveChoice = Literal["latency", "energy"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Model = Annotated[str, typer.Option("--model", help="Network, see `coinfer models`.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Network: a name (see `coinfer models`), package.module:callable, or a layer graph (.json); default: that "
+        "of --records.",
+    ),
+]
+TrainedModel = Annotated[
+    str, typer.Option("--model", help="Network: a name (see `coinfer models`), or package.module:callable.")
+]
 InputPx = Annotated[
     int | None,
     typer.Option(
@@ -143,6 +155,22 @@ def takes(*groups: Group) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def network_of(model: str | None, records: Path | None) -> Any:
+    """What a command's ``--model`` names; without one the network of its ``--records``.
+
+    Raises:
+        InputError: neither is given.
+    """
+    if model is not None:
+        return model
+    if records is None:
+        raise InputError("model: missing; give --model, or the --records of a network")
+    from coinfer_ray.predictor.predictor import Predictor
+    from coinfer_ray.records.store import read_records
+
+    return Predictor.load(records).layer_graph if records.suffix == ".npz" else read_records(records).graph
 
 
 def given(chosen: Mapping[str, Any]) -> dict[str, Any]:

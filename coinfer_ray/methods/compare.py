@@ -11,6 +11,7 @@ import numpy as np
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.methods.proposed import Proposed
 from coinfer_ray.methods.registry import DEFAULT_METHODS, METHODS, Method
+from coinfer_ray.models.source import ModelLike
 from coinfer_ray.optimizer.optimize import TIME_LIMIT_S, OptimizeOptions, explain_infeasible, split_options
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER
@@ -20,7 +21,7 @@ from coinfer_ray.scenarios.scenario import Device, Given, Link, Objective, Scena
 
 
 def compare(
-    model: str,
+    model: ModelLike,
     device: Device | Given | None = None,
     server: Server | Given | None = None,
     link: Link | Given | None = None,

@@ -26,6 +26,7 @@ from coinfer_kernels import (
 from coinfer_kernels.warm_up import compile_solvers
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.models.source import ModelLike
 from coinfer_ray.optimizer.problem import UNREACHABLE, Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, best_accuracy, solve
 from coinfer_ray.problem.strategy import Strategy
@@ -52,6 +53,7 @@ class Answer:
     ``seconds`` is the time of the search alone, without reading and fitting the records. ``energy_j`` is None
     unless energy was the objective. ``lower_bound_s``: no strategy that the predictor holds for accurate enough is
     faster; ``gap``: by which share the answer may be above the best; both None where nothing was proven.
+    ``graph_fingerprint``: of the network's layer graph.
     """
 
     model: str
@@ -77,6 +79,7 @@ class Answer:
     seconds: float
     lower_bound_s: float | None = None
     gap: float | None = None
+    graph_fingerprint: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``coinfer optimize --json`` prints."""
@@ -88,7 +91,7 @@ class OptimizeOptions(ProblemOptions, ScenarioNumbers, total=False):
 
 
 def optimize(
-    model: str,
+    model: ModelLike,
     device: Device | Given | None = None,
     server: Server | Given | None = None,
     link: Link | Given | None = None,
@@ -102,8 +105,9 @@ def optimize(
 ) -> Answer:
     """The strategy with the least latency (or energy) whose accuracy stays within ``max_loss`` of the base's.
 
-    ``model`` is a network's name (``coinfer models`` lists them). ``objective``: ``latency`` in seconds, or ``energy``,
-    the device's in joules, which needs its powers.
+    ``model`` is a network's name (``coinfer models`` lists them), ``package.module:callable``, a layer graph file, or
+    an ``nn.Module`` or what builds one (:func:`coinfer_ray.models.source.resolve_model`). ``objective``: ``latency`` in
+    seconds, or ``energy``, the device's in joules, which needs its powers.
 
     ``device``, ``server`` and ``link`` are the paper's presets by name, YAML files, or objects of
     :mod:`coinfer_ray.scenarios.scenario`. ``options`` are those of
@@ -213,6 +217,7 @@ def answer(
         seconds=seconds,
         lower_bound_s=bound if objective == "latency" and np.isfinite(bound) else None,
         gap=gap if np.isfinite(gap) else None,
+        graph_fingerprint=problem.graph.fingerprint,
     )
 
 

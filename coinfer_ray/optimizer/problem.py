@@ -13,6 +13,7 @@ from coinfer_kernels.notation import CUT_NONE, CUT_RAW, Solutions
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
+from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.predictor.fit import DEFAULT_REGRESSOR, RecordsSource
 from coinfer_ray.predictor.obtain import obtain_predictor
@@ -275,11 +276,12 @@ class ProblemOptions(TypedDict, total=False):
     regressor: str
 
 
-def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptions]) -> Problem:
+def assemble(model: ModelLike, *, predict: bool = True, **options: Unpack[ProblemOptions]) -> Problem:
     """Read the network's graph, load or fit the predictor, and build the tables.
 
-    ``predict=False`` leaves the predictor out: for methods that need no records, at any ``input_px`` (default: that
-    of the shipped records, else the paper's 224).
+    ``model`` is what :func:`coinfer_ray.models.source.resolve_model` takes; where the records carry a layer graph that
+    one counts, and none is read or traced. ``predict=False`` leaves the predictor out: for methods that need no
+    records, at any ``input_px`` (default: that of the shipped records or of the graph's file, else the paper's 224).
 
     Raises:
         InputError: unknown names, or records that cannot be used for this network.
@@ -287,6 +289,7 @@ def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptio
     input_bits = options.get("input_bits", INPUT_BITS)
     check_input_bits(input_bits)
     accuracy, input_px = options.get("accuracy", "validation"), options.get("input_px")
+    source = resolve_model(model)
     predictor = None
     if predict:
         records = options.get("records")
@@ -294,7 +297,7 @@ def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptio
             raise InputError("records: a mapping by network is for a sweep; give the records of the one network")
         predictor = obtain_predictor(
             records,
-            model=model,
+            model=source,
             input_px=input_px,
             regressor=options.get("regressor", DEFAULT_REGRESSOR),
             accuracy=accuracy,
@@ -307,11 +310,13 @@ def assemble(model: str, *, predict: bool = True, **options: Unpack[ProblemOptio
         if FLOAT_BITS not in widths:
             raise InputError("feature bits: the records come from a noisy channel, over which floats are sent; give 32")
         widths = (FLOAT_BITS,)
-    graph = load_graph(model, input_px or usual_input_px(model))
+    graph = load_graph(source, input_px or usual_input_px(source)) if predictor is None else predictor.layer_graph
     space = SearchSpace(graph, cuts=options.get("cuts", "all"), feature_bits=widths)
     expected = len(space.feature_names)
     if predictor is not None and predictor.feature_names[:expected] != space.feature_names:
-        raise InputError(f"predictor: sees other variables than {model} has; fit its records again with `coinfer fit`")
+        raise InputError(
+            f"predictor: sees other variables than {graph.model} has; fit its records again with `coinfer fit`"
+        )
     delay = DelayCalculator(space, input_bits=input_bits, codec_flops=options.get("codec_flops", True))
     problem = Problem(space, delay, predictor, accuracy)
     noise_free = predictor is not None and not predictor.noisy

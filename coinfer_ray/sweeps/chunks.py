@@ -95,7 +95,7 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
     floor = problem.base_accuracy - batch.max_loss
     scenarios = Scenarios(weights, floor, batch.snr_db)
     if how.atlases is not None:
-        found = solve_by_atlas(problem, scenarios, how.atlases[problem.graph.model], confidence)
+        found = solve_by_atlas(problem, scenarios, how.atlases[grid.models[chunk.model]], confidence)
     else:
         found = solve(
             problem,

@@ -20,6 +20,8 @@ import numpy as np
 
 from coinfer_ray.atlas.build import grid_atlases, rename_old_atlases
 from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.source import ModelSource, resolve_model
 from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, OPTIMIZERS
 from coinfer_ray.runtime.executors import Envelope, Executor, make_executor
@@ -61,7 +63,8 @@ def sweep(
     """Solve every scenario of ``grid`` and return the answers as a data set, in the order of their numbers.
 
     Args:
-        grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path.
+        grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path. The mapping's networks may be
+            whatever :func:`coinfer_ray.models.source.resolve_model` takes.
         out: folder of the chunks; run again with the same to resume. It holds answers alone besides files whose
             names begin with ``_`` or a dot: any reader of Parquet takes the folder, or ``FOLDER/*.parquet``. None:
             nothing is kept, the data set is in memory.
@@ -85,6 +88,9 @@ def sweep(
         RuntimeError: chunks failed: their worker died or raised. They have no file, ``_failed.json`` says why; what
             is done stays, and running again tries them again.
     """
+    networks: dict[str, ModelSource] = {}
+    if isinstance(grid, Mapping):
+        grid, networks = _named(grid)
     grid = grid if isinstance(grid, Grid) else read_grid(grid) if isinstance(grid, str | Path) else parse_grid(grid)
     check_name("solver", solver, SOLVERS)
     if chunk is not None and chunk < 1:
@@ -96,7 +102,9 @@ def sweep(
     for model in grid.models:
         own = records.get(model) if isinstance(records, Mapping) else records
         of_model = {**options, "records": own, "cuts": options.get("cuts") or grid.cuts}
-        problems[model] = assemble(model, **cast(ProblemOptions, of_model))
+        problems[model] = assemble(networks.get(model, model), **cast(ProblemOptions, of_model))
+    if len({problem.graph.model for problem in problems.values()}) < len(problems):
+        raise InputError(f"grid: model: two of {', '.join(grid.models)} are the same network; name each once")
     _check_snr(grid, problems)
     for problem in problems.values():  # a confidence that records cannot promise ends here, not in every chunk
         problem.required_accuracy(np.zeros(len(grid.confidence)), grid.confidence)
@@ -137,6 +145,21 @@ def sweep(
             with running as started:
                 _run(started, {"grid": grid, "problems": problems, "how": how}, folder, pending, len(grid), quiet)
         return _open(folder, chunks, in_memory=out is None)
+
+
+def _named(grid: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ModelSource]]:
+    """A grid's mapping with names in place of networks that are objects, and these by name."""
+    document, given = dict(grid), grid.get("model")
+    if not isinstance(given, list | tuple):
+        return document, {}
+    networks, names = {}, []
+    for each in given:
+        if callable(each) or isinstance(each, LayerGraph | ModelSource):
+            source = resolve_model(each)
+            networks[source.name], each = source, source.name
+        names.append(each)
+    document["model"] = names
+    return document, networks
 
 
 def _run(
