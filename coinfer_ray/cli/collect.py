@@ -128,9 +128,10 @@ def collect(
 
         source = resolve_model(model)
         check_known(source)
-        splits = load_data(data)
+        # Whose size is that of the images is known when these are there.
+        images = load_data(data) if source.own and input_px is None else data
         settings = replace(
-            default_settings(source, input_px or usual_px(source, splits)),
+            default_settings(source, input_px or usual_px(source, images)),
             validation_images=validation_images,
             test_images=test_images,
             any_base=any_base,
@@ -143,8 +144,8 @@ def collect(
         gpus = gpu_share() if gpus_per_worker is None else gpus_per_worker
         with make_executor(executor, address=address, workers=workers, gpus_per_worker=gpus) as running:
             summary = run(
-                source,
-                splits,
+                model,
+                images,
                 out,
                 candidates,
                 repeats=repeats,

@@ -195,11 +195,12 @@ def collect(
     return CollectSummary(folder, candidates, trained, failed, *measured, unfinished)
 
 
-def usual_px(model: ModelLike, data: DataSplits) -> int:
-    """The side of the input in pixels where none is asked for: the images' own for a user's own network, else
-    :func:`coinfer_ray.records.store.usual_input_px`."""
-    source = resolve_model(model)
-    return int(data.train.images.shape[1]) if source.own else usual_input_px(source)
+def usual_px(source: ModelSource, data: DataSplits | str | Path) -> int:
+    """The side of the input in pixels where none is asked for: that of the images, where they are loaded, for a user's
+    own network, else :func:`coinfer_ray.records.store.usual_input_px`."""
+    if source.own and isinstance(data, DataSplits):
+        return int(data.train.images.shape[1])
+    return usual_input_px(source)
 
 
 def _of_own_network(source: ModelSource, graph: LayerGraph, data: DataSplits, normalised: bool) -> dict[str, Any]:

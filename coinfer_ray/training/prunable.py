@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.source import ModelLike
@@ -238,7 +239,11 @@ def measure_batch_norms(
         norm.momentum = None  # an average in which every batch counts as much as any other
         norm.train()
     resident = ResidentImages.of(images, device).take(slice(0, count))
-    for start in range(0, len(resident) - len(resident) % batch_size or len(resident), batch_size):
+    instance = [norm for norm in norms if isinstance(norm, _InstanceNorm)]
+    starts = range(0, len(resident) - len(resident) % batch_size or len(resident), batch_size)
+    for number, start in enumerate(starts, 1):
+        for norm in instance:
+            norm.momentum = 1 / number  # the same average: these take None for none at all
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
             network(preprocess(resident.images[start : start + batch_size]))
     for norm, momentum in zip(norms, momenta, strict=True):
