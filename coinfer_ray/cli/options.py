@@ -86,6 +86,9 @@ FeatureBits = Annotated[
         help="Of a feature's value on the link: 32 (floats, as in the paper), 8, or the better one.",
     ),
 ]
+Multiple = Annotated[
+    int, typer.Option("--multiple", min=1, help="Keep channels of pruned layers in multiples of this, such as 8.")
+]
 InputBits = Annotated[float, typer.Option("--input-bits", help="Bits of one element of the raw input on the link.")]
 
 Device = Annotated[str | None, typer.Option("--device", help="rpi3b+, rpi4b, tk1, or a YAML file.")]
@@ -129,6 +132,7 @@ PROBLEM: Group = {
     "input_px": (InputPx, None),
     "cuts": (Cuts, "all"),
     "feature_bits": (FeatureBits, "any"),
+    "multiple": (Multiple, 1),
     "codec_flops": (CodecFlops, "count"),
     "input_bits": (InputBits, 32.0),
 }

@@ -167,6 +167,7 @@ class Problem:
             "codec_flops": "count" if tables.codec_flops else "neglect",
             "feature_bits": list(self.space.feature_bits),
             "input_bits": tables.input_bits,
+            **({} if self.space.multiple == 1 else {"multiple": self.space.multiple}),
         }
 
 
@@ -257,19 +258,20 @@ def _keys(levels: np.ndarray) -> np.ndarray:
 class ProblemOptions(TypedDict, total=False):
     """What decides a :class:`Problem`, apart from the network; everything may be left out.
 
-    ``input_px``: side of the input in pixels (default: the records'). ``records``: records, a predictor, or the path
-    of either (default: the shipped records; a sweep takes a mapping by network as well). ``cuts``: ``all`` partition
-    points, or the ``inner`` ones 1..N-1 as in the paper. ``feature_bits``: of a value of the feature on the link, 32
-    (a float, as in the paper), 8, or ``any`` of the two; over noisy links floats alone. ``codec_flops``: whether the
-    codec's own FLOPs count. ``input_bits``: bits of one element of the raw input on the link. ``accuracy``: the
-    measured accuracy that counts, ``validation`` or ``test``. ``regressor``: what is fitted to records
-    (:data:`coinfer_ray.predictor.regressors.REGRESSORS`).
+    ``input_px``: side of the input in pixels (default: the records'). ``records``: records, a predictor, or the path of
+    either (default: the shipped records; a sweep takes a mapping by network as well). ``cuts``: ``all`` partition
+    points, or the ``inner`` ones 1..N-1 as in the paper. ``feature_bits``: of a value of the feature on the link, 32 (a
+    float, as in the paper), 8, or ``any`` of the two; over noisy links floats alone. ``multiple``: kept channels of a
+    pruned set in multiples of it (default 1). ``codec_flops``: whether the codec's own FLOPs count. ``input_bits``:
+    bits of one element of the raw input on the link. ``accuracy``: the measured accuracy that counts, ``validation`` or
+    ``test``. ``regressor``: what is fitted to records (:data:`coinfer_ray.predictor.regressors.REGRESSORS`).
     """
 
     input_px: int | None
     records: Predictor | RecordsSource | Mapping[str, Any] | None
     cuts: Cuts
     feature_bits: FeatureBits
+    multiple: int
     codec_flops: bool
     input_bits: float
     accuracy: Split
@@ -311,7 +313,9 @@ def assemble(model: ModelLike, *, predict: bool = True, **options: Unpack[Proble
             raise InputError("feature bits: the records come from a noisy channel, over which floats are sent; give 32")
         widths = (FLOAT_BITS,)
     graph = load_graph(source, input_px or usual_input_px(source)) if predictor is None else predictor.layer_graph
-    space = SearchSpace(graph, cuts=options.get("cuts", "all"), feature_bits=widths)
+    space = SearchSpace(
+        graph, cuts=options.get("cuts", "all"), feature_bits=widths, multiple=options.get("multiple", 1)
+    )
     expected = len(space.feature_names)
     if predictor is not None and predictor.feature_names[:expected] != space.feature_names:
         raise InputError(

@@ -43,6 +43,7 @@ def refine(
     input_px: int | None = None,
     cuts: Cuts = "all",
     feature_bits: FeatureBits = "any",
+    multiple: int = 1,
     codec_flops: bool = True,
     input_bits: float = INPUT_BITS,
     accuracy: Split = "validation",
@@ -71,6 +72,7 @@ def refine(
             records=found,
             cuts=cuts,
             feature_bits=feature_bits,
+            multiple=multiple,
             codec_flops=codec_flops,
             input_bits=input_bits,
             accuracy=accuracy,
@@ -91,6 +93,8 @@ def refine(
         "optimizer": optimizer,
         "seed": seed,
     }
+    if multiple > 1:
+        options["multiple"] = multiple
     with run_folder(out, "search", options) as folder:
         verifier = Verifier(start.info, splits, network, executor, folder=folder, quiet=quiet)
 
