@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from coinfer_ray.errors import InputError, check_name
-from coinfer_ray.models.library import load_graph
 from coinfer_ray.problem.costs import objective
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Strategy
@@ -78,7 +77,7 @@ class Benchmark:
             parts += [_of_choices(choices.of(each), choices.of(each, "test"), each, base) for each in choices.methods]
         joined = {name: [value for part in parts for value in part[name]] for name in parts[0]}
         return cls(
-            space=SearchSpace(load_graph(records.model, records.input_px)),
+            space=SearchSpace(records.graph),
             method=np.array(joined["method"]),
             strategies=tuple(joined["strategy"]),
             asked=tuple(joined["asked"]),

@@ -58,8 +58,8 @@ Run the same line again after it was stopped: it goes on where it was.
 
 @options.takes(options.PROBLEM)
 def build(
-    model: options.Model,
     out: Annotated[Path, typer.Option("--out", help="The atlas's file (Parquet).")],
+    model: options.Model = None,
     *,
     device_gflops: Annotated[str, typer.Option("--device-gflops", help="LOW:HIGH, or one speed.")] = "0.1:1000",
     server_gflops: Annotated[str, typer.Option("--server-gflops", help="LOW:HIGH, or one speed.")] = "10600",
@@ -93,7 +93,7 @@ def build(
             read_range("server gflops", server_gflops, 1e9),
             read_range("rate mbps", rate_mbps, 1e6),
         )
-        problem = assemble(model, **options.given(chosen))
+        problem = assemble(options.network_of(model, chosen["records"]), **options.given(chosen))
         atlas = run(
             problem,
             ranges,

@@ -24,13 +24,14 @@ def register(app: typer.Typer) -> None:
 \b
   coinfer collect --model alexnet --data cifar10:images --out records/ --candidates 300 --input-px 64
   coinfer collect --model alexnet --data photos/ --out noisy/ --candidates 150 --snr-db 0:50 --executor local
+  coinfer collect --model nets:Small --data photos/ --out records/ --candidates 100 --weights small.safetensors
   coinfer collect --model alexnet --data photos/ --out records/ --candidates 100 --known records.parquet --near 0.05
 """,
     )(collect)
 
 
 def collect(
-    model: options.Model,
+    model: options.TrainedModel,
     data: Annotated[
         str,
         typer.Option("--data", help="Folder of images, cifar10:DIR to download into DIR, or digits, which needs none."),
@@ -81,6 +82,22 @@ def collect(
         int | None, typer.Option("--test-images", min=1, help="Test images to measure a candidate on.")
     ] = None,
     base: Annotated[Path | None, typer.Option("--base", help="Trained base network; default: train one first.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="Weights of the base network, which is then trained only on as many images as --base-images and "
+            "--prunable-images say: a .safetensors file, a torch state dict, or `own`: those that --model builds.",
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", metavar="R,G,B", help="Normalise images by it, 0..1; default: the training images'."),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option("--std", metavar="R,G,B", help="Normalise images by it, 0..1; default: the training images'."),
+    ] = None,
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Take a base network that is no better than guessing: for trials.")
     ] = False,
@@ -97,14 +114,24 @@ def collect(
     """Train candidates for real, one record each; run again to resume."""
     check_output(pack, "records")
     snr_range = None if snr_db is None else _decibel_range(snr_db)
+    means, deviations = (
+        None if each is None else _colours(name, each) for name, each in (("mean", mean), ("std", std))
+    )
     with stdout_for_answers():
-        from coinfer_ray.records.store import usual_input_px
+        from coinfer_ray.models.library import check_known
+        from coinfer_ray.models.source import resolve_model
         from coinfer_ray.runtime.executors import make_executor
         from coinfer_ray.training.collect import collect as run
+        from coinfer_ray.training.collect import usual_px
+        from coinfer_ray.training.data import load_data
         from coinfer_ray.training.worker import default_settings, gpu_share
 
+        source = resolve_model(model)
+        check_known(source)
+        # Whose size is that of the images is known when these are there.
+        images = load_data(data) if source.own and input_px is None else data
         settings = replace(
-            default_settings(model, input_px or usual_input_px(model)),
+            default_settings(source, input_px or usual_px(source, images)),
             validation_images=validation_images,
             test_images=test_images,
             any_base=any_base,
@@ -118,7 +145,7 @@ def collect(
         with make_executor(executor, address=address, workers=workers, gpus_per_worker=gpus) as running:
             summary = run(
                 model,
-                data,
+                images,
                 out,
                 candidates,
                 repeats=repeats,
@@ -131,6 +158,9 @@ def collect(
                 base_images=base_images,
                 prunable_images=prunable_images,
                 base=base,
+                weights=weights,
+                mean=means,
+                std=deviations,
                 known=known,
                 near=near,
             )
@@ -147,6 +177,13 @@ def collect(
             f"base accuracy {summary.base_validation_accuracy:.4f} (validation), "
             f"{summary.base_test_accuracy:.4f} (test)"
         )
+
+
+def _colours(name: str, text: str) -> list[float]:
+    try:
+        return [float(each) for each in text.split(",")]
+    except ValueError:
+        raise InputError(f"--{name}: {text!r} is no list of numbers; write R,G,B, for example 0.49,0.48,0.45") from None
 
 
 def _decibel_range(text: str) -> tuple[float, float]:

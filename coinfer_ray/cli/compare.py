@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 @options.takes(options.SCENARIO, options.PROBLEM)
 def compare(
-    model: options.Model,
+    model: options.Model = None,
     *,
     methods: Annotated[
         str | None,
@@ -50,7 +50,7 @@ def compare(
 
         announce_compilation()
         rows = run(
-            model,
+            options.network_of(model, chosen["records"]),
             **options.given(chosen),
             methods=DEFAULT_METHODS if methods is None else [name.strip() for name in methods.split(",")],
             optimizer=optimizer,

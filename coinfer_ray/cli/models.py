@@ -23,18 +23,30 @@ def register(app: typer.Typer) -> None:
   coinfer models
   coinfer models alexnet --input-px 64
   coinfer models regnet_x_400mf --json
+  coinfer models nets:Small --input-px 32 --json > small.json
 """,
     )(models)
 
 
 def models(
-    model: Annotated[str | None, typer.Argument(help="Network whose layers to show; without it, all networks.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Network whose layers to show: a name, package.module:callable or a layer graph (.json); without it, "
+            "all networks."
+        ),
+    ] = None,
     input_px: options.InputPx = None,
+    classes: Annotated[
+        int | None,
+        typer.Option("--classes", min=1, help="Class scores of a network that lets itself be told; default: 10."),
+    ] = None,
     json: options.Json = False,
     write: Annotated[Path | None, typer.Option("--write", help="Trace the shipped networks again into DIR.")] = None,
 ) -> None:
     """List the networks, or one network's layers and cuts."""
-    from coinfer_ray.models.library import load_graph, shipped_graphs
+    from coinfer_ray.models.library import CLASSES, load_graph, shipped_graphs
+    from coinfer_ray.models.source import resolve_model
 
     if write is not None:
         from coinfer_ray.models.library import write_graphs
@@ -57,7 +69,9 @@ def models(
         with stdout_for_answers():
             from coinfer_ray.records.store import usual_input_px
 
-            graph = load_graph(model, usual_input_px(model) if input_px is None else input_px)
+            source = resolve_model(model)
+            pixels = usual_input_px(source) if input_px is None else input_px
+            graph = load_graph(source, pixels, CLASSES if classes is None else classes)
         if json:
             print_json(graph.to_json())
         else:

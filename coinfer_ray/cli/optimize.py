@@ -24,13 +24,14 @@ def register(app: typer.Typer) -> None:
   coinfer optimize --model alexnet --device-gflops 12 --server p100 --link 4g --round-trip-ms 40
   coinfer optimize --model alexnet --device rpi4b --server p100 --link 3g --max-loss 0.05 --confidence 0.95
   coinfer optimize --model alexnet --device tk1 --server p100 --link wifi --optimizer paper --cuts inner
+  coinfer optimize --records own-records/ --device rpi4b --server p100 --link 4g
 """,
     )(optimize)
 
 
 @options.takes(options.SCENARIO, options.PROBLEM)
 def optimize(
-    model: options.Model,
+    model: options.Model = None,
     *,
     optimizer: options.Optimizer = "exact",
     time_limit: options.TimeLimit = 10.0,
@@ -47,7 +48,7 @@ def optimize(
 
         announce_compilation()
         answer = run(
-            model,
+            options.network_of(model, chosen["records"]),
             **options.given(chosen),
             optimizer=optimizer,
             objective=objective,

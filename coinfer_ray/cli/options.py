@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from coinfer_ray.errors import InputError
+
 Command = TypeVar("Command", bound=Callable[..., None])
 
 CutsChoice = Literal["all", "inner"]
@@ -20,7 +22,17 @@ ObjectiveChoice = Literal["latency", "energy"]
 CostModelChoice = Literal["flops", "layers"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Model = Annotated[str, typer.Option("--model", help="Network, see `coinfer models`.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Network: a name (see `coinfer models`), package.module:callable, or a layer graph (.json); default: that "
+        "of --records.",
+    ),
+]
+TrainedModel = Annotated[
+    str, typer.Option("--model", help="Network: a name (see `coinfer models`), or package.module:callable.")
+]
 InputPx = Annotated[
     int | None,
     typer.Option(
@@ -74,6 +86,9 @@ FeatureBits = Annotated[
         "--feature-bits",
         help="Of a feature's value on the link: 32 (floats, as in the paper), 8, or the better one.",
     ),
+]
+Multiple = Annotated[
+    int, typer.Option("--multiple", min=1, help="Keep channels of pruned layers in multiples of this, such as 8.")
 ]
 InputBits = Annotated[float, typer.Option("--input-bits", help="Bits of one element of the raw input on the link.")]
 
@@ -130,6 +145,7 @@ PROBLEM: Group = {
     "input_px": (InputPx, None),
     "cuts": (Cuts, "all"),
     "feature_bits": (FeatureBits, "any"),
+    "multiple": (Multiple, 1),
     "codec_flops": (CodecFlops, "count"),
     "input_bits": (InputBits, 32.0),
 }
@@ -156,6 +172,22 @@ def takes(*groups: Group) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def network_of(model: str | None, records: Path | None) -> Any:
+    """What a command's ``--model`` names; without one the network of its ``--records``.
+
+    Raises:
+        InputError: neither is given.
+    """
+    if model is not None:
+        return model
+    if records is None:
+        raise InputError("model: missing; give --model, or the --records of a network")
+    from coinfer_ray.predictor.predictor import Predictor
+    from coinfer_ray.records.store import read_records
+
+    return Predictor.load(records).layer_graph if records.suffix == ".npz" else read_records(records).graph
 
 
 def given(chosen: Mapping[str, Any]) -> dict[str, Any]:

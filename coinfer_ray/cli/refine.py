@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
     {name: option for name, option in options.PROBLEM.items() if name != "records"},
 )
 def refine(
-    model: options.Model,
+    model: options.TrainedModel,
     data: options.Data,
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained strategies; give it again to resume.")],
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="Trainings to spend at most, in all.")],

@@ -48,6 +48,10 @@ def verify(
         int | None,
         typer.Option("--feature-bits", help="Instead of the strategy's own: 1..8, quantised, or 32, floats."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="The network as package.module:callable; default: what the strategy calls it."),
+    ] = None,
     executor: options.Executor = "local",
     address: options.Address = None,
     workers: options.Workers = None,
@@ -76,6 +80,7 @@ def verify(
                 snr_db=snr_db,
                 append=append,
                 feature_bits=feature_bits,
+                model=model,
             )
     if json:
         print_json(found.to_json())

@@ -11,6 +11,7 @@ import numpy as np
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.methods.proposed import Proposed
 from coinfer_ray.methods.registry import DEFAULT_METHODS, METHODS, Method
+from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.optimize import TIME_LIMIT_S, OptimizeOptions, explain_infeasible, split_options
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER
@@ -21,7 +22,7 @@ from coinfer_ray.scenarios.scenario import Device, Given, Link, Objective, Scena
 
 
 def compare(
-    model: str,
+    model: ModelLike,
     device: Device | Given | None = None,
     server: Server | Given | None = None,
     link: Link | Given | None = None,
@@ -52,7 +53,7 @@ def compare(
     for method in methods:
         check_name("method", method, tuple(METHODS))
     of_problem, of_scenario = split_options("compare", options)
-    scenario = resolve(network=model, device=device, server=server, link=link, **of_scenario)
+    scenario = resolve(network=resolve_model(model).name, device=device, server=server, link=link, **of_scenario)
     chosen = [_asked(METHODS[name], optimizer, time_limit_s) for name in methods]
     predict = any(method.predicts for method in chosen) or of_problem.get("records") is not None
     problem = assemble(model, predict=predict, times=scenario.times, **of_problem)

@@ -25,5 +25,7 @@ class PrunePartition(Proposed):
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """The optimizer's strategies without a codec."""
         own = problem.space
-        space = SearchSpace(problem.graph, cuts=own.cuts, codec=False, feature_bits=own.feature_bits)
+        space = SearchSpace(
+            problem.graph, cuts=own.cuts, codec=False, feature_bits=own.feature_bits, multiple=own.multiple
+        )
         return super().solve(replace(problem, space=space), batch, seed=seed)

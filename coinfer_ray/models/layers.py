@@ -10,6 +10,8 @@ the paper's Table I.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -127,9 +129,39 @@ class LayerGraph:
         """What the device runs last: a layer's name, or ``input`` where it runs nothing."""
         return "input" if partition_point == 0 else self.layers[partition_point - 1].name
 
-    def to_json(self) -> dict[str, Any]:
-        """The document of ``coinfer models MODEL --json``, from which :meth:`from_json` rebuilds the graph."""
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that the search sees of the network: equal graphs have equal ones, whatever the network is called."""
+        document = self.to_json(derived=False)
+        del document["model"]
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+    def check(self) -> None:
+        """Raise ValueError where the graph does not hold together."""
+        sets = {prunable.name: prunable for prunable in self.prunable_sets}
+        if not self.layers or "/" in self.model:
+            raise ValueError("it has no layers" if not self.layers else f"{self.model!r} is no network's name")
+        if self.input_px != self.input_shape[1] or len(self.input_shape) != 3:
+            raise ValueError(f"inputs of {self.input_px} px with the shape {self.input_shape}")
+        for index, layer in enumerate(self.layers, 1):
+            if layer.index != index or not all(0 <= source < index for source in layer.inputs):
+                raise ValueError(f"layer {index} is out of order")
+            for name, channels in ((layer.in_set, layer.in_channels), (layer.out_set, layer.out_channels)):
+                if name is not None and (name not in sets or sets[name].channels != channels):
+                    raise ValueError(f"the set {name} of layer {layer.name} has other channels, or is none")
+
+    def to_json(self, *, derived: bool = True) -> dict[str, Any]:
+        """The document of ``coinfer models MODEL --json``, from which :meth:`from_json` rebuilds the graph; without
+        what is ``derived`` from the rest it is what files carry."""
         sets = {layer: prunable.name for prunable in self.prunable_sets for layer in prunable.layers}
+        layers = [asdict(layer) for layer in self.layers]
+        if derived:
+            for row, layer in zip(layers, self.layers, strict=True):
+                row |= {
+                    "flops": layer.flops,
+                    "output_elements": layer.output_elements,
+                    "prunable_set": sets.get(layer.name),
+                }
         return {
             "format": GRAPH_FORMAT,
             "model": self.model,
@@ -137,15 +169,7 @@ class LayerGraph:
             "input_shape": list(self.input_shape),
             "classes": self.classes,
             "flops": self.flops,
-            "layers": [
-                asdict(layer)
-                | {
-                    "flops": layer.flops,
-                    "output_elements": layer.output_elements,
-                    "prunable_set": sets.get(layer.name),
-                }
-                for layer in self.layers
-            ],
+            "layers": layers,
             "prunable_sets": [asdict(prunable) for prunable in self.prunable_sets],
         }
 

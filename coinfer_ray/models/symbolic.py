@@ -127,7 +127,8 @@ class Evaluation(torch.fx.Interpreter):
             except Exception as error:  # whatever the network's operations run into
                 raise InputError(
                     f"model: {self._model} does not run on inputs of {self._input_shape[1]} px: {self._failed} fails "
-                    f"({_first_line(error)}); use larger ones if they are too small for it, or mend that operation"
+                    f"({_first_line(error)}); use larger ones if they are too small for it, those that it is made "
+                    "for (--input-px), or mend that operation"
                 ) from None
 
     def run_node(self, n: torch.fx.Node) -> Any:

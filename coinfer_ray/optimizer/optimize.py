@@ -26,6 +26,7 @@ from coinfer_kernels import (
 from coinfer_kernels.warm_up import compile_solvers
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.problem import UNREACHABLE, Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, best_accuracy, solve
 from coinfer_ray.problem.costs import objective as objective_of
@@ -54,6 +55,7 @@ class Answer:
     ``seconds`` is the time of the search alone, without reading and fitting the records. ``energy_j`` is None
     unless energy was the objective. ``lower_bound_s``: no strategy that the predictor holds for accurate enough is
     faster; ``gap``: by which share the answer may be above the best; both None where nothing was proven.
+    ``graph_fingerprint``: of the network's layer graph.
     """
 
     model: str
@@ -80,6 +82,7 @@ class Answer:
     lower_bound_s: float | None = None
     gap: float | None = None
     crossing_s: float = 0.0
+    graph_fingerprint: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``coinfer optimize --json`` prints."""
@@ -91,7 +94,7 @@ class OptimizeOptions(ProblemOptions, ScenarioNumbers, total=False):
 
 
 def optimize(
-    model: str,
+    model: ModelLike,
     device: Device | Given | None = None,
     server: Server | Given | None = None,
     link: Link | Given | None = None,
@@ -105,8 +108,9 @@ def optimize(
 ) -> Answer:
     """The strategy with the least latency (or energy) whose accuracy stays within ``max_loss`` of the base's.
 
-    ``model`` is a network's name (``coinfer models`` lists them). ``objective``: ``latency`` in seconds, or ``energy``,
-    the device's in joules, which needs its powers.
+    ``model`` is a network's name (``coinfer models`` lists them), ``package.module:callable``, a layer graph file, or
+    an ``nn.Module`` or what builds one (:func:`coinfer_ray.models.source.resolve_model`). ``objective``: ``latency`` in
+    seconds, or ``energy``, the device's in joules, which needs its powers.
 
     ``device``, ``server`` and ``link`` are presets by name (``coinfer devices``), YAML files, or objects of
     :mod:`coinfer_ray.scenarios.scenario`. ``options`` are those of
@@ -120,7 +124,7 @@ def optimize(
         TypeError: an option that neither class has.
     """
     of_problem, of_scenario = split_options("optimize", options)
-    scenario = resolve(network=model, device=device, server=server, link=link, **of_scenario)
+    scenario = resolve(network=resolve_model(model).name, device=device, server=server, link=link, **of_scenario)
     return answer(
         assemble(model, times=scenario.times, **of_problem),
         scenario,
@@ -217,6 +221,7 @@ def answer(
         lower_bound_s=bound if objective == "latency" and np.isfinite(bound) else None,
         gap=gap if np.isfinite(gap) else None,
         crossing_s=float(crossing_s),
+        graph_fingerprint=problem.graph.fingerprint,
     )
 
 

@@ -13,6 +13,7 @@ from coinfer_kernels.notation import CUT_NONE, CUT_RAW, Solutions
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
+from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.predictor.fit import DEFAULT_REGRESSOR, RecordsSource
 from coinfer_ray.predictor.obtain import obtain_predictor
@@ -174,6 +175,7 @@ class Problem:
             "codec_flops": "count" if tables.codec_flops else "neglect",
             "feature_bits": list(self.space.feature_bits),
             "input_bits": tables.input_bits,
+            **({} if self.space.multiple == 1 else {"multiple": self.space.multiple}),
         }
 
 
@@ -264,19 +266,20 @@ def _keys(levels: np.ndarray) -> np.ndarray:
 class ProblemOptions(TypedDict, total=False):
     """What decides a :class:`Problem`, apart from the network; everything may be left out.
 
-    ``input_px``: side of the input in pixels (default: the records'). ``records``: records, a predictor, or the path
-    of either (default: the shipped records; a sweep takes a mapping by network as well). ``cuts``: ``all`` partition
-    points, or the ``inner`` ones 1..N-1 as in the paper. ``feature_bits``: of a value of the feature on the link, 32
-    (a float, as in the paper), 8, or ``any`` of the two; over noisy links floats alone. ``codec_flops``: whether the
-    codec's own FLOPs count. ``input_bits``: bits of one element of the raw input on the link. ``accuracy``: the
-    measured accuracy that counts, ``validation`` or ``test``. ``regressor``: what is fitted to records
-    (:data:`coinfer_ray.predictor.regressors.REGRESSORS`).
+    ``input_px``: side of the input in pixels (default: the records'). ``records``: records, a predictor, or the path of
+    either (default: the shipped records; a sweep takes a mapping by network as well). ``cuts``: ``all`` partition
+    points, or the ``inner`` ones 1..N-1 as in the paper. ``feature_bits``: of a value of the feature on the link, 32 (a
+    float, as in the paper), 8, or ``any`` of the two; over noisy links floats alone. ``multiple``: kept channels of a
+    pruned set in multiples of it (default 1). ``codec_flops``: whether the codec's own FLOPs count. ``input_bits``:
+    bits of one element of the raw input on the link. ``accuracy``: the measured accuracy that counts, ``validation`` or
+    ``test``. ``regressor``: what is fitted to records (:data:`coinfer_ray.predictor.regressors.REGRESSORS`).
     """
 
     input_px: int | None
     records: Predictor | RecordsSource | Mapping[str, Any] | None
     cuts: Cuts
     feature_bits: FeatureBits
+    multiple: int
     codec_flops: bool
     input_bits: float
     accuracy: Split
@@ -284,15 +287,16 @@ class ProblemOptions(TypedDict, total=False):
 
 
 def assemble(
-    model: str, *, predict: bool = True, times: Times = (None, None), **options: Unpack[ProblemOptions]
+    model: ModelLike, *, predict: bool = True, times: Times = (None, None), **options: Unpack[ProblemOptions]
 ) -> Problem:
     """Read the network's graph, load or fit the predictor, and build the tables.
 
+    ``model`` is what :func:`coinfer_ray.models.source.resolve_model` takes; where the records carry a layer graph that
+    one counts, and none is read or traced. ``predict=False`` leaves the predictor out: for methods that need no
+    records, at any ``input_px`` (default: that of the shipped records or of the graph's file, else the paper's 224).
+
     ``times`` are the scenarios' (:attr:`coinfer_ray.scenarios.scenario.Scenario.times`): where the layers of a side
     were measured its costs are seconds.
-
-    ``predict=False`` leaves the predictor out: for methods that need no records, at any ``input_px`` (default: that
-    of the shipped records, else the paper's 224).
 
     Raises:
         InputError: unknown names, or records that cannot be used for this network.
@@ -300,6 +304,7 @@ def assemble(
     input_bits = options.get("input_bits", INPUT_BITS)
     check_input_bits(input_bits)
     accuracy, input_px = options.get("accuracy", "validation"), options.get("input_px")
+    source = resolve_model(model)
     predictor = None
     if predict:
         records = options.get("records")
@@ -307,7 +312,7 @@ def assemble(
             raise InputError("records: a mapping by network is for a sweep; give the records of the one network")
         predictor = obtain_predictor(
             records,
-            model=model,
+            model=source,
             input_px=input_px,
             regressor=options.get("regressor", DEFAULT_REGRESSOR),
             accuracy=accuracy,
@@ -320,11 +325,15 @@ def assemble(
         if FLOAT_BITS not in widths:
             raise InputError("feature bits: the records come from a noisy channel, over which floats are sent; give 32")
         widths = (FLOAT_BITS,)
-    graph = load_graph(model, input_px or usual_input_px(model))
-    space = SearchSpace(graph, cuts=options.get("cuts", "all"), feature_bits=widths)
+    graph = load_graph(source, input_px or usual_input_px(source)) if predictor is None else predictor.layer_graph
+    space = SearchSpace(
+        graph, cuts=options.get("cuts", "all"), feature_bits=widths, multiple=options.get("multiple", 1)
+    )
     expected = len(space.feature_names)
     if predictor is not None and predictor.feature_names[:expected] != space.feature_names:
-        raise InputError(f"predictor: sees other variables than {model} has; fit its records again with `coinfer fit`")
+        raise InputError(
+            f"predictor: sees other variables than {graph.model} has; fit its records again with `coinfer fit`"
+        )
     delay = DelayCalculator(space, input_bits=input_bits, codec_flops=options.get("codec_flops", True), times=times)
     problem = Problem(space, delay, predictor, accuracy)
     noise_free = predictor is not None and not predictor.noisy

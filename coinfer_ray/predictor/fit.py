@@ -21,7 +21,6 @@ import numpy as np
 from coinfer_kernels import TreeEnsemble
 
 from coinfer_ray.errors import InputError, check_name
-from coinfer_ray.models.library import load_graph
 from coinfer_ray.predictor.calibration import Calibration, Coverage, held_out_coverage, resolution_of
 from coinfer_ray.predictor.distillation import DistilledBoosting
 from coinfer_ray.predictor.measured import Measured
@@ -219,6 +218,7 @@ def _fitted(
         records_hash=records_hash(x, y),
         settings_hash=records.info.settings_hash,
         settings=dict(records.settings),
+        graph=records.info.graph,
         versions={
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -254,7 +254,7 @@ def record_features(records: Records) -> tuple[np.ndarray, tuple[str, ...]]:
     Raises:
         InputError: a strategy that the records' network does not have.
     """
-    space = SearchSpace(load_graph(records.model, records.input_px))
+    space = SearchSpace(records.graph)
     x = np.array([space.values(strategy) for strategy in records.strategies])
     snr_db = records.snr_db
     if snr_db is None:
@@ -269,7 +269,7 @@ def records_hash(x: np.ndarray, y: np.ndarray) -> str:
 
 def regressor_of(records: Records, name: str, seed: int) -> Callable[[], Any]:
     """Makes unfitted regressors of that name for :func:`record_features`."""
-    space = SearchSpace(load_graph(records.model, records.input_px))
+    space = SearchSpace(records.graph)
     return partial(build_regressor, name, seed, space, noisy=records.snr_db is not None)
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.models.library import load_graph, shipped_graphs
+from coinfer_ray.models.library import check_known, check_same_network
+from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.predictor.fit import (
     DEFAULT_REGRESSOR,
     FOLDS,
@@ -33,7 +34,7 @@ from coinfer_ray.predictor.fit import (
     records_hash,
 )
 from coinfer_ray.predictor.predictor import PREDICTOR_FORMAT, Predictor
-from coinfer_ray.records.store import PAPER_INPUT_PX, Records, Split, shipped_file, shipped_records, with_few_bits
+from coinfer_ray.records.store import Records, Split, shipped_file, shipped_records, with_few_bits
 from coinfer_ray.runtime.cache import cache_folder
 
 _SOURCES = ("coinfer_ray.predictor", "coinfer_ray.problem")  # the code that decides what a fit gives
@@ -42,12 +43,12 @@ _SOURCES = ("coinfer_ray.predictor", "coinfer_ray.problem")  # the code that dec
 def obtain_predictor(
     source: Predictor | RecordsSource | None,
     *,
-    model: str,
+    model: ModelLike,
     input_px: int | None = None,
     regressor: str = DEFAULT_REGRESSOR,
     accuracy: Split = "validation",
 ) -> Predictor:
-    """The predictor for a network.
+    """The predictor for a network, which ``model`` names (:func:`coinfer_ray.models.source.resolve_model`).
 
     ``source`` is a predictor, the npz file of one, records, or paths to them; None takes the shipped records of
     that input size (by default the largest that ships). ``regressor`` is for records; a predictor has its own.
@@ -55,10 +56,10 @@ def obtain_predictor(
     Raises:
         InputError: an unknown model, or a source of another network, another input size or the other accuracy.
     """
-    if model not in {name for name, _ in shipped_graphs()}:
-        load_graph(model, PAPER_INPUT_PX)  # an unknown name ends here, with the nearest ones
+    named = resolve_model(model)
     if source is None:
-        source = shipped_records(model, input_px)
+        check_known(named)
+        source = shipped_records(named.name, input_px)
     if isinstance(source, str | Path) and regressor == DEFAULT_REGRESSOR:
         source = shipped_predictor(source, accuracy) or source
     if isinstance(source, Predictor):
@@ -66,13 +67,13 @@ def obtain_predictor(
     elif isinstance(source, str | Path) and Path(source).suffix == ".npz":
         predictor = Predictor.load(source)
     else:
-        records = opened(with_few_bits(Path(source)) if isinstance(source, str | Path) else source, model)
+        records = opened(with_few_bits(Path(source)) if isinstance(source, str | Path) else source)
+        check_same_network(named, records.graph, f"records: {records.source} are")
         _check_input_px(records.source, records.input_px, input_px)
         if records is not source:  # a loop that learns as it goes, and hands in what it has, may begin with fewer
             check_enough(records)
         predictor = kept_fit(records, regressor=regressor, accuracy=accuracy)
-    if predictor.model != model:
-        raise InputError(f"predictor: was fitted for {predictor.model}, not for {model}; give one for {model}")
+    check_same_network(named, predictor.layer_graph, "predictor: is one")
     _check_input_px("the predictor", predictor.input_px, input_px)
     if predictor.accuracy != accuracy:
         raise InputError(

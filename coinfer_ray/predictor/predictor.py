@@ -13,6 +13,9 @@ from coinfer_kernels import TreeEnsemble
 from numpy.typing import ArrayLike, NDArray
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.library import load_graph
+from coinfer_ray.models.source import graph_from
 from coinfer_ray.predictor.calibration import Calibration
 from coinfer_ray.predictor.measured import Measured
 from coinfer_ray.predictor.regressors import SNR_FEATURE
@@ -40,6 +43,7 @@ class Predictor:
     was not trained; ``noise_floor`` the standard deviation between trainings of one strategy with several seeds,
     pooled over the ``repeated`` strategies of which the records hold some (None where there are none);
     ``binomial_error`` what the number of images alone leaves open (None where it is not recorded).
+    ``graph``: the records' layer graph, None where they have none.
     """
 
     ensemble: TreeEnsemble
@@ -60,6 +64,16 @@ class Predictor:
     settings_hash: str
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
+    graph: LayerGraph | None = None
+
+    @property
+    def layer_graph(self) -> LayerGraph:
+        """The layer graph of the network: the records', else the one of that name.
+
+        Raises:
+            InputError: the records had none, and none is known by that name here.
+        """
+        return self.graph or load_graph(self.model, self.input_px)
 
     @property
     def noisy(self) -> bool:
@@ -95,10 +109,12 @@ class Predictor:
         return self.calibration.required(floor, confidence)
 
     def provenance(self) -> dict[str, Any]:
-        """Everything but the arrays, as JSON can say it, and what the calibration rests on."""
-        fields = {
-            name: value for name, value in vars(self).items() if name not in ("ensemble", "calibration", "measured")
-        }
+        """Everything but the arrays, as JSON can say it, and what the calibration rests on; of the records' graph its
+        fingerprint."""
+        apart = ("ensemble", "calibration", "measured", "graph")
+        fields = {name: value for name, value in vars(self).items() if name not in apart}
+        if self.graph is not None:
+            fields["graph_fingerprint"] = self.graph.fingerprint
         whole = {
             "feature_names": list(self.feature_names),
             "calibrated_on": self.calibration.rests_on,
@@ -114,7 +130,8 @@ class Predictor:
             InputError: ``path`` is there and no predictor.
         """
         check_replaceable(path, "predictor")
-        document = json.dumps({"format": PREDICTOR_FORMAT, **self.provenance()})
+        graph = {} if self.graph is None else {"graph": self.graph.to_json(derived=False)}
+        document = json.dumps({"format": PREDICTOR_FORMAT, **self.provenance(), **graph})
         arrays: dict[str, Any] = self.ensemble.to_arrays() | self.calibration.to_arrays() | self.measured.to_arrays()
 
         def write(temporary: Path) -> None:
@@ -140,6 +157,8 @@ class Predictor:
                 document["feature_names"] = tuple(document["feature_names"])
                 calibration = Calibration.from_arrays(arrays, document.pop("calibrated_on"))
                 measured = Measured.from_arrays(arrays)
+                if document.pop("graph_fingerprint", None) is not None:
+                    document["graph"] = graph_from(document["graph"], f"that of {path}")
                 return cls(TreeEnsemble.from_arrays(arrays), calibration, measured, **document)
         except FileNotFoundError:
             raise InputError(f"predictor: {path} does not exist; write one with `coinfer fit --out`") from None

@@ -46,7 +46,8 @@ class SearchSpace:
     (everything on the server) and N (everything on the device) belong to the space. Without a ``codec`` the codec's
     parameters mean nothing anywhere: the feature is sent as it is. ``feature_bits`` are the widths of a value that may
     cross an inner cut: each such cut has one level for each of them, in their order, of the same value, since the
-    predictor is told nothing of widths; ``cut_bits`` (C,) says which level has which.
+    predictor is told nothing of widths; ``cut_bits`` (C,) says which level has which. ``multiple``: of each set either
+    all channels are kept, or a multiple of it.
     """
 
     def __init__(
@@ -57,11 +58,15 @@ class SearchSpace:
         sparsity_levels: int = SPARSITY_LEVELS,
         codec: bool = True,
         feature_bits: Sequence[int] = (FLOAT_BITS,),
+        multiple: int = 1,
     ) -> None:
+        if multiple < 1:
+            raise InputError(f"multiple: channels in multiples of {multiple}; 8 suits most processors, 1 allows all")
         self.graph = graph
         self.cuts: Cuts = cuts
         self.codec = codec
         self.feature_bits = tuple(feature_bits)
+        self.multiple = multiple
         for bits in self.feature_bits:
             check_feature_bits(bits)
         points = graph.cut_points if cuts == "all" else graph.cut_points[1:-1]
@@ -73,7 +78,11 @@ class SearchSpace:
         for prunable in graph.prunable_sets:
             groups = prunable.channels // prunable.unit
             step = -(-groups // sparsity_levels)
-            removed = range(0, groups, step)  # at least one group stays
+            removed = [
+                r
+                for r in range(0, groups, step)  # at least one group stays
+                if r == 0 or (prunable.channels - r * prunable.unit) % multiple == 0
+            ]
             variables.append(
                 Variable(f"sparsity.{prunable.name}", tuple(r * prunable.unit / prunable.channels for r in removed))
             )

@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.library import load_graph
+from coinfer_ray.models.source import ModelLike, graph_from, resolve_model
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
 
 if TYPE_CHECKING:
@@ -68,13 +71,26 @@ _TRAINING = ("candidate", "sparsity", "partition_point", "codec", "feature_bits"
 
 @dataclass(frozen=True)
 class RecordsInfo:
-    """What all rows of a file share. ``settings`` holds everything that decides an accuracy but the strategy."""
+    """What all rows of a file share. ``settings`` holds everything that decides an accuracy but the strategy.
+
+    ``graph`` is the network's layer graph; None in files of networks whose graph ships, or of earlier versions.
+    """
 
     model: str
     input_px: int
     prunable_sets: tuple[str, ...]
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
+    graph: LayerGraph | None = None
+
+    @property
+    def layer_graph(self) -> LayerGraph:
+        """The network's layer graph: the file's own, else the one of that name.
+
+        Raises:
+            InputError: it has none, and none is known by that name here.
+        """
+        return self.graph or load_graph(self.model, self.input_px)
 
     @property
     def settings_hash(self) -> str:
@@ -91,6 +107,7 @@ class RecordsInfo:
             "prunable_sets": list(self.prunable_sets),
             "settings": dict(self.settings),
             "versions": dict(self.versions),
+            **({} if self.graph is None else {"graph": self.graph.to_json(derived=False)}),
         }
 
     def check_same(self, other: RecordsInfo, mine: str, others: str, remedy: str) -> None:
@@ -110,6 +127,9 @@ class RecordsInfo:
             prunable_sets=tuple(document["prunable_sets"]),
             settings=document["settings"],
             versions=document["versions"],
+            graph=graph_from(document["graph"], f"that of the records of {document['model']}")
+            if "graph" in document
+            else None,
         )
 
 
@@ -132,6 +152,11 @@ class Records:
     @property
     def input_px(self) -> int:
         return self.info.input_px
+
+    @property
+    def graph(self) -> LayerGraph:
+        """The network's layer graph (:attr:`RecordsInfo.layer_graph`)."""
+        return self.info.layer_graph
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -286,7 +311,8 @@ def read_records(source: str | Path | Sequence[str | Path], *, model: str | None
     ok = table.filter(pc.equal(table["status"], "ok"))
     if not ok.num_rows:
         raise InputError(f"records: {named} has {table.num_rows} rows, none with status ok; collect candidates first")
-    return Records(infos[0], ok, table.num_rows - ok.num_rows, named)
+    info = next((each for each in infos if each.graph is not None), infos[0])
+    return Records(info, ok, table.num_rows - ok.num_rows, named)
 
 
 def _record_files(path: Path) -> list[Path]:
@@ -335,11 +361,14 @@ def pack(source: str | Path | Sequence[str | Path], path: str | Path) -> Records
     return records
 
 
-def usual_input_px(model: str) -> int:
+def usual_input_px(model: ModelLike) -> int:
     """The side of a network's input in pixels where none is asked for and no records are given: that of the records
-    that ship for it, the largest; for other networks the paper's 224."""
+    that ship for it, the largest, or of its graph's file; for other networks the paper's 224."""
+    source = resolve_model(model)
+    if source.kind == "graph":
+        return int(source.given.input_px)
     try:
-        return int(shipped_records(model).name.rpartition("-")[2].partition("px")[0])
+        return int(shipped_records(source.name).name.rpartition("-")[2].partition("px")[0])
     except InputError:
         return PAPER_INPUT_PX
 

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.models.library import check_same_network
+from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.problem import FeatureBits, Problem, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER
 from coinfer_ray.problem.costs import INPUT_BITS
@@ -25,7 +27,7 @@ RESULT_FILE = "_search.json"  # pyarrow's data sets pass over names that begin w
 
 
 def refine(
-    model: str,
+    model: ModelLike,
     cases: Sequence[Case],
     data: str | Path,
     out: str | Path,
@@ -41,6 +43,7 @@ def refine(
     input_px: int | None = None,
     cuts: Cuts = "all",
     feature_bits: FeatureBits = "any",
+    multiple: int = 1,
     codec_flops: bool = True,
     input_bits: float = INPUT_BITS,
     accuracy: Split = "validation",
@@ -48,6 +51,7 @@ def refine(
     """Optimise and train in turn until each case's best trained strategy keeps to its bound and none is predicted
     to be faster, or until ``budget`` trainings are spent.
 
+    ``model`` is what :func:`coinfer_ray.models.source.resolve_model` takes, but for a layer graph.
     ``records`` are those to start from (default: the shipped ones) and ``base`` is their base network, by default
     the one in their folder. Each training is a shard in ``out``, where the result so far is ``_search.json``. Run
     again with the same arguments, and a larger ``budget`` if more is wanted, to go on.
@@ -56,25 +60,28 @@ def refine(
         InputError: records, images, base network or folder that do not belong together; see also
             :func:`coinfer_ray.refine.rounds.search_loop`.
     """
-    start = records if isinstance(records, Records) else _start_records(records, model, input_px)
+    source = resolve_model(model)
+    start = records if isinstance(records, Records) else _start_records(records, source.name, input_px)
+    check_same_network(source, start.graph, "records: are")
     if input_px not in (None, start.input_px):
         raise InputError(f"records: hold inputs of {start.input_px} px, not of {input_px}; give --input-px or others")
 
     def fit(found: Records) -> Problem:
         return assemble(
-            model,
+            start.graph,
             records=found,
             cuts=cuts,
             feature_bits=feature_bits,
+            multiple=multiple,
             codec_flops=codec_flops,
             input_bits=input_bits,
             accuracy=accuracy,
         )
 
     splits = load_data(data)
-    network = obtain_base(base, records, start.info, splits)
+    network = obtain_base(base, records, start.info, splits, source)
     options = {
-        "model": model,
+        "model": source.name,
         "start_records": _fingerprint(start),
         "scenarios": [asdict(case) for case in cases],
         "repeats": repeats,
@@ -86,6 +93,8 @@ def refine(
         "optimizer": optimizer,
         "seed": seed,
     }
+    if multiple > 1:
+        options["multiple"] = multiple
     with run_folder(out, "search", options) as folder:
         verifier = Verifier(start.info, splits, network, executor, folder=folder, quiet=quiet)
 
@@ -111,7 +120,7 @@ def _start_records(path: str | Path | None, model: str, input_px: int | None) ->
     path = shipped_records(model, input_px) if path is None else Path(path)
     if path.suffix == ".npz":
         raise InputError(f"records: {path} is a predictor; the loop fits again as it learns, give the records")
-    return read_records(with_few_bits(path), model=model)
+    return read_records(with_few_bits(path))
 
 
 def _fingerprint(records: Records) -> str:

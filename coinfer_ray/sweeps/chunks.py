@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from coinfer_kernels import Scenarios
 
@@ -72,7 +73,7 @@ def key_of(grid: Grid, chunk: Chunk) -> str:
 
 def file_name(grid: Grid, chunk: Chunk) -> str:
     """Where a chunk's rows lie in the sweep's folder: the network is a Hive partition, for no row names it."""
-    return f"model={grid.models[chunk.model]}/chunk-{chunk.number:06d}.parquet"
+    return f"model={quote(grid.models[chunk.model], safe='')}/chunk-{chunk.number:06d}.parquet"
 
 
 def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Chunk], tuple[Written, bytes | None]]:

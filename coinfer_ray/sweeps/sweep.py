@@ -22,6 +22,8 @@ import numpy as np
 
 from coinfer_ray.atlas.build import grid_atlases, rename_old_atlases
 from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.source import ModelSource, resolve_model
 from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, OPTIMIZERS
 from coinfer_ray.runtime.executors import Envelope, Executor, make_executor
@@ -90,7 +92,8 @@ def sweep(
     """Solve every scenario of ``grid`` and return the answers as a data set, in the order of their numbers.
 
     Args:
-        grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path.
+        grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path. The mapping's networks may be
+            whatever :func:`coinfer_ray.models.source.resolve_model` takes.
         out: folder of the answers, ``model=NAME/chunk-NNNNNN.parquet``; run again with the same to resume, which reads
             what is there and does again what is not as it was written. It holds answers alone besides files whose
             names begin with ``_`` or a dot: any reader of Parquet takes the folder, or ``FOLDER/*/*.parquet``.
@@ -210,6 +213,9 @@ def prepare(
     Raises:
         InputError: as :func:`sweep`.
     """
+    networks: dict[str, ModelSource] = {}
+    if isinstance(grid, Mapping):
+        grid, networks = _named(grid)
     grid = grid if isinstance(grid, Grid) else read_grid(grid) if isinstance(grid, str | Path) else parse_grid(grid)
     check_name("solver", solver, SOLVERS)
     wanted = chosen_columns(columns)
@@ -227,7 +233,9 @@ def prepare(
         of_model = {**options, "records": own, "cuts": options.get("cuts") or grid.cuts}
         for times in grid.pairs_of_times:
             key = problem_key(grid, model, times)
-            problems[key] = assemble(model, times=times, **cast(ProblemOptions, of_model))
+            problems[key] = assemble(networks.get(model, model), times=times, **cast(ProblemOptions, of_model))
+    if len({problem.graph.model for problem in problems.values()}) < len(grid.models):
+        raise InputError(f"grid: model: two of {', '.join(grid.models)} are the same network; name each once")
     _check_snr(grid, problems)
     for problem in problems.values():  # a confidence that records cannot promise ends here, not in every chunk
         problem.required_accuracy(np.zeros(len(grid.confidence)), grid.confidence)
@@ -249,6 +257,21 @@ def prepare(
     if chunk is None and solver != "atlas" and len(grid) > LARGE_GRID:
         return _by_cost(prepared, None if out is None else Path(out))
     return prepared
+
+
+def _named(grid: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ModelSource]]:
+    """A grid's mapping with names in place of networks that are objects, and these by name."""
+    document, given = dict(grid), grid.get("model")
+    if not isinstance(given, list | tuple):
+        return document, {}
+    networks, names = {}, []
+    for each in given:
+        if callable(each) or isinstance(each, LayerGraph | ModelSource):
+            source = resolve_model(each)
+            networks[source.name], each = source, source.name
+        names.append(each)
+    document["model"] = names
+    return document, networks
 
 
 def _run(

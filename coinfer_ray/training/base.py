@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,9 +23,12 @@ from torch import nn
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.models import zoo
+from coinfer_ray.models.source import ModelLike, ModelSource, resolve_model
+from coinfer_ray.models.symbolic import with_reshapes
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.training.data import DataSplits
 from coinfer_ray.training.trainer import Phase, Preprocess, accuracy, train
+from coinfer_ray.training.weights import check_weights
 
 Factors: TypeAlias = tuple[np.ndarray, np.ndarray]
 FACTOR_ENDS = (".left", ".right")  # of the names under which a file keeps them
@@ -51,7 +54,7 @@ class BaseNetwork:
 
     ``info`` holds model, input_px, the data's name and fingerprint, the training phase, the seed and the seconds.
     ``factors``: weights that are the product of two thin matrices, by name, and are kept as these
-    (:func:`coinfer_ray.training.low_rank.with_low_rank`).
+    (:func:`coinfer_ray.training.low_rank.with_low_rank`). ``source``: what builds the network (None: its name does).
     """
 
     weights: dict[str, np.ndarray]
@@ -59,18 +62,24 @@ class BaseNetwork:
     test_accuracy: float
     info: dict[str, Any]
     factors: dict[str, Factors] = field(default_factory=dict)
+    source: ModelSource | None = None
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for name in sorted(self.weights):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(self.weights[name]).tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint_of(self.weights)
+
+
+def fingerprint_of(weights: Mapping[str, np.ndarray]) -> str:
+    """A hash of weights by name."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weights[name]).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def train_base(
-    model: str,
+    model: ModelLike,
     input_px: int,
     data: DataSplits,
     *,
@@ -80,15 +89,22 @@ def train_base(
     precision: torch.dtype,
     checkpoint: Path | None = None,
     on_images: Callable[[int], None] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> BaseNetwork:
-    """Train ``model`` from scratch on the training split and measure it on the other two.
+    """Train ``model`` on the training split, from scratch or from ``weights``, and measure it on the other two.
 
     What is measured and kept are the weights rounded to bfloat16, in half the space: the base network is then the
-    same wherever its file is read, and the rounding's share of its error has been counted.
+    same wherever its file is read, and the rounding's share of its error has been counted. Weights that a phase of no
+    images leaves as they were given stay so.
     """
     started = time.perf_counter()
     torch.manual_seed(seed)
-    network = zoo.build(model, len(data.classes)).to(device).to(memory_format=torch.channels_last)
+    source = resolve_model(model)
+    whole = zoo.build(source, len(data.classes))
+    if weights is not None:
+        whole.load_state_dict(weights, strict=False)
+    whole = whole.to(device).to(memory_format=torch.channels_last)
+    network = with_reshapes(whole, source.name)
     preprocess = Preprocess.of(data, input_px)
     train(
         network,
@@ -101,12 +117,13 @@ def train_base(
         checkpoint=checkpoint,
         on_images=on_images,
     )
-    round_weights(network)
+    if phase.images or weights is None:
+        round_weights(whole)
     validation, test = [
         accuracy(network, part, preprocess, device=device, precision=precision) for part in (data.validation, data.test)
     ]
     info = {
-        "model": model,
+        "model": source.name,
         "input_px": input_px,
         "data": data.name,
         "data_fingerprint": data.fingerprint,
@@ -114,8 +131,12 @@ def train_base(
         "seed": seed,
         "seconds": round(time.perf_counter() - started),
     }
-    weights = {name: tensor.cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
-    return BaseNetwork(weights, validation, test, info)
+    return BaseNetwork(arrays_of(whole), validation, test, info, source=source)
+
+
+def arrays_of(network: nn.Module) -> dict[str, np.ndarray]:
+    """A network's state as arrays by name."""
+    return {name: tensor.cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
 
 
 @torch.no_grad()
@@ -171,28 +192,37 @@ def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return exact.bfloat16().float().numpy()
 
 
-def load_base(path: Path, *, model: str, input_px: int, data: DataSplits) -> BaseNetwork:
+def load_base(path: Path, *, model: ModelLike, input_px: int, data: DataSplits) -> BaseNetwork:
     """:func:`read_base`, for this network and these images.
 
     Raises:
         InputError: not such a file, or the base of another network, input size or data set.
     """
-    base = read_base(path)
-    wanted = {"model": model, "input_px": input_px, "data_fingerprint": data.fingerprint}
+    base, source = read_base(path), resolve_model(model)
+    wanted = {"model": source.name, "input_px": input_px, "data_fingerprint": data.fingerprint}
     for name, value in wanted.items():
         if base.info[name] != value:
             raise InputError(f"base: {path} was trained with {name} {base.info[name]}, this run has {value}")
-    return base
+    return replace(base, source=source)
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:
     """As bfloat16 where that loses nothing."""
     rounded = tensor.bfloat16()
-    return rounded if tensor.is_floating_point() and torch.equal(rounded.float(), tensor) else tensor
+    # Weights that modules share are one tensor, which a file must not hold twice by reference.
+    return rounded if tensor.is_floating_point() and torch.equal(rounded.float(), tensor) else tensor.clone()
 
 
 def build_base(base: BaseNetwork, classes: int) -> nn.Module:
-    """The network with its weights, in evaluation mode."""
-    network = zoo.build(str(base.info["model"]), classes)
-    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in base.weights.items()})
-    return network.eval()
+    """The network with its weights, in evaluation mode and for every memory format
+    (:func:`coinfer_ray.models.symbolic.with_reshapes`).
+
+    Raises:
+        InputError: the weights are not this network's.
+    """
+    name = str(base.info["model"])
+    network = zoo.build(base.source or name, classes)
+    weights = {key: torch.from_numpy(array.copy()) for key, array in base.weights.items()}
+    check_weights(network, weights, f"base: its weights are not those of {name}")
+    network.load_state_dict(weights, strict=False)
+    return with_reshapes(network, name).eval()

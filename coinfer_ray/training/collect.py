@@ -12,14 +12,17 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
+
 from coinfer_ray.errors import InputError
-from coinfer_ray.models import zoo
 from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.library import check_known, ships
+from coinfer_ray.models.source import ModelLike, ModelSource, resolve_model
 from coinfer_ray.problem.sampling import plan_levels, plan_snr_db
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.records.store import (
@@ -38,12 +41,14 @@ from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import (
     BaseNetwork,
     base_beside,
+    fingerprint_of,
     load_base,
     save_base,
 )
 from coinfer_ray.training.data import DataSplits, load_data
 from coinfer_ray.training.near import near_candidates
 from coinfer_ray.training.prunable import obtain_trained_base
+from coinfer_ray.training.weights import Weights, given_weights
 from coinfer_ray.training.worker import (
     CollectSettings,
     Task,
@@ -75,8 +80,8 @@ class CollectSummary:
 
 
 def collect(
-    model: str,
-    data: str | Path,
+    model: ModelLike,
+    data: str | Path | DataSplits,
     out: str | Path,
     candidates: int,
     *,
@@ -90,11 +95,17 @@ def collect(
     base_images: int | None = None,
     prunable_images: int | None = None,
     base: str | Path | None = None,
+    weights: Weights | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     known: str | Path | None = None,
     near: float | None = None,
     quiet: bool = False,
 ) -> CollectSummary:
     """Train the first ``candidates`` of the plan that are not yet in ``out``.
+
+    ``model`` is what :func:`coinfer_ray.models.source.resolve_model` takes but for a layer graph, ``data`` what
+    :func:`coinfer_ray.training.data.load_data` takes or gave.
 
     ``repeats`` above 1 train each of them so many times from different seeds: their spread is the noise that no
     predictor can see through. A folder may hold more repeats of its first candidates than of the others.
@@ -104,8 +115,12 @@ def collect(
     (:meth:`CollectSettings.with_base_images`); where neither is given, as ``settings`` say, but no more passes over the
     training images than :func:`coinfer_ray.training.recipes.for_images` allows.
 
-    ``input_px``: side of the network's input in pixels, by default
-    :func:`coinfer_ray.records.store.usual_input_px`.
+    ``input_px``: side of the network's input in pixels, by default :func:`usual_px`.
+
+    ``weights`` are those of the base network: a state dict, the file of one, or ``own`` for those that the network is
+    built with, as an ``nn.Module`` always is. It is then measured and not trained, unless ``base_images`` or
+    ``prunable_images`` say on how many images. ``mean`` and ``std`` (3 numbers each, of values in 0..1) normalise the
+    images, by default by the training images' own.
 
     ``snr_db`` draws each candidate's channel from that range of dB; None is a noise-free channel. ``base`` names
     trained base weights (``_base.safetensors`` of another collection); without it the base network is trained
@@ -126,20 +141,30 @@ def collect(
         raise InputError(f"snr-db: {snr_db[0]}:{snr_db[1]} is an empty range; give LO:HI with LO <= HI")
     if near is not None and known is None:
         raise InputError("near: which candidates lose little is predicted from records; give them as known")
-    zoo.check_model(model)
-    input_px = usual_input_px(model) if input_px is None else input_px
-    settings = settings or default_settings(model, input_px)
+    source = resolve_model(model)
+    check_known(source)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    splits = load_data(data)
-    if base_images is None and prunable_images is None:
+    splits = (data if isinstance(data, DataSplits) else load_data(data)).normalised_by(mean, std)
+    input_px = usual_px(source, splits) if input_px is None else input_px
+    settings = settings or default_settings(source, input_px)
+    graph = graph_for(source, input_px, splits)
+    state = None if base is not None else given_weights(weights, source, graph.classes)
+    if base is not None and weights is not None:
+        raise InputError("weights: a base network was given as well; give one of them")
+    if state is not None:
+        settings = settings.from_weights(base_images, prunable_images)
+    elif base_images is None and prunable_images is None:
         settings = settings.for_training_images(len(splits.train))
     else:
         settings = settings.with_base_images(base_images, prunable_images)
-    graph = graph_for(model, input_px, splits)
     space = SearchSpace(graph)
-    with run_folder(out, "collect", _run_settings(model, input_px, splits, snr_db, seed, settings)) as folder:
-        network = _obtain_base(folder, base, model, input_px, splits, settings, seed, quiet)
-        info = _records_info(graph, splits, network, snr_db, settings)
+    apart = _of_own_network(source, graph, splits, mean is not None or std is not None)
+    run_settings = _run_settings(graph, splits, snr_db, seed, settings) | apart
+    if state is not None:
+        run_settings["weights"] = fingerprint_of({name: tensor.cpu().numpy() for name, tensor in state.items()})
+    with run_folder(out, "collect", run_settings) as folder:
+        network = _obtain_base(folder, base, source, input_px, splits, settings, state, seed, quiet)
+        info = _records_info(graph, splits, network, snr_db, settings, apart)
         numbers: Sequence[int] = range(candidates)
         if known is not None:
             packed = read_records(known)
@@ -168,6 +193,23 @@ def collect(
                 progress.advance()
         measured = _base_accuracies(folder, network)
     return CollectSummary(folder, candidates, trained, failed, *measured, unfinished)
+
+
+def usual_px(source: ModelSource, data: DataSplits | str | Path) -> int:
+    """The side of the input in pixels where none is asked for: that of the images, where they are loaded, for a user's
+    own network, else :func:`coinfer_ray.records.store.usual_input_px`."""
+    if source.own and isinstance(data, DataSplits):
+        return int(data.train.images.shape[1])
+    return usual_input_px(source)
+
+
+def _of_own_network(source: ModelSource, graph: LayerGraph, data: DataSplits, normalised: bool) -> dict[str, Any]:
+    """What decides an accuracy beside the rest where a name does not settle the network, or the images' own statistics
+    not how they are normalised."""
+    found: dict[str, Any] = {"graph_fingerprint": graph.fingerprint} if source.own else {}
+    if source.own or normalised:
+        found["normalisation"] = {"mean": data.mean.tolist(), "std": data.std.tolist()}
+    return found
 
 
 def failed_row(task: Task, reason: str) -> dict[str, Any]:
@@ -221,10 +263,11 @@ def _until(deadline: float, tasks: Iterator[T]) -> Iterator[T]:
 def _obtain_base(
     folder: Path,
     given: str | Path | None,
-    model: str,
+    model: ModelSource,
     input_px: int,
     data: DataSplits,
     settings: CollectSettings,
+    weights: Mapping[str, torch.Tensor] | None,
     seed: int,
     quiet: bool,
 ) -> BaseNetwork:
@@ -235,16 +278,24 @@ def _obtain_base(
         base = load_base(Path(given), model=model, input_px=input_px, data=data)
     else:
         base = obtain_trained_base(
-            kept, model, input_px, data, phase=settings.base, prunable=settings.prunable, seed=seed, quiet=quiet
+            kept,
+            model,
+            input_px,
+            data,
+            phase=settings.base,
+            prunable=settings.prunable,
+            seed=seed,
+            weights=weights,
+            quiet=quiet,
         )
     if not settings.any_base:
-        _check_better_than_guessing(base, data)
+        _check_better_than_guessing(base, data, weights is not None)
     if not kept.exists():
         save_base(base, kept)
     return base
 
 
-def _check_better_than_guessing(base: BaseNetwork, data: DataSplits) -> None:
+def _check_better_than_guessing(base: BaseNetwork, data: DataSplits, weights: bool) -> None:
     """Records of a base network at chance say nothing of what pruning costs.
 
     Raises:
@@ -253,23 +304,28 @@ def _check_better_than_guessing(base: BaseNetwork, data: DataSplits) -> None:
     chance = 1 / len(data.classes)
     error = math.sqrt(chance * (1 - chance) / len(data.validation))
     if not base.validation_accuracy > chance + 3 * error:
+        remedy = "train it on more images (--base-images) in another folder, or give --base"
+        if weights:
+            remedy = (
+                "give the --mean, --std and --input-px that its weights were trained with, or train it further "
+                "(--base-images) in another folder; a class instead of its instance is trained from scratch"
+            )
         raise InputError(
             f"base: its validation accuracy of {base.validation_accuracy:.4f} is no better than guessing one of "
-            f"{len(data.classes)} classes; train it on more images (--base-images) in another folder, or give --base"
+            f"{len(data.classes)} classes; {remedy}"
         )
 
 
 def _run_settings(
-    model: str,
-    input_px: int,
+    graph: LayerGraph,
     data: DataSplits,
     snr_db: tuple[float, float] | None,
     seed: int,
     settings: CollectSettings,
 ) -> dict[str, Any]:
     return {
-        "model": model,
-        "input_px": input_px,
+        "model": graph.model,
+        "input_px": graph.input_px,
         "data_fingerprint": data.fingerprint,
         "snr_db": list(snr_db) if snr_db else None,
         "seed": seed,
@@ -283,6 +339,7 @@ def _records_info(
     base: BaseNetwork,
     snr_db: tuple[float, float] | None,
     settings: CollectSettings,
+    apart: Mapping[str, Any],
 ) -> RecordsInfo:
     candidate = asdict(settings.candidate)
     return RecordsInfo(
@@ -301,8 +358,10 @@ def _records_info(
             **{f"base_{name}": base.info[name] for name in ("prunable", "prunable_seed") if name in base.info},
             "candidate_training": candidate,
             "channel": "awgn" if snr_db else "noise-free",
+            **apart,
         },
         versions={
             name: importlib.metadata.version(name) for name in ("torch", "torchvision", "nni", "numpy", "scikit-learn")
         },
+        graph=None if ships(graph) else graph,
     )

@@ -12,7 +12,8 @@ copies.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,21 @@ class DataSplits:
     mean: np.ndarray
     std: np.ndarray
     fingerprint: str
+
+    def normalised_by(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> DataSplits:
+        """The same images, normalised by other channel statistics in 0..1 where some are given.
+
+        Raises:
+            InputError: not three numbers, or a deviation that is not above 0.
+        """
+        means = self.mean if mean is None else np.array(mean, np.float32)
+        deviations = self.std if std is None else np.array(std, np.float32)
+        for name, values in (("mean", means), ("std", deviations)):
+            if values.shape != (3,) or not np.isfinite(values).all():
+                raise InputError(f"{name}: {values.tolist()} must be three numbers in 0..1, for red, green and blue")
+        if std is not None and (deviations <= 0).any():
+            raise InputError(f"std: {list(std)} must be above 0; the images are divided by it")
+        return replace(self, mean=means, std=deviations)
 
 
 def load_data(source: str | Path, *, image_px: int = 32) -> DataSplits:

@@ -8,6 +8,8 @@ pruned and handed over as that, a layer as large as any other, and its file hold
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from coinfer_ray.models.trace import trace_graph
@@ -58,9 +60,9 @@ def with_low_rank(
             thin = [factor.bfloat16().float().cpu().numpy() for factor in factors_of(state[name].to(device), rank)]
             factors[name] = thin[0], thin[1]
             state[name].copy_(torch.from_numpy(product(*factors[name])))
-    weights = {name: tensor.cpu().contiguous().numpy().copy() for name, tensor in state.items()}
+    weights = base.weights | {name: tensor.cpu().contiguous().numpy().copy() for name, tensor in state.items()}
     network = network.to(device)
     validation, test = [
         accuracy(network, part, preprocess, device=device, precision=precision) for part in (data.validation, data.test)
     ]
-    return BaseNetwork(weights, validation, test, base.info, factors)
+    return replace(base, weights=weights, validation_accuracy=validation, test_accuracy=test, factors=factors)

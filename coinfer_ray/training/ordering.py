@@ -44,6 +44,8 @@ def keep_order(network: nn.Module, graph: LayerGraph) -> None:
             for norm in norms:
                 assert norm is not None
                 module = network.get_submodule(norm.module)
+                if module.running_mean is None:  # it keeps none
+                    continue
                 module.running_mean.mul_(factors)  # type: ignore[union-attr, operator]
                 module.running_var.mul_(factors.square())  # type: ignore[union-attr, operator]
         elif len(makers) == 1 and _is_homogeneous(graph, prunable.name):

@@ -14,17 +14,20 @@ were trained, and neither the file nor the pruner has to know.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.source import ModelLike
 from coinfer_ray.runtime.progress import Progress
-from coinfer_ray.training.base import BaseNetwork, load_base, round_weights, save_base, train_base
+from coinfer_ray.training.base import BaseNetwork, arrays_of, load_base, round_weights, save_base, train_base
 from coinfer_ray.training.data import DataSplits, ImageSet
 from coinfer_ray.training.low_rank import with_low_rank
 from coinfer_ray.training.memory import keep_freed_memory, pick_precision
@@ -80,7 +83,7 @@ class _SandwichLoss:
 
 def obtain_trained_base(
     path: Path,
-    model: str,
+    model: ModelLike,
     input_px: int,
     data: DataSplits,
     *,
@@ -88,12 +91,14 @@ def obtain_trained_base(
     prunable: PrunablePhase | None,
     seed: int,
     start: BaseNetwork | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
     on_images: Callable[[int], None] | None = None,
     quiet: bool = False,
 ) -> BaseNetwork:
     """The base network at ``path``, trained and written there first where it is not: plainly, then to be pruned.
 
-    ``prunable`` None leaves the second phase out; ``start`` is a plainly trained network that stands for the first.
+    ``prunable`` None leaves the second phase out; ``start`` is a plainly trained network that stands for the first;
+    ``weights`` are what the first begins with, by name, instead of chance.
     Training that was cut off goes on from hidden files beside ``path``, with the same result. ``on_images`` is called
     with the number of images of each batch, and may raise to stop.
 
@@ -132,6 +137,7 @@ def obtain_trained_base(
                 precision=precision,
                 checkpoint=path.with_name(f".{path.name}.checkpoint"),
                 on_images=watched(progress),
+                weights=weights,
             )
         if prunable is not None:
             save_base(plain, plain_path)
@@ -203,8 +209,8 @@ def make_prunable(
         "prunable_from": base.fingerprint,
         "prunable_seconds": round(time.perf_counter() - started),
     }
-    weights = {name: tensor.cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
-    return BaseNetwork(weights, validation, test, info)
+    weights = base.weights | arrays_of(network)  # a trace has what the forward uses, and no more
+    return replace(base, weights=weights, validation_accuracy=validation, test_accuracy=test, info=info)
 
 
 @torch.no_grad()
@@ -220,9 +226,10 @@ def measure_batch_norms(
 ) -> None:
     """Replace the running means and variances of all batch norms by plain averages over the first ``count`` images.
 
-    The images are not augmented, as when the network is used. A network without batch norms stays as it is.
+    Of all norms, that is, that keep such: those of vectors too, and instance norms that track. The images are not
+    augmented, as when the network is used. A network without them stays as it is.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, _NormBase) and module.track_running_stats]
     if not norms:
         return
     network.eval()
@@ -232,7 +239,11 @@ def measure_batch_norms(
         norm.momentum = None  # an average in which every batch counts as much as any other
         norm.train()
     resident = ResidentImages.of(images, device).take(slice(0, count))
-    for start in range(0, len(resident) - len(resident) % batch_size or len(resident), batch_size):
+    instance = [norm for norm in norms if isinstance(norm, _InstanceNorm)]
+    starts = range(0, len(resident) - len(resident) % batch_size or len(resident), batch_size)
+    for number, start in enumerate(starts, 1):
+        for norm in instance:
+            norm.momentum = 1 / number  # the same average: these take None for none at all
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
             network(preprocess(resident.images[start : start + batch_size]))
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -80,6 +80,12 @@ def for_images(phase: Phase, training_images: int) -> Phase:
     return replace(phase, images=most, batch_size=min(phase.batch_size, SMALL_BATCH))
 
 
-def recipe_for(graph: LayerGraph) -> Recipe:
-    """The recipe of a network by its layers: :data:`NORMALISED` where one of them is a batch norm."""
-    return NORMALISED if any(layer.kind == "batch_norm" for layer in graph.layers) else PLAIN
+def recipe_for(graph: LayerGraph, *, own: bool = False) -> Recipe:
+    """The recipe of a network by its layers: :data:`NORMALISED` where one of them is a batch norm.
+
+    Matrices of a user's ``own`` network keep their rank: what AlexNet can spare is not known of others.
+    """
+    recipe = NORMALISED if any(layer.kind == "batch_norm" for layer in graph.layers) else PLAIN
+    if own and recipe.prunable is not None:
+        return replace(recipe, prunable=replace(recipe.prunable, rank=None))
+    return recipe

@@ -156,9 +156,9 @@ def _sliced(module: nn.Module, layer: Layer, x: torch.Tensor, sizes: _Sizes) -> 
     weight, bias = [
         None if parameter is None else _rows(parameter, layer, sizes) for parameter in (module.weight, module.bias)
     ]
-    assert weight is not None
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=module.eps)
+    assert weight is not None
     if isinstance(module, nn.Linear):
         return F.linear(x, weight[:, : x.shape[1]], bias)
     return convolve(module, x, weight if layer.group_width else weight[:, : x.shape[1]], bias)

@@ -13,6 +13,8 @@ from typing import Any, cast
 import numpy as np
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.models.library import check_same_network
+from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
 from coinfer_ray.records.request import Request
@@ -37,7 +39,8 @@ TRAINED_WITH = ("torch", "torchvision", "nni", "numpy", "scikit-learn")
 class Verifier:
     """Trains strategies as the candidates of ``info`` were trained, on the workers of ``executor``.
 
-    ``base`` is their base network and ``data`` their images (:func:`obtain_base` checks both). With a ``folder``
+    ``base`` is their base network and ``data`` their images (:func:`obtain_base` checks both), which are normalised as
+    the settings of ``info`` say. With a ``folder``
     every measurement is kept there as a shard the moment it ends, under a number that follows from the strategy
     and the channel alone; what is there is not trained again. The caller holds the folder
     (:func:`coinfer_ray.runtime.files.run_folder`).
@@ -56,12 +59,14 @@ class Verifier:
         folder: Path | None = None,
         quiet: bool = False,
     ) -> None:
+        source = base.source or resolve_model(info.model)
         self.info = replace(info, versions={name: importlib.metadata.version(name) for name in TRAINED_WITH})
         self.base = base
         self.executor = executor
         self.folder = folder
         self.quiet = quiet
-        graph = graph_for(info.model, info.input_px, data)
+        data = images_of(info, data)
+        graph = graph_for(source, info.input_px, data)
         self.space = SearchSpace(graph)
         self._shared = shared_values(graph, data, base, collect_settings(info))
 
@@ -145,14 +150,30 @@ def collect_settings(info: RecordsInfo) -> CollectSettings:
     raise InputError(f"records: {wrong}, so no other can be trained like them; collect them with this version")
 
 
-def obtain_base(given: str | Path | None, records: object, info: RecordsInfo, data: DataSplits) -> BaseNetwork:
+def images_of(info: RecordsInfo, data: DataSplits) -> DataSplits:
+    """``data`` as the records' networks saw it: normalised by what their settings say."""
+    return data.normalised_by(**info.settings.get("normalisation", {"mean": None, "std": None}))
+
+
+def obtain_base(
+    given: str | Path | None,
+    records: object,
+    info: RecordsInfo,
+    data: DataSplits,
+    model: ModelLike | None = None,
+) -> BaseNetwork:
     """The base network of the records: the file ``given``, or the one that lies beside ``records``.
 
-    ``records`` is the folder or the file that they came from; None: those that ship.
+    ``records`` is the folder or the file that they came from; None: those that ship. ``model`` builds the network,
+    by default the records' name of it does.
 
     Raises:
-        InputError: there is none, or images or weights are not those behind the records.
+        InputError: there is none, or images, network or weights are not those behind the records.
     """
+    source = resolve_model(info.model if model is None else model)
+    check_same_network(source, info.layer_graph, "records: are")
+    if source.name != info.model:  # the same network by another name
+        source = replace(source, name=info.model)
     wanted = info.settings.get("data_fingerprint")
     if data.fingerprint != wanted:
         raise InputError(
@@ -160,15 +181,15 @@ def obtain_base(given: str | Path | None, records: object, info: RecordsInfo, da
             f"({info.settings.get('data')}) have {wanted}; give --data with the same images"
         )
     if given is None:
-        source = shipped_records(info.model, info.input_px) if records is None else records
-        beside = base_beside(Path(source)) if isinstance(source, str | Path) else None
+        origin = shipped_records(info.model, info.input_px) if records is None else records
+        beside = base_beside(Path(origin)) if isinstance(origin, str | Path) else None
         if beside is None or not beside.is_file():
             raise InputError(
                 f"base: the records' base network (fingerprint {info.settings.get('base_fingerprint')}) is needed; "
                 f"give --base FILE, the {BASE_FILE} of their collection"
             )
         given = beside
-    base = load_base(Path(given), model=info.model, input_px=info.input_px, data=data)
+    base = load_base(Path(given), model=source, input_px=info.input_px, data=data)
     wanted = info.settings.get("base_fingerprint")
     if base.fingerprint != wanted:
         raise InputError(

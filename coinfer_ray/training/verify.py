@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.models.library import load_graph
+from coinfer_ray.models.source import ModelLike
 from coinfer_ray.predictor.obtain import kept_fit
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.space import SearchSpace
@@ -54,6 +54,7 @@ class Claim:
     confidence: float | None = None
     accuracy_floor: float | None = None
     base_accuracy: float | None = None
+    graph_fingerprint: str | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Claim:
@@ -72,7 +73,9 @@ class Claim:
             strategy = Strategy.from_json(document)
             numbers = {name: document.get(name) for name in CLAIM_KEYS}
             claimed = {name: None if value is None else float(value) for name, value in numbers.items()}
-            return cls(strategy, str(document["model"]), int(document["input_px"]), **claimed)
+            graph = document.get("graph_fingerprint")
+            model, pixels = str(document["model"]), int(document["input_px"])
+            return cls(strategy, model, pixels, **claimed, graph_fingerprint=None if graph is None else str(graph))
         except KeyError as error:
             raise InputError(
                 f"strategy: {path} lacks {error}; `coinfer optimize --json` writes model, input_px and strategy"
@@ -145,6 +148,7 @@ def verify(
     snr_db: float | None = None,
     append: str | Path | None = None,
     feature_bits: int | None = None,
+    model: ModelLike | None = None,
     quiet: bool = False,
 ) -> Verification:
     """Train the claimed strategy ``seeds`` times from different seeds and compare.
@@ -153,7 +157,8 @@ def verify(
     ``base`` is the base network that they started from, by default the one in the records' own folder.
     ``max_loss`` replaces the claim's accuracy floor. ``append`` keeps the measurements as shards in a folder, which
     may be that of the records; a training that is there is not done again. ``feature_bits`` (1..8: quantised to so many
-    bits a value, or 32: floats) replaces the claim's own.
+    bits a value, or 32: floats) replaces the claim's own. ``model`` builds the network, by default what the claim calls
+    it does; an ``nn.Module`` has to be given again.
 
     Raises:
         InputError: a claim that does not belong to the records, images or a base network that are not theirs.
@@ -169,7 +174,7 @@ def verify(
     info = info_of(source)
     claim = _checked(claim, source, info, max_loss, accuracy, snr_db)
     splits = load_data(data)
-    network = obtain_base(base, records, info, splits)
+    network = obtain_base(base, records, info, splits, model)
     requests = [Request(claim.strategy, snr_db, repeat) for repeat in range(seeds)]
     with nullcontext(None) if append is None else shard_folder(append, info) as folder:
         verifier = Verifier(info, splits, network, executor, folder=folder, quiet=quiet)
@@ -216,8 +221,8 @@ def info_of(source: Predictor | Records) -> RecordsInfo:
     """What all records behind ``source`` share."""
     if isinstance(source, Records):
         return source.info
-    sets = tuple(prunable.name for prunable in load_graph(source.model, source.input_px).prunable_sets)
-    return RecordsInfo(source.model, source.input_px, sets, source.settings, source.versions)
+    sets = tuple(prunable.name for prunable in source.layer_graph.prunable_sets)
+    return RecordsInfo(source.model, source.input_px, sets, source.settings, source.versions, source.graph)
 
 
 def shard_folder(folder: str | Path, info: RecordsInfo) -> AbstractContextManager[Path]:
@@ -259,7 +264,12 @@ def _checked(
             if noisy
             else "snr-db: the records come from a noise-free channel; leave it out"
         )
-    space = SearchSpace(load_graph(claim.model, claim.input_px))
+    if claim.graph_fingerprint not in (None, info.layer_graph.fingerprint):
+        raise InputError(
+            f"strategy: was found for another layer graph than the records' of {info.model}; give the --records that "
+            "it was found with"
+        )
+    space = SearchSpace(info.layer_graph)
     claim = replace(claim, strategy=realised(space, claim.strategy))
     if isinstance(source, Records):
         known = source.base_accuracy(accuracy)

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from coinfer_ray.errors import InputError
 from coinfer_ray.models import zoo
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
+from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.runtime.executors.base import WorkerContext
@@ -63,14 +65,19 @@ class CollectSettings:
         first = self.base if base is None else replace(self.base, images=base)
         return replace(self, base=first, prunable=second)
 
+    def from_weights(self, base: int | None, prunable: int | None) -> CollectSettings:
+        """For a base network that begins with given weights: neither phase, or each on as many images as asked for."""
+        second = replace(self.prunable, images=prunable) if self.prunable and prunable else None
+        return replace(self, base=replace(self.base, images=base or 0), prunable=second)
 
-def default_settings(model: str, input_px: int = 224) -> CollectSettings:
+
+def default_settings(model: ModelLike, input_px: int = 224) -> CollectSettings:
     """How a network's base and candidates are trained where nothing else is asked.
 
     Raises:
         InputError: an unknown network, or an input too small for it.
     """
-    recipe = recipe_for(load_graph(model, input_px))
+    recipe = recipe_for(load_graph(model, input_px), own=resolve_model(model).own)
     return CollectSettings(base=recipe.base, prunable=recipe.prunable, candidate=recipe.candidate)
 
 
@@ -107,7 +114,8 @@ def make_trainer(shared: Mapping[str, Any], context: WorkerContext) -> Candidate
     sets = {
         name: ImageSet(shared[f"{name}_images"], shared[f"{name}_labels"]) for name in ("train", "validation", "test")
     }
-    network = build_base(BaseNetwork(shared["weights"], 0.0, 0.0, {"model": graph.model}), graph.classes)
+    base = BaseNetwork(shared["weights"], 0.0, 0.0, {"model": graph.model}, source=shared["source"])
+    network = build_base(base, graph.classes)
     return CandidateTrainer(
         network,
         SearchSpace(graph),
@@ -168,19 +176,24 @@ def shared_values(graph: LayerGraph, data: DataSplits, base: BaseNetwork, settin
         "graph": graph,
         "settings": settings,
         "weights": base.weights,
+        "source": base.source,
         "preprocess": Preprocess.of(data, graph.input_px),
     }
 
 
-def graph_for(model: str, input_px: int, data: DataSplits) -> LayerGraph:
+def graph_for(model: ModelLike, input_px: int, data: DataSplits) -> LayerGraph:
     """The network's layer graph with as many outputs as ``data`` has classes.
 
     Raises:
-        InputError: an unknown network, or an input too small for it.
+        InputError: an unknown network, an input too small for it, or one that gives another number of class scores.
     """
-    graph = load_graph(model, input_px)
-    if len(data.classes) == graph.classes:
-        return graph
-    from coinfer_ray.models.trace import trace_graph
-
-    return trace_graph(zoo.build(model, len(data.classes)), (3, input_px, input_px), model)
+    source, classes = resolve_model(model), len(data.classes)
+    if source.kind == "graph":
+        zoo.build(source, classes)  # says that it cannot
+    graph = load_graph(source, input_px, classes)
+    if graph.classes != classes:
+        raise InputError(
+            f"model: {source.name} gives {graph.classes} class scores, {data.name} has {classes} classes; let it give "
+            f"as many, or take {zoo.CLASSES_ARGUMENT}"
+        )
+    return graph

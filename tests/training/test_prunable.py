@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from coinfer_ray.compression.pruning import ChannelRanking, shrink
@@ -229,3 +230,39 @@ def test_a_loss_that_is_no_number_is_said_of_sub_networks_too(plain: BaseNetwork
     with pytest.raises(Diverged, match="the loss is nan"):
         broken = BaseNetwork(weights, 0.5, 0.5, plain.info)
         make_prunable(broken, data, phase=PRUNABLE, seed=0, device=CPU, precision=torch.float32)
+
+
+def test_every_norm_that_keeps_statistics_is_measured(data: DataSplits) -> None:
+    """Of vectors too, and instance norms that track; those that keep none stay as they are."""
+    torch.manual_seed(0)
+    instance, none = nn.InstanceNorm2d(3, track_running_stats=True), nn.BatchNorm2d(3, track_running_stats=False)
+    vector = nn.BatchNorm1d(12)
+    network = nn.Sequential(instance, none, nn.AvgPool2d(16), nn.Flatten(), vector, nn.Linear(12, 10))
+    preprocess = Preprocess.of(data, 32)
+    measure_batch_norms(network, data.train, preprocess, 512, device=CPU, precision=torch.float32)
+    x = preprocess(torch.from_numpy(data.train.images[:512]))
+    assert torch.allclose(instance.running_mean, x.mean((0, 2, 3)), atol=1e-5)
+    with torch.no_grad():
+        halves = [network[2](none(F.instance_norm(half))).flatten(1) for half in x.split(256)]
+    pooled = torch.cat(halves)
+    assert torch.allclose(vector.running_mean, pooled.mean(0), atol=1e-4)
+    assert torch.allclose(vector.running_var, pooled.var(0), rtol=2e-2)
+    assert none.running_mean is None and vector.momentum == 0.1 and not vector.training
+
+
+def test_norms_without_scale_or_statistics_are_sliced_and_ordered() -> None:
+    torch.manual_seed(0)
+    norms = nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(12, track_running_stats=False)
+    convs = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10)
+    network = nn.Sequential(convs[0], norms[0], nn.ReLU(), convs[1], norms[1], nn.ReLU(), *head)
+    graph = trace.trace_graph(network, (3, 8, 8), "norms")
+    (only,) = graph.prunable_sets
+    x = torch.randn(16, 3, 8, 8)
+    expected = shrink(network, graph, {only.name: torch.arange(7)}).train()(x)
+    assert torch.allclose(SlicedNetwork(network, graph)(x, {only.name: 7}), expected, atol=1e-5)
+    before = network.train()(x)
+    keep_order(network, graph)
+    norms_of_filters = convs[1].weight.detach().abs().sum((1, 2, 3))
+    assert (norms_of_filters.diff() < 0).all()
+    assert torch.allclose(network(x), before, atol=1e-4)

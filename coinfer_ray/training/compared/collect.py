@@ -27,7 +27,7 @@ from coinfer_ray.training.compared.two_step import TwoStep
 from coinfer_ray.training.data import DataSplits
 from coinfer_ray.training.memory import release_freed_memory
 from coinfer_ray.training.trainer import Diverged
-from coinfer_ray.training.verifier import collect_settings
+from coinfer_ray.training.verifier import collect_settings, images_of
 from coinfer_ray.training.worker import candidate_seed, graph_for, make_trainer, shared_values
 
 _KINDS: tuple[Callable[[], Training], ...] = (TwoStep, FpgmTraining, BottlenetppTraining, Jalad)
@@ -78,7 +78,8 @@ def collect_choices(
         check_name("method", method, tuple(TRAININGS))
     if known is not None:
         known.info.check_same(info, f"choices: {known.source}", "the records", "keep them apart")
-    graph = graph_for(info.model, info.input_px, data)
+    data = images_of(info, data)
+    graph = graph_for(base.source or info.model, info.input_px, data)
     plans = {method: TRAININGS[method]().plan(graph)[:most] for method in methods}
     # In turns, so that whatever time there is serves all methods alike. One seed for all: what several trainings of a
     # method have in common is then the same, and is done once.
