@@ -300,6 +300,15 @@ def test_confidence_is_an_axis_and_can_be_overridden(run: Callable[..., pa.Table
         run(few, confidence=0.9999)
 
 
+@pytest.mark.parametrize("links", [["3g"], ["3g", "wifi"]])
+def test_an_atlas_of_one_device_answers_too(links: list[str], synthetic_predictor: Predictor) -> None:
+    """Its cone is a plane or a ray, whose edges are known to few digits."""
+    grid = GRID | {"device": ["rpi3b+"], "link": links, "max_loss": [0.03]}
+    common: dict[str, Any] = {"executor": "local", "records": synthetic_predictor, "quiet": True}
+    exact, atlas = (sweep(grid, solver=name, **common).to_table() for name in ("exact", "atlas"))
+    assert atlas["latency_s"].to_pylist() == pytest.approx(exact["latency_s"].to_pylist(), rel=1e-3)
+
+
 def test_an_atlas_answers_what_the_exact_solver_does(synthetic_predictor: Predictor, tmp_path: Path) -> None:
     """Over two bounds and two confidences; the atlases lie beside the chunks and are not built twice."""
     grid = GRID | {"confidence": [None, 0.8]}

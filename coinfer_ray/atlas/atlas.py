@@ -37,6 +37,7 @@ from coinfer_ray.scenarios.grid import Grid
 ATLAS_FORMAT = 2
 _METADATA_KEY = b"coinfer_ray.atlas"
 _WIDER = 1e-9  # by which share a range is taken wider, so that its own ends lie inside
+_NARROW = 1e-5  # the same for a range of next to nothing, whose cone has edges that are known to fewer digits
 
 Range = tuple[float, float]
 
@@ -86,7 +87,7 @@ class Ranges:
 
     def corners(self) -> np.ndarray:
         """(4, 3) weights per device FLOP, server FLOP and bit: the corners of their cone, in order around it."""
-        (low, high), (least, most) = ((a * (1 - _WIDER), b * (1 + _WIDER)) for a, b in (self.device, self.uplink))
+        (low, high), (least, most) = (_widened(*ends) for ends in (self.device, self.uplink))
         return np.array([(low, 1.0, least), (high, 1.0, least), (high, 1.0, most), (low, 1.0, most)])
 
     def holds(self, other: Ranges) -> bool:
@@ -393,6 +394,11 @@ def solve_by_atlas(
     nothing = np.zeros(count, dtype=np.int64)
     found = Solutions(levels, objective, accuracy, nothing, nothing == 0, lower_bound)
     return judged(problem, found, scenarios, confidence)
+
+
+def _widened(low: float, high: float) -> Range:
+    share = _WIDER if high > low * (1 + _NARROW) else _NARROW
+    return low * (1 - share), high * (1 + share)
 
 
 def _inside(interval: Range, value: float) -> bool:

@@ -24,7 +24,8 @@ Weights: TypeAlias = "str | Path | Mapping[str, torch.Tensor]"
 
 
 def given_weights(weights: Weights | None, source: ModelSource, classes: int) -> dict[str, torch.Tensor] | None:
-    """The weights that the base network of ``source`` is to have, by name; None where it is trained from scratch.
+    """The weights that the base network of ``source`` is to have, by name and as float32; None where it is trained from
+    scratch.
 
     ``weights`` is a state dict, the file of one, or :data:`OWN`; an ``nn.Module`` has its own unless others are given.
 
@@ -41,7 +42,7 @@ def given_weights(weights: Weights | None, source: ModelSource, classes: int) ->
     state = dict(weights) if isinstance(weights, Mapping) else read_weights(weights)
     where = "given" if isinstance(weights, Mapping) else weights
     check_weights(network, state, f"weights: {where} are not those of {source.name}")
-    return state
+    return {name: each.detach().float() if each.is_floating_point() else each for name, each in state.items()}
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
