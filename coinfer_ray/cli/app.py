@@ -17,6 +17,7 @@ from coinfer_ray.cli import (
     fit,
     models,
     optimize,
+    profile,
     refine,
     report,
     reproduce,
@@ -33,7 +34,21 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (models, devices, collect, fit, optimize, compare, sweep, report, reproduce, verify, refine, atlas):
+for command in (
+    models,
+    devices,
+    profile,
+    collect,
+    fit,
+    optimize,
+    compare,
+    sweep,
+    report,
+    reproduce,
+    verify,
+    refine,
+    atlas,
+):
     command.register(app)
 
 
