@@ -262,3 +262,15 @@ def test_the_proven_answer_is_at_least_as_good(problem: Problem) -> None:
     run = learn(problem, WEIGHTS, FLOOR, np.nan, POOL1, episodes=40, seed=0)
     best = solve(problem, Scenarios(WEIGHTS[None], np.array([FLOOR]), np.array([np.nan])), "quantum")
     assert best.objective[0] <= run.objective
+
+
+def test_episodes_count_what_crossing_costs_by_itself(problem: Problem) -> None:
+    crossing = np.append(WEIGHTS, 0.04)
+    for cut, costs in ((POOL2, 0.04), (END, 0.0)):
+        free, paid = (Episodes(problem, weights, judge(problem), cut) for weights in (WEIGHTS, crossing))
+        assert paid.reference == pytest.approx(free.reference + costs, rel=1e-12)
+        for episodes in (free, paid):
+            for _ in range(episodes.steps):
+                episodes.step(0.7)
+        assert paid.objective == pytest.approx(free.objective + costs, rel=1e-12)
+        assert (paid.levels == free.levels).all()

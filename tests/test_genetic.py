@@ -20,6 +20,7 @@ from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
+from tests.kernels.test_crossing import objectives, with_crossings
 from tests.kernels.test_exact import optima, small_problem
 from tests.synthetic import trusted
 
@@ -128,3 +129,12 @@ def test_without_pymoo_the_extra_is_named(problem: Problem, monkeypatch: pytest.
     monkeypatch.delitem(sys.modules, "coinfer_ray.optimizer.genetic")
     with pytest.raises(InputError, match=r"genetic needs pymoo; pip install 'coinfer-ray\[peers\]'"):
         solve(problem, scenarios_of(problem, 0.06), "genetic")
+
+
+def test_what_crossing_costs_by_itself_counts() -> None:
+    for seed in range(3):
+        small = with_crossings(small_problem(seed), seed + 1)
+        found, best = solve_genetic(*small, population=40, max_evaluations=1_600), optima(small)
+        np.testing.assert_allclose(found.objective, best, rtol=1e-9)
+        rows = found.feasible
+        np.testing.assert_allclose(np.array(objectives(small, found.levels))[rows], found.objective[rows], rtol=1e-12)

@@ -26,8 +26,8 @@ from coinfer_ray.sweeps.chunks import split_grid
 from coinfer_ray.sweeps.sweep import sweep
 from tests.synthetic import trusted
 
-PI = LayerTimes(conv_flop=5e-11, grouped_flop=2e-10, element=2e-9, fc_weight=4e-10, layer=4e-5)
-GPU = LayerTimes(conv_flop=2e-13, grouped_flop=5e-12, element=1e-11, fc_weight=3e-12, layer=2e-5)
+PI = LayerTimes(conv_flop=5e-11, grouped_flop=2e-10, element=2e-9, weight=4e-10, layer=4e-5)
+GPU = LayerTimes(conv_flop=2e-13, grouped_flop=5e-12, element=1e-11, weight=3e-12, layer=2e-5)
 FILE: dict[str, Any] = {"name": "pi", "layer_seconds": PI.to_json(), "held_out_error": {"layer": 0.15}}
 SERVER_FILE: dict[str, Any] = {"name": "gpu", "layer_seconds": GPU.to_json()}
 
@@ -45,10 +45,16 @@ def plain_seconds(layer: Any, times: LayerTimes, ci: int, co: int) -> float:
     moved = (inputs * len(layer.inputs) + outputs) * times.element + times.layer
     if layer.kind == "conv":
         if layer.group_width:
-            return 2 * outputs * (layer.group_width * layer.kernel_area + 1) * times.grouped_flop + moved
-        return 2 * outputs * (ci * layer.kernel_area + 1) * times.conv_flop + moved
+            weights = layer.group_width * layer.kernel_area * co
+            return (
+                2 * outputs * (layer.group_width * layer.kernel_area + 1) * times.grouped_flop
+                + weights * times.weight
+                + moved
+            )
+        weights = ci * layer.kernel_area * co
+        return 2 * outputs * (ci * layer.kernel_area + 1) * times.conv_flop + weights * times.weight + moved
     if layer.kind == "fc":
-        return inputs * co * times.fc_weight + moved
+        return inputs * co * times.weight + moved
     return moved
 
 

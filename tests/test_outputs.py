@@ -31,12 +31,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "picture.svg").write_text(f"<svg><!-- {PICTURE_MARK} --></svg>")
     (folder / "figure.svg").write_text(f"<svg><!-- {FIGURE_MARK} --></svg>")
     (folder / "graph.json").write_bytes(SHIPPED_GRAPH.read_bytes())
+    (folder / "device.yaml").write_text("name: board\nlayer_seconds: {}\nheld_out_error: {}\n")
     found = {"records": records, "predictor": predictor}
     for kind in ("atlas", "choices"):
         found[kind] = folder / f"{kind}.parquet"
         table = pa.table({"x": [1]}).replace_schema_metadata({f"coinfer_ray.{kind}": "{}"})
         pq.write_table(table, found[kind], compression="zstd")
-    return found | {name: next(folder.glob(f"{name}.*")) for name in ("page", "picture", "figure", "graph")}
+    return found | {name: next(folder.glob(f"{name}.*")) for name in ("page", "picture", "figure", "graph", "device")}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -200,7 +200,7 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         ({"link": [{"rate_mbps": math.nan}]}, "link[0].rate_mbps: nan must be a finite number"),
         (
             {"link": [{"rate_mbs": 1}]},
-            "link[0].rate_mbs: unknown key; known: name, rate_mbps, bandwidth_mhz, snr_db, round_trip_ms",
+            "link[0].rate_mbs: unknown key; known: name, rate_mbps, bandwidth_mhz, snr_db, round_trip_ms, radio",
         ),
         ({"link": [{"rate_mbps": 1, "snr_db": 3}]}, "link[0]: needs either rate_mbps, or bandwidth_mhz and snr_db"),
         ({"link": ["6g"]}, "link[0]: '6g' is unknown; did you mean 5g or 4g or 3g?"),
@@ -209,7 +209,7 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         (
             {"link": [5]},
             "link[0]: 5 must be a name or a mapping with the keys name, rate_mbps, bandwidth_mhz, snr_db, "
-            "round_trip_ms",
+            "round_trip_ms, radio",
         ),
         (
             {"links": ["3g"]},

@@ -25,6 +25,7 @@ TORCH_PARTS = (
     "models/split.py",
     "models/pointwise.py",
     "methods/ddpg.py",
+    "profile/torch_layers.py",
 )
 RAY_PARTS = ("runtime/executors/ray_executor.py", "adapters/ray_tune.py")
 
@@ -37,7 +38,7 @@ LAYERS = (
     ("scenarios", "records", "compression"),
     ("predictor",),
     ("optimizer", "training"),
-    ("atlas", "methods", "refine", "benchmark"),
+    ("atlas", "methods", "refine", "benchmark", "profile"),
     ("sweeps",),
     ("report",),
     ("reproduce",),

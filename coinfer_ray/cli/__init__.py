@@ -27,6 +27,7 @@ from coinfer_ray.errors import InputError
 _EXTRA_MODULES = {
     "search": ("typer", "rich", "ray", "sklearn", "scipy", "pyarrow", "pydantic", "yaml", "matplotlib"),
     "train": ("torch", "torchvision", "nni", "PIL"),
+    "device": ("onnx", "onnxruntime"),
 }
 _EXTRA_OF_MODULE = {module: extra for extra, modules in _EXTRA_MODULES.items() for module in modules}
 

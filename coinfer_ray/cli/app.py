@@ -17,6 +17,7 @@ from coinfer_ray.cli import (
     fit,
     models,
     optimize,
+    profile,
     refine,
     report,
     reproduce,
@@ -37,6 +38,7 @@ app = typer.Typer(
 for command in (
     models,
     devices,
+    profile,
     collect,
     fit,
     optimize,

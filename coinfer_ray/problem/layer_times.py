@@ -1,7 +1,8 @@
 """Seconds of a layer as a linear function of what it does: a cost model that is fitted to measured times.
 
-FLOPs over one speed miss the times of real layers by 40 to 300 %: a fully connected layer waits for its weights, a
-grouped convolution leaves most of the arithmetic idle, an addition moves memory, and each layer takes time to start.
+FLOPs over one speed miss the times of real layers by 40 to 300 %: a fully connected layer waits for its weights, and so
+does a convolution on few pixels, a grouped convolution leaves most of the arithmetic idle, an addition moves memory,
+and each layer takes time to start.
 :class:`LayerTimes` has a coefficient for each of these, and none is below 0, so a layer never gets slower as channels
 go, which the exact solver's proof rests on. (Scission's published profiles: 12 to 18 % per block and 3 to 16 % end to
 end with the model left out of the fit, against 41 to 311 % with the best single speed.)
@@ -26,13 +27,13 @@ class LayerTimes:
 
     ``conv_flop``: a FLOP of a convolution, or of a matrix product on several rows. ``grouped_flop``: a FLOP of a
     grouped or depthwise convolution. ``element``: a value read or written, inputs and outputs, not the weights.
-    ``fc_weight``: a weight of a fully connected layer. ``layer``: the layer itself.
+    ``weight``: a weight of a convolution or of a fully connected layer. ``layer``: the layer itself.
     """
 
     conv_flop: float
     grouped_flop: float
     element: float
-    fc_weight: float
+    weight: float
     layer: float
 
     def seconds(self, layer: Layer, in_channels: int, out_channels: int) -> float:
@@ -70,8 +71,12 @@ def term_coefficients(layer: Layer) -> tuple[tuple[float, ...], ...]:
         case "fc":
             return (0.0, 0.0, 0.0, inputs, 0.0), (0.0, 0.0, outputs, 0.0, 0.0), moved_in, constant
         case "conv" if layer.group_width:
-            return nothing, (0.0, linear, outputs, 0.0, 0.0), moved_in, constant
-        case "conv" | "linear" | "other":
+            weights = float(layer.group_width * layer.kernel_area)
+            return nothing, (0.0, linear, outputs, weights, 0.0), moved_in, constant
+        case "conv":
+            weights = float(layer.kernel_area)
+            return (quadratic, 0.0, 0.0, weights, 0.0), (linear, 0.0, outputs, 0.0, 0.0), moved_in, constant
+        case "linear" | "other":
             return (quadratic, *nothing[1:]), (linear, 0.0, outputs, 0.0, 0.0), moved_in, constant
         case "concat":  # reads what it writes; its own input is only the first of several
             return nothing, (0.0, 0.0, 2 * outputs, 0.0, 0.0), nothing, constant
@@ -81,18 +86,18 @@ def term_coefficients(layer: Layer) -> tuple[tuple[float, ...], ...]:
 
 def terms_of(layer: Layer, in_channels: int, out_channels: int) -> np.ndarray:
     """(5,) what a layer does with that many channels kept: FLOPs of convolutions and of grouped ones, elements moved,
-    weights of fully connected layers, layers."""
+    weights, layers."""
     each = np.array([in_channels * out_channels, out_channels, in_channels, 1.0])
     terms: np.ndarray = each @ np.array(term_coefficients(layer))
     return terms
 
 
 def codec_price(times: LayerTimes) -> np.ndarray:
-    """(2, 3) seconds of a FLOP, an element and a stage of the codec: of convolutions, and of linear layers, which have
-    a weight for every two FLOPs."""
+    """(2, 3) seconds of a FLOP, an element and a stage of the codec: of convolutions, whose few weights are neglected,
+    and of linear layers, which have a weight for every two FLOPs."""
     return np.array(
         [
             [times.conv_flop, times.element, times.layer],
-            [times.fc_weight / 2, times.element, times.layer],
+            [times.weight / 2, times.element, times.layer],
         ]
     )

@@ -70,6 +70,11 @@ def _is_graph(path: Path) -> bool:
     return isinstance(document, dict) and {"model", "input_px", "layers"} <= document.keys()
 
 
+def _is_device(path: Path) -> bool:
+    text = path.read_text(errors="replace")
+    return "layer_seconds" in text and "held_out_error" in text
+
+
 def _has_parquet_key(key: bytes) -> Callable[[Path], bool]:
     """Whether a file is Parquet with ``key`` among its metadata: in its footer, whose length and magic end the file."""
 
@@ -95,5 +100,6 @@ KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "choices": ("a file of compared methods' choices", _has_parquet_key(b"coinfer_ray.choices")),
     "picture": ("a picture that coinfer drew", _is_picture),
     "figure": ("a figure that coinfer drew", _is_figure),
+    "device": ("a device file that `coinfer profile` wrote", _is_device),
     "graph": ("a layer graph", _is_graph),
 }

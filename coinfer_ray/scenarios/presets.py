@@ -10,11 +10,11 @@ memory, RegNet's many small ones for the processor), so one that was not measure
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from coinfer_ray.scenarios.scenario import DEVICE_FLOPS_PER_S, LINK_RATE_BPS, SERVER_FLOPS_PER_S
+from coinfer_ray.scenarios.scenario import DEVICE_FLOPS_PER_S, LINK_RATE_BPS, SERVER_FLOPS_PER_S, RadioPower
 
 Kind = Literal["device", "server", "link"]
 
@@ -25,7 +25,9 @@ class Preset:
 
     ``gflops``: one speed for all networks (1e9 FLOP/s); ``gflops_by_network``: one for each that was measured.
     ``rate_mbps`` (1e6 bit/s) and ``round_trip_ms`` (1e-3 s) are a link's. ``date``: year, or year and month, of the
-    source. ``note``: what the numbers leave open.
+    source. ``note``: what the numbers leave open. ``compute_w`` and ``idle_w`` (W) are what a board draws at the wall
+    with all of its cores at work, and waiting; ``radio`` is what sending draws; ``power_source`` says who measured
+    them.
     """
 
     kind: Kind
@@ -38,18 +40,25 @@ class Preset:
     rate_mbps: float | None = None
     round_trip_ms: float | None = None
     note: str = ""
+    compute_w: float | None = None
+    idle_w: float | None = None
+    radio: RadioPower | None = None
+    power_source: str = ""
 
     def item(self) -> dict[str, Any]:
         """The preset as an entry of a grid file."""
         numbers: dict[str, Any] = {"gflops": self.gflops, "gflops_by_network": dict(self.gflops_by_network) or None}
         if self.kind == "link":
-            numbers = {"rate_mbps": self.rate_mbps, "round_trip_ms": self.round_trip_ms}
+            radio = None if self.radio is None else asdict(self.radio)
+            numbers = {"rate_mbps": self.rate_mbps, "round_trip_ms": self.round_trip_ms, "radio": radio}
+        numbers |= {"compute_w": self.compute_w, "idle_w": self.idle_w}
         return {key: value for key, value in numbers.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
         """What ``coinfer devices --json`` prints of it."""
         about = {"title": self.title, "source": self.source, "date": self.date, "note": self.note or None}
-        return {"name": self.name, **self.item(), **about}
+        power = {"power_source": self.power_source} if self.power_source else {}
+        return {"name": self.name, **self.item(), **about, **power}
 
 
 _PAPER = "L. Mu, IEEE Internet of Things Journal 11(4), 2024, Table {}"
@@ -91,13 +100,34 @@ _NCNN_MS: tuple[tuple[Kind, str, str, tuple[float, float, float, float]], ...] =
 )
 
 
+# Watts of a board at the wall: four cores at work, and idle.
+_BOARD_W = {"rpi3b+": (5.1, 1.9), "rpi4b": (6.4, 2.7)}
+_BOARDS = "J. Geerling, pidramble.com, Power consumption benchmarks: whole board"
+
+
 def _of_ncnn(kind: Kind, name: str, title: str, milliseconds: tuple[float, ...]) -> Preset:
     """The preset of one row of ncnn's benchmark."""
     speeds = {network: gflop / ms * 1e3 for (network, gflop), ms in zip(_NCNN_GFLOP.items(), milliseconds, strict=True)}
     speeds |= {network: speeds[measured] for network, measured in _STANDS_FOR.items()}
-    return Preset(kind, f"{name}-ncnn", title, _NCNN, _NCNN_DATE, gflops_by_network=speeds, note=_NCNN_NOTE)
+    compute_w, idle_w = _BOARD_W.get(name, (None, None))
+    return Preset(
+        kind,
+        f"{name}-ncnn",
+        title,
+        _NCNN,
+        _NCNN_DATE,
+        gflops_by_network=speeds,
+        note=_NCNN_NOTE,
+        compute_w=compute_w,
+        idle_w=idle_w,
+        power_source=_BOARDS if name in _BOARD_W else "",
+    )
 
 
+_HUANG = "J. Huang et al., MobiSys 2012, one handset of that year; the range is chosen low"
+_RADIO_3G = RadioPower(base_w=0.81788, w_per_mbps=0.86898, up_to_mbps=1.5)
+_RADIO_LTE = RadioPower(base_w=1.28804, w_per_mbps=0.43839, up_to_mbps=6.0)  # the median uplink of that study
+_RADIO_WIFI = RadioPower(base_w=0.13286, w_per_mbps=0.28317, up_to_mbps=6.0)
 _RATES = "rates: A. E. Eshratifar et al., BottleNet, arXiv 1902.01000 (2019); "
 _HPBN = "I. Grigorik, High Performance Browser Networking (2013), Table 7-2"
 _CODAVEL = "Codavel, Performance report: defining use cases (blog.codavel.com)"
@@ -132,6 +162,8 @@ PRESETS: tuple[Preset, ...] = (
         rate_mbps=1.1,
         round_trip_ms=200.0,
         note="networks differ by a factor of 5",
+        radio=_RADIO_3G,
+        power_source=_HUANG,
     ),
     Preset(
         "link",
@@ -142,6 +174,8 @@ PRESETS: tuple[Preset, ...] = (
         rate_mbps=5.85,
         round_trip_ms=50.0,
         note="to a server in the operator's country",
+        radio=_RADIO_LTE,
+        power_source=_HUANG,
     ),
     Preset(
         "link",
@@ -152,6 +186,8 @@ PRESETS: tuple[Preset, ...] = (
         rate_mbps=18.88,
         round_trip_ms=10.0,
         note="a server in the same house is nearer",
+        radio=_RADIO_WIFI,
+        power_source=_HUANG,
     ),
 )
 

@@ -19,6 +19,7 @@ from coinfer_ray.scenarios.scenario import (
     Device,
     Given,
     Link,
+    RadioPower,
     Scenario,
     Server,
     check_confidence,
@@ -307,7 +308,8 @@ def one_link(given: Any) -> Link:
     axis = item.axis()
     snr_db = None if item.snr_db is None else item.snr_db[0]
     columns = axis.columns
-    return Link(axis.labels[0], float(columns["rate_bps"][0]), snr_db, float(columns["round_trip_s"][0]))
+    radio = None if item.radio is None else RadioPower(**item.radio.model_dump())
+    return Link(axis.labels[0], float(columns["rate_bps"][0]), snr_db, float(columns["round_trip_s"][0]), radio)
 
 
 Item = TypeVar("Item", bound=_Item)

@@ -62,16 +62,43 @@ class Server:
 
 
 @dataclass(frozen=True)
+class RadioPower:
+    """What a device's radio draws while it sends: ``base_w`` + ``w_per_mbps`` times the rate in Mb/s (W).
+
+    Measured up to ``up_to_mbps``. Beyond that the line says nothing: at 50 Mb/s one of 2012 would draw 15 W.
+    """
+
+    base_w: float
+    w_per_mbps: float
+    up_to_mbps: float
+
+    def at(self, rate_bps: float) -> float:
+        """The power at a rate (W).
+
+        Raises:
+            InputError: the rate lies beyond what was measured.
+        """
+        if rate_bps > self.up_to_mbps * 1e6:
+            raise InputError(
+                f"link: the radio's power is known up to {self.up_to_mbps:g} Mb/s, and this link has "
+                f"{rate_bps / 1e6:g}; give the device's file a radio_w, or a slower link"
+            )
+        return self.base_w + self.w_per_mbps * rate_bps / 1e6
+
+
+@dataclass(frozen=True)
 class Link:
     """The uplink. ``snr_db`` is None where the rate is given and no noise is known of.
 
-    ``round_trip_s`` is the time that a request and its answer are on their way, whatever their size (s).
+    ``round_trip_s`` is the time that a request and its answer are on their way, whatever their size (s). ``radio`` is
+    what sending draws of a device that does not say so itself.
     """
 
     name: str
     rate_bps: float
     snr_db: float | None = None
     round_trip_s: float = 0.0
+    radio: RadioPower | None = None
 
 
 @dataclass(frozen=True)
@@ -101,16 +128,21 @@ class Scenario:
     def weights(self, objective: Objective = "latency") -> tuple[float, ...]:
         """Cost of a device FLOP, a server FLOP and an uplink bit, in seconds or in joules of the device's battery.
 
-        A fourth is that of a crossing, where it takes time. While it lasts the device waits.
+        A fourth is that of a crossing, where it takes time. While it lasts the device waits. Energy is
+        ``compute_w`` times the device's seconds, the radio's power (``radio_w``, or else the link's at its rate) times
+        the uplink's, and ``idle_w`` (0 where it is not known) times those of the server and the crossing.
 
         Raises:
-            InputError: energy is asked of a device whose powers are not known.
+            InputError: energy is asked of a device whose powers are not known, or at a rate at which the radio's is
+            not.
         """
         seconds = 1 / self.device.flops_per_s, 1 / self.server.flops_per_s, 1 / self.link.rate_bps
         crossing = (self.crossing_s,) if self.crossing_s else ()
         if objective == "latency":
             return seconds + crossing
         compute_w, radio_w = self.device.compute_w, self.device.radio_w
+        if radio_w is None and self.link.radio is not None:
+            radio_w = self.link.radio.at(self.link.rate_bps)
         if compute_w is None or radio_w is None:
             raise InputError(
                 f"device: the powers of {self.device.name} are not known; "

@@ -189,7 +189,7 @@ class LayerSeconds(BaseModel):
     conv_flop: Power
     grouped_flop: Power
     element: Power
-    fc_weight: Power
+    weight: Power
     layer: Power
 
     @model_validator(mode="after")
@@ -282,6 +282,16 @@ class ServerItem(_Side):
         return _axis(self.label(), columns, self.times())
 
 
+class Radio(BaseModel):
+    """The fields of :class:`coinfer_ray.scenarios.scenario.RadioPower`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_w: Power
+    w_per_mbps: Power
+    up_to_mbps: Power
+
+
 class LinkItem(_Item):
     what = "link"
     presets = {name: preset.item() for name, preset in presets_of("link").items()}
@@ -290,6 +300,7 @@ class LinkItem(_Item):
     bandwidth_mhz: PositiveNumbers | None = None
     snr_db: Numbers | None = None
     round_trip_ms: Milliseconds = 0.0
+    radio: Radio | None = None
 
     @model_validator(mode="after")
     def _rate_or_bandwidth(self) -> LinkItem:
