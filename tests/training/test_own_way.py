@@ -289,6 +289,12 @@ def test_what_is_named_keeps_its_name_and_travels() -> None:
     assert build(there, 10).out_features == 3  # type: ignore[union-attr]
 
 
+def test_the_network_of_the_page_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples" / "own_network")
+    graph = load_graph("nets:Small", 8, classes=7)
+    assert (graph.model, graph.classes, len(graph.prunable_sets)) == ("nets:Small", 7, 2)
+
+
 def test_graphs_are_told_apart_by_what_they_are_and_not_by_their_name() -> None:
     small = load_graph(Small, 8)
     assert small.fingerprint == load_graph(lambda: Small(), 8).fingerprint
