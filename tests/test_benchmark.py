@@ -61,8 +61,9 @@ def test_the_nearest_of_a_trained_strategy_is_itself(bench: Benchmark) -> None:
         assert strategy is not None
         found, distance = bench.nearest(strategy)
         assert distance == 0 and bench.strategies[found] == strategy
-        other = next(point for point in bench.space.graph.cut_points if point != strategy.partition_point)
-        _, distance = bench.nearest(replace(strategy, partition_point=other))
+        elsewhere = [replace(strategy, partition_point=point) for point in bench.space.graph.cut_points]
+        other = next(moved for moved in elsewhere if moved not in bench.strategies)
+        _, distance = bench.nearest(other)
         assert 0 < distance < 1
 
 
