@@ -13,10 +13,13 @@ features the file beside them; fit the predictors again then (scripts/fit_shippe
 from __future__ import annotations
 
 import argparse
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from coinfer_kernels import Scenarios
 
 from coinfer_ray.optimizer.problem import Problem, assemble
@@ -112,15 +115,26 @@ def missing(problem: Problem, scenarios: Scenarios, given: argparse.Namespace) -
 
 
 def join_shipped(model: str, sources: list[Path]) -> None:
-    """Put the records of ``sources`` into the files that ship: of floats, and of quantised features beside them."""
-    floats = shipped_records(model)
+    """Put the records of ``sources`` into the files that ship: of floats, and of quantised features beside them; those
+    that failed, too."""
     files = [
         file for source in sources for file in (sorted(source.glob(SHARD_PATTERN)) if source.is_dir() else [source])
     ]
-    for path, quantised in ((floats, False), (few_bits_beside(floats), True)):
-        parts = [file for file in files if (read_records(file).feature_bits < FLOAT_BITS).all() == quantised]
-        packed = pack([path, *parts], path)
-        print(f"{len(packed)} records in {path}")
+    floats = shipped_records(model)
+    with tempfile.TemporaryDirectory() as place:
+        parts: dict[Path, list[Path]] = {floats: [], few_bits_beside(floats): []}
+        for number, file in enumerate(files):
+            table = pq.read_table(file)
+            quantised = pc.less(pc.fill_null(table["feature_bits"], FLOAT_BITS), FLOAT_BITS)
+            for path, own in zip(parts, (pc.invert(quantised), quantised), strict=True):
+                rows = table.filter(own)
+                if len(rows):
+                    parts[path].append(Path(place) / f"{number}-{path.name}")
+                    pq.write_table(rows, parts[path][-1])
+        for path, own in parts.items():
+            there = [path] if path.exists() else []
+            if there or own:
+                print(f"{len(pack([*there, *own], path))} records in {path}")
 
 
 if __name__ == "__main__":

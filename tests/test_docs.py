@@ -148,7 +148,9 @@ def test_every_command_line_parses(name: str) -> None:
         assert {word for word in rest if word.startswith("--")} <= options | {"--help", "--version"}
 
 
-@pytest.mark.parametrize("wrong", ["optimise --model alexnet", "optimize --modell alexnet", "sweep", "atlas shows a"])
+@pytest.mark.parametrize(
+    "wrong", ["optimise --model alexnet", "optimize --modell alexnet", "sweep g --outt", "atlas shows a"]
+)
 def test_a_wrong_command_line_is_found(wrong: str) -> None:
     (words,) = command_lines(f"```bash\nX=1 coinfer {wrong} > out.json\n```\n")
     assert words == wrong.split()

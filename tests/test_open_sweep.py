@@ -31,7 +31,7 @@ from coinfer_ray.scenarios.grid import AXES
 from coinfer_ray.scenarios.read import parse_grid
 from coinfer_ray.sweeps.estimate import estimate
 from coinfer_ray.sweeps.found import Found
-from coinfer_ray.sweeps.manifest import MANIFEST_FILE, Manifest
+from coinfer_ray.sweeps.manifest import MANIFEST_FILE, STRATEGIES_FILE, Manifest
 from coinfer_ray.sweeps.rows import COMPACT, FULL, chosen_columns
 from coinfer_ray.sweeps.sweep import _chunk_size, prepare, sweep
 from tests.synthetic import trusted, write_synthetic_records
@@ -176,8 +176,13 @@ def test_shards_are_the_whole(run: Callable[..., pa.Table], full: pa.Table, tmp_
     assert together.to_table(full.schema.names).equals(full)
     assert sum(together.strategies["scenarios"].to_pylist()) == SCENARIOS
     assert len(set(together.strategies["id"].to_pylist())) == len(together.strategies)
-    with pytest.raises(InputError, match="a shard is given twice"):
-        open_sweep([folders[0], folders[0]])
+    with pytest.raises(InputError, match="of the 3 shards one is given twice"):
+        open_sweep([*folders, folders[0]])
+    with pytest.raises(InputError, match="of the 3 shards 2/3 is missing"):
+        open_sweep([folders[0], folders[2]])
+    run(tmp_path / "half", chunk=13, shard=(1, 2))
+    with pytest.raises(InputError, match="must be the shards of one sweep"):
+        open_sweep([folders[0], tmp_path / "half"])
     run(tmp_path / "other", chunk=14, shard=(1, 3))
     with pytest.raises(InputError, match="are of different sweeps"):
         open_sweep([folders[0], tmp_path / "other"])
@@ -265,6 +270,48 @@ def test_large_grids_have_chunks_by_cost_and_resume_with_them(
     assert again.settings == first.settings and len(again.chunks) == 12
 
 
+def test_shards_cut_the_grid_alike_on_any_machine(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coinfer_ray.sweeps.sweep.LARGE_GRID", 50)
+    options: dict[str, Any] = HOW | {"solver_options": None, "columns": "full", "chunk": None, "records": predictor}
+    numbers: list[int] = []
+    for part, pace in ((1, 1e-9), (2, 1e9)):
+        monkeypatch.setattr("coinfer_ray.sweeps.sweep.sample", lambda prepared, pace=pace: (pace, 0.0, 0.0, 0))
+        for chunk in prepare(GRID, None, shard=(part, 2), **options).chunks:
+            numbers += range(chunk.start, chunk.stop)
+    assert sorted(numbers) == list(range(SCENARIOS))
+
+
+@pytest.mark.parametrize("damage", ["lost", "junk", "cut"])
+def test_whatever_is_damaged_is_named_and_mended(
+    run: Callable[..., pa.Table], tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    """The table of strategies lost or overwritten, and the first chunk cut short so that it has no footer."""
+    run(tmp_path, chunk=50, columns="compact")
+    before = open_sweep(tmp_path).to_table()
+    path = chunk_files(tmp_path)[0] if damage == "cut" else tmp_path / STRATEGIES_FILE
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:90])
+    assert main(["sweep", "--check", "--out", str(tmp_path)]) == 2
+    assert f"{path.name} is not as it was written" in capsys.readouterr().err
+    with pytest.raises(InputError, match=f"{path.name} is (missing|not as it was written)"):
+        open_sweep(tmp_path)
+    run(tmp_path, chunk=50, columns="compact")
+    assert open_sweep(tmp_path, check=True).to_table().equals(before)
+
+
+def test_a_strategy_has_one_id(run: Callable[..., pa.Table], tmp_path: Path) -> None:
+    """In every sweep of its network, whatever the levels of its space; and two strategies never share one."""
+    said: dict[int, str] = {}
+    for cuts in ("all", "inner"):
+        run(tmp_path / cuts, cuts=cuts)
+        for row in open_sweep(tmp_path / cuts).strategies.to_pylist():
+            what = json.dumps([row[name] for name in ("partition_point", "feature_bits", "sparsity", "codec")])
+            assert said.setdefault(row["id"], what) == what
+    assert len(set(said.values())) == len(said)
+
+
 def test_the_manifest_lists_what_is_there(run: Callable[..., pa.Table], tmp_path: Path) -> None:
     run(tmp_path, chunk=50)
     document = json.loads((tmp_path / MANIFEST_FILE).read_text())
@@ -307,6 +354,21 @@ def test_an_atlas_in_sql_is_the_atlas(atlas: StrategyAtlas) -> None:
     ]
     with pytest.raises(InputError, match="name: 'a b' is no SQL identifier"):
         atlas_sql(atlas, "a b")
+
+
+def test_an_atlas_with_crossings_in_sql(synthetic_predictor: Predictor) -> None:
+    problem = assemble("alexnet", records=synthetic_predictor)
+    ranges = Ranges.of_speeds((1e8, 1e12), (1e13, 1.06e13), (1e5, 1e9))
+    found = build(problem, ranges, max_loss=0.1, tolerance=0.01, crossings=True, quiet=True)
+    rng = np.random.default_rng(2)
+    device, rate, trip = 10 ** rng.uniform(8, 12, 2_000), 10 ** rng.uniform(5, 9, 2_000), rng.uniform(0, 0.1, 2_000)
+    weights = np.column_stack([1 / device, np.full(2_000, 1 / 1.06e13), 1 / rate, trip])
+    scenarios = pa.table({"device": device, "rate": rate, "trip": trip})
+    with duckdb.connect() as connection:
+        connection.register("scenarios", scenarios)
+        connection.execute(atlas_sql(found, "net"))
+        told = connection.sql("SELECT net_latency_s(device, 1.06e13, rate, trip) AS t FROM scenarios").to_arrow_table()
+    np.testing.assert_allclose(told["t"].to_numpy(), found.lookup(weights)[1], rtol=1e-13)
 
 
 def test_sql_from_the_command_line(atlas: StrategyAtlas, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,6 +414,8 @@ def test_dry_runs_and_wrong_lines(tmp_path: Path, capsys: pytest.CaptureFixture[
     ):
         assert main(["sweep", str(grid), "--out", str(out), *line]) == 2
         assert message in capsys.readouterr().err
+    assert main(["sweep", str(grid)]) == 2
+    assert "out: no folder is given" in capsys.readouterr().err
     assert main(["sweep", "--out", str(out)]) == 2
     assert "grid: none is given" in capsys.readouterr().err
     assert main(["sweep", "--check", "--out", str(out)]) == 2

@@ -14,7 +14,8 @@ _SPEEDS = ("device_flops_per_s", "server_flops_per_s", "rate_bps")
 
 
 def atlas_sql(atlas: StrategyAtlas, name: str = "atlas") -> str:
-    """Three macros for DuckDB, of speeds in FLOP/s and a rate in bit/s.
+    """Three macros for DuckDB, of speeds in FLOP/s and a rate in bit/s; where the atlas is one with crossings, a fourth
+    argument is what crossing the link takes by itself, ``crossing_s``.
 
     ``NAME_latency_s(device_flops_per_s, server_flops_per_s, rate_bps)``: the least latency, NULL outside the ranges
     that the atlas is proven for. ``NAME_row(...)``: which row of the atlas has it, the first of equal ones.
@@ -28,6 +29,7 @@ def atlas_sql(atlas: StrategyAtlas, name: str = "atlas") -> str:
     device, server, rate = _SPEEDS
     terms = [
         " + ".join(f"{_double(cost)} / {speed}" for cost, speed in zip(costs, _SPEEDS, strict=True))
+        + (" + crossing_s" if atlas.info.crossings and costs[2] > 0 else "")
         for costs in atlas.table.costs
     ]
     ranges = ((atlas.info.ranges.device, device), (atlas.info.ranges.uplink, rate))
@@ -35,7 +37,8 @@ def atlas_sql(atlas: StrategyAtlas, name: str = "atlas") -> str:
         f"{server} / {speed} BETWEEN {_double(low * (1 - _WIDER))} AND {_double(high * (1 + _WIDER))}"
         for (low, high), speed in ranges
     )
-    shared, listed = f"({', '.join(_SPEEDS)})", ",\n    ".join(terms)
+    arguments = (*_SPEEDS, "crossing_s") if atlas.info.crossings else _SPEEDS
+    shared, listed = f"({', '.join(arguments)})", ",\n    ".join(terms)
     rows = ",\n  ".join(
         f"({row['row']}, {row['partition_point']}, {_quoted(row['cut_after'])}, {row['feature_bits']}, "
         + "".join(f"{_double(row[column])}, " for column in _DOUBLES)

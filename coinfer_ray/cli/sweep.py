@@ -48,7 +48,7 @@ A grid file:
 def sweep(
     grid: Annotated[Path | None, typer.Argument(help="Grid file (YAML).")] = None,
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the answers; give it again to resume.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the answers; give it again to resume.")] = None,
     solver: Annotated[
         str, typer.Option("--solver", help="exact, atlas, quantum, genetic, paper or paper-parent.")
     ] = "exact",
@@ -84,7 +84,10 @@ def sweep(
     **chosen: Any,
 ) -> None:
     """Answer a grid of scenarios into a Parquet data set; run again to resume."""
-    if check:
+    if out is None:
+        if not dry_run:
+            raise InputError("out: no folder is given; give --out DIR")
+    elif check:
         _check(out, json)
         return
     if grid is None:
@@ -110,8 +113,9 @@ def sweep(
             **options.given(chosen),
         }
         if dry_run:
-            expected = _estimate(prepare(grid, out, solver_options=None, **common), out, workers)
+            expected = _estimate(prepare(grid, out, solver_options=None, **common), workers)
         else:
+            assert out is not None
             answers = run(grid, out, executor=executor, address=address, workers=workers, **common)
             summary = _summary(out, answers.schema.names)
     if dry_run:
@@ -127,7 +131,8 @@ def sweep(
         typer.echo(f"  {share:6.1%}  {each['model']} cut after {cut}{bits}, {each['accuracy_source']}, {each['id']}")
     if len(summary["strategies"]) > _SHOWN:
         typer.echo(f"  and {len(summary['strategies']) - _SHOWN} more strategies, in {out}/_strategies.parquet")
-    note(f"`coinfer report {out}` shows them")
+    if columns == "full" and shard is None:
+        note(f"`coinfer report {out}` shows them")
 
 
 def _summary(out: Path, columns: list[str]) -> dict[str, Any]:
@@ -147,11 +152,9 @@ def _summary(out: Path, columns: list[str]) -> dict[str, Any]:
 
 
 def _check(out: Path, json: bool) -> None:
-    from coinfer_ray.sweeps.manifest import Manifest
-    from coinfer_ray.sweeps.reader import check_files, open_sweep
+    from coinfer_ray.sweeps.reader import check_files, finished_manifest
 
-    open_sweep(out)
-    manifest = Manifest.read(out)
+    manifest = finished_manifest(out)
     check_files(manifest)
     if json:
         print_json({"out": str(out), "files": len(manifest.files), "rows": manifest.rows, "bytes": manifest.bytes})
@@ -159,13 +162,13 @@ def _check(out: Path, json: bool) -> None:
         typer.echo(f"{out}: all {len(manifest.files):,} files ({manifest.rows:,} rows) are as they were written")
 
 
-def _estimate(prepared: Prepared, out: Path, workers: int | None) -> dict[str, Any]:
+def _estimate(prepared: Prepared, workers: int | None) -> dict[str, Any]:
     from coinfer_ray.runtime.executors.local import allowed_threads
     from coinfer_ray.sweeps.estimate import estimate
 
     found = estimate(prepared)
     shared = workers or allowed_threads()
-    return {"out": str(out), **asdict(found), "workers": shared, "wall_s": found.first_s + found.seconds / shared}
+    return {**asdict(found), "workers": shared, "wall_s": found.first_s + found.seconds / shared}
 
 
 def _print_estimate(expected: dict[str, Any], json: bool) -> None:

@@ -192,14 +192,14 @@ def open_results(
     return SweepResults(rows, problems, solver, scenarios or len(rows))
 
 
-def _names(labels: list[str], numbers: list[float], describe: Callable[[float], str]) -> list[str]:
+def _names(labels: list[str], numbers: list[float | None], describe: Callable[[float], str]) -> list[str]:
     """Each entry's label; with its number where entries of different numbers share the label."""
-    numbers_of: dict[str, set[float]] = {}
+    numbers_of: dict[str, set[float | None]] = {}
     for label, number in zip(labels, numbers, strict=True):
         numbers_of.setdefault(label, set()).add(number)
     names = []
     for label, number in zip(labels, numbers, strict=True):
-        described = describe(number)
+        described = "measured" if number is None else describe(number)
         unnamed = label.endswith(described.rpartition(" ")[2])  # the grid's own "0.1 to 1000 GFLOPS"
         names.append(label if len(numbers_of[label]) == 1 else described if unnamed else f"{label}, {described}")
     return names

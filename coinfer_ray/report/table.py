@@ -50,7 +50,9 @@ def summary_note(results: SweepResults) -> str:
         proven = sum(1 - bound / latency <= PROVEN_GAP for latency, bound in bounded)
         total = len(results.rows)
         notes.append(f"{proven:,} of {total:,} answers are proven within 0.1 % of the best that is accepted.")
-    errors = [f"{problem['predictor']['typical_error']:.3f}" for problem in results.problems.values()]
+    # One for each predictor: problems of one network with different devices share it.
+    own = {str(problem["predictor"]): problem["predictor"]["typical_error"] for problem in results.problems.values()}
+    errors = [f"{error:.3f}" for error in own.values()]
     notes.append(
         "Accuracy: measured where the network stays as it is or the strategy was trained for the records; "
         f"elsewhere as the predictor says, with a typical error of {' and '.join(errors)}."

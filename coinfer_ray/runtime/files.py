@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from coinfer_ray.errors import InputError
 RUN_FILE = "_run.json"  # pyarrow's data sets pass over names that begin with _ or a dot
 LOCK_FILE = ".coinfer.lock"
 RUN_FORMAT = 1
+_ASKED_S = 0.05
 _TEMPORARY = re.compile(r"\.coinfer-.+\.\d+\.[0-9a-f]{12}\.tmp")  # as write_whole names them
 _SHOWN = 60  # characters of a setting's value in an error message
 
@@ -105,7 +107,7 @@ def single_writer(folder: str | Path) -> Iterator[Path]:
             "(on Windows: in WSL)"
         ) from None
     folder = Path(folder)
-    path = folder / LOCK_FILE
+    path, asked_s = folder / LOCK_FILE, 0.0
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +118,10 @@ def single_writer(folder: str | Path) -> Iterator[Path]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
+                if asked_s < _ASKED_S:  # who only asks whether it is held (runtime.status) holds it for a moment
+                    time.sleep(_ASKED_S)
+                    asked_s += _ASKED_S
+                    continue
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
                 raise InputError(f"out: {folder} is in use by {holder}; wait for it, or give another folder") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from coinfer_ray.atlas.atlas import StrategyAtlas
 from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import judged
-from coinfer_ray.scenarios.grid import Grid
+from coinfer_ray.problem.costs import Times
+from coinfer_ray.scenarios.grid import SPEEDS, Grid
 
 NOTHING = -1  # the index of a scenario that no strategy answers
 _ID_BITS = 52  # an id stays exact as a float64, which is what some readers make of columns with nulls
@@ -165,12 +167,24 @@ class _Cases:
         return wrong
 
 
-def strategy_ids(key: str, levels: np.ndarray) -> NDArray[np.int64]:
-    """(K,) a number for each strategy ``levels`` (K, V) of the problem ``key`` that follows from the two alone.
+def measured_speeds(times: Times) -> list[str]:
+    """The columns of speeds that mean nothing, for the times of that side's layers are measured."""
+    return [SPEEDS[side] for side, each in zip(("device", "server"), times, strict=True) if each is not None]
+
+
+def strategy_ids(problem: Problem, levels: np.ndarray) -> NDArray[np.int64]:
+    """(K,) a number for each strategy ``levels`` (K, V) that follows from the network's graph, from what the strategy
+    is, and from how its costs are counted: the same in every sweep in which these are.
 
     52 bits of a hash: among 100,000 strategies two are alike with a probability of 1e-6; writing a sweep's table of
     them checks it.
     """
-    rows = np.ascontiguousarray(levels, dtype=np.int16)
-    heads = [hashlib.sha256(key.encode() + row.tobytes()).digest()[:8] for row in rows]
+    tables, provenance = problem.delay.tables, problem.provenance()
+    counted = [tables.input_bits, tables.codec_flops, provenance.get("layer_seconds")]
+    of_problem = hashlib.sha256(json.dumps([problem.graph.fingerprint, counted], sort_keys=True).encode())
+    heads = []
+    for row in levels:
+        digest = of_problem.copy()
+        digest.update(json.dumps(problem.space.strategy(row).to_json(), sort_keys=True).encode())
+        heads.append(digest.digest()[:8])
     return np.array([int.from_bytes(head, "big") >> (64 - _ID_BITS) for head in heads], dtype=np.int64)

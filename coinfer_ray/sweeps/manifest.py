@@ -15,6 +15,7 @@ from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.version import __version__
 
 MANIFEST_FILE = "_manifest.json"
+STRATEGIES_FILE = "_strategies.parquet"
 MANIFEST_FORMAT = 1
 _EVERY_S = 1.0  # between two writings: what a kill can cost, at most, beside the chunks in hand
 _PIECE = 1 << 22
@@ -49,10 +50,14 @@ class Written:
 
 @dataclass
 class Manifest:
-    """The finished files of a folder by their path in it; ``complete`` once no scenario is missing."""
+    """The finished files of a folder by their path in it, and the table of ``strategies`` beside them.
+
+    It is ``complete`` once no scenario is missing.
+    """
 
     folder: Path
     files: dict[str, Written] = field(default_factory=dict)
+    strategies: Written | None = None
     complete: bool = False
     _saved: float = 0.0
 
@@ -69,7 +74,8 @@ class Manifest:
             if document["format"] != MANIFEST_FORMAT:
                 raise ValueError(f"of format {document['format']}, not {MANIFEST_FORMAT}")
             files = {name: Written(**entry) for name, entry in document["files"].items()}
-            return cls(Path(folder), files, bool(document["complete"]))
+            strategies = document["strategies"] and Written(**document["strategies"])
+            return cls(Path(folder), files, strategies, bool(document["complete"]))
         except FileNotFoundError:
             return cls(Path(folder))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -100,6 +106,7 @@ class Manifest:
             "rows": self.rows,
             "bytes": self.bytes,
             "complete": self.complete,
+            "strategies": self.strategies and asdict(self.strategies),
             "files": {name: asdict(self.files[name]) for name in sorted(self.files)},
         }
         text = json.dumps(document, indent=1) + "\n"
@@ -108,6 +115,7 @@ class Manifest:
 
     def damaged(self) -> Iterator[str]:
         """The files that are not there as they were written, by reading all of them."""
-        for name in sorted(self.files):
-            if not self.files[name].is_at(self.folder / name):
+        beside = {} if self.strategies is None else {STRATEGIES_FILE: self.strategies}
+        for name, written in sorted({**self.files, **beside}.items()):
+            if not written.is_at(self.folder / name):
                 yield name

@@ -14,15 +14,15 @@ from coinfer_ray.problem.costs import parts
 from coinfer_ray.runtime.files import read_run
 from coinfer_ray.scenarios.grid import AXES, Grid
 from coinfer_ray.scenarios.read import parse_grid
-from coinfer_ray.sweeps.manifest import Manifest
-from coinfer_ray.sweeps.strategies import STRATEGIES_FILE
+from coinfer_ray.sweeps.found import measured_speeds
+from coinfer_ray.sweeps.manifest import STRATEGIES_FILE, Manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.dataset import Dataset
 
 _PARTS = ("device_s", "server_s", "uplink_s", "crossing_s")  # latency, by the order of costs and weights
-_COSTS = ("device_flop", "server_flop", "uplink_bit")
+_COSTS = ("device_cost", "server_cost", "uplink_bit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +120,8 @@ class Sweep:
     def _grid_column(self, name: str, start: int, stop: int) -> Any:
         import pyarrow as pa
 
+        if name in measured_speeds(self.grid.times(start)):
+            return pa.nulls(stop - start, pa.float64())
         values = self.grid.columns(start, stop)[name]
         if name == "model":
             return pa.DictionaryArray.from_arrays(pa.array(values), pa.array(self.grid.models, pa.string()))
@@ -135,8 +137,8 @@ def open_sweep(folder: str | Path | Sequence[str | Path], *, check: bool = False
     ``check`` reads every file and compares it with what was written.
 
     Raises:
-        InputError: no folder of a sweep, one that is not finished, shards of different sweeps, or a file that is
-            missing or damaged.
+        InputError: no folder of a sweep, one that is not finished, folders that are not all the shards of one sweep, or
+            a file that is missing or damaged.
     """
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -152,30 +154,43 @@ def open_sweep(folder: str | Path | Sequence[str | Path], *, check: bool = False
     if len(opened) == 1:
         dataset, strategies = opened[0][:2]
     else:
-        shards = [tuple(each[2]["shard"] or ()) for each in opened]
-        if len(set(shards)) < len(shards):
-            raise InputError(f"sweep: a shard is given twice ({', '.join(map(str, folders))}); give each once")
+        check_shards([each[2]["shard"] for each in opened])
         dataset = ds.dataset([each[0] for each in opened])
         strategies = _merged(pa.concat_tables([each[1] for each in opened]))
     return Sweep(dataset, strategies, parse_grid(settings["grid"]), settings)
 
 
+def check_shards(shards: Sequence[Sequence[int] | None]) -> None:
+    """Raise InputError unless ``shards``, (i, n) each, are n of n parts."""
+    whole = {None if each is None else each[1] for each in shards}
+    parts = sorted(each[0] for each in shards if each is not None)
+    count = next(iter(whole))
+    if len(whole) > 1 or count is None:
+        raise InputError(
+            "sweep: several folders must be the shards of one sweep, cut into equally many; open them apart"
+        )
+    if parts != list(range(1, count + 1)):
+        lacking = sorted(set(range(1, count + 1)) - set(parts))
+        wrong = f"{lacking[0]}/{count} is missing" if lacking else "one is given twice"
+        raise InputError(f"sweep: of the {count} shards {wrong}; give each once")
+
+
 def _open_folder(folder: Path, check: bool) -> tuple[Dataset, pa.Table, dict[str, Any]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    run = read_run(folder)
-    if run["kind"] != "sweep":
-        raise InputError(f"sweep: {folder} was written by `coinfer {run['kind']}`; give the folder of a sweep")
-    manifest = Manifest.read(folder)
-    if not manifest.complete:
-        raise InputError(f"sweep: {folder} is not finished ({manifest.rows:,} rows so far); run its sweep again")
+    manifest = finished_manifest(folder)
     if check:
         check_files(manifest)
     missing = [name for name in (*manifest.files, STRATEGIES_FILE) if not (folder / name).is_file()]
     if missing:
         raise InputError(f"sweep: {folder / missing[0]} is missing; run its sweep again")
-    dataset = open_files(folder, sorted(manifest.files, key=_number))
-    return dataset, pq.read_table(folder / STRATEGIES_FILE), run["settings"]
+    try:
+        dataset = open_files(folder, sorted(manifest.files, key=_number))
+        return dataset, pq.read_table(folder / STRATEGIES_FILE), read_run(folder)["settings"]
+    except (pa.ArrowException, OSError):
+        check_files(manifest)  # names what is damaged
+        raise
 
 
 def _number(path: str) -> int:
@@ -192,6 +207,21 @@ def _merged(strategies: pa.Table) -> pa.Table:
     distinct = strategies.take([first[number] for number in counts["id"].to_pylist()])
     place = distinct.schema.get_field_index("scenarios")
     return distinct.set_column(place, "scenarios", counts["scenarios_sum"])
+
+
+def finished_manifest(folder: Path) -> Manifest:
+    """The manifest of a finished sweep.
+
+    Raises:
+        InputError: no folder of a sweep, or one that is not finished.
+    """
+    run = read_run(folder)
+    if run["kind"] != "sweep":
+        raise InputError(f"sweep: {folder} was written by `coinfer {run['kind']}`; give the folder of a sweep")
+    manifest = Manifest.read(folder)
+    if not manifest.complete:
+        raise InputError(f"sweep: {folder} is not finished ({manifest.rows:,} rows so far); run its sweep again")
+    return manifest
 
 
 def check_files(manifest: Manifest) -> None:

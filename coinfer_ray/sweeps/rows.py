@@ -14,7 +14,7 @@ from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.problem.costs import parts
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.grid import Grid
-from coinfer_ray.sweeps.found import NOTHING, Found, strategy_ids
+from coinfer_ray.sweeps.found import NOTHING, Found, measured_speeds, strategy_ids
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,14 +93,15 @@ def make_table(
     """
     import pyarrow as pa
 
-    makers = _Makers(key, problem, grid, start, found)
+    makers = _Makers(problem, grid, start, found)
     table = {name: makers.column(name) for name in columns}
     if tuple(columns) == COMPACT:
         table["latency_s"] = table["latency_s"].cast(pa.float32())
     used, counts = found.used()
     strategies = {
         "problem": key,
-        "id": strategy_ids(key, found.levels[used]).tolist(),
+        "model": grid.models[start // grid.per_model],
+        "id": strategy_ids(problem, found.levels[used]).tolist(),
         "levels": found.levels[used].tolist(),
         "scenarios": counts.tolist(),
     }
@@ -130,8 +131,8 @@ def encode(table: pa.Table) -> pa.Buffer:
 class _Makers:
     """Makes the columns of a chunk one by one: what is not asked for costs nothing."""
 
-    def __init__(self, key: str, problem: Problem, grid: Grid, start: int, found: Found) -> None:
-        self.key, self.problem, self.grid, self.found = key, problem, grid, found
+    def __init__(self, problem: Problem, grid: Grid, start: int, found: Found) -> None:
+        self.problem, self.grid, self.found = problem, grid, found
         self.start, self.stop = start, start + len(found.index)
         self.nothing = found.index == NOTHING
         self.none = bool(self.nothing.any())
@@ -198,6 +199,8 @@ class _Makers:
         else:
             axis = next(each for each in ("device", "server", "link") if name in getattr(grid, each).columns)
             values = getattr(grid, axis).numbers(name, entries["model"], entries[axis])
+            if name in measured_speeds(self.problem.delay.times):
+                return pa.nulls(len(values), pa.float64())
         return pa.array(values, mask=np.isnan(values)) if name in ("confidence", "snr_db") else pa.array(values)
 
     def _scenario(self) -> Any:
@@ -274,7 +277,7 @@ class _Makers:
         )
 
     def _strategy_id(self) -> Any:
-        return self._nullable(strategy_ids(self.key, self.levels)[self.index])
+        return self._nullable(strategy_ids(self.problem, self.levels)[self.index])
 
     def _feature_bits(self) -> Any:
         space = self.problem.space

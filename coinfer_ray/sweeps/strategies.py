@@ -12,16 +12,17 @@ import numpy as np
 
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.sweeps.manifest import STRATEGIES_FILE, Written
 from coinfer_ray.sweeps.rows import METADATA_KEY, SOURCES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-STRATEGIES_FILE = "_strategies.parquet"
 
-
-def write_strategies(folder: Path, files: Sequence[Path], problems: Mapping[str, Problem]) -> None:
+def write_strategies(folder: Path, files: Sequence[Path], problems: Mapping[str, Problem]) -> Written:
     """Collect what the chunks' ``files`` say of their strategies and write one row for each.
+
+    ``device_cost`` and ``server_cost`` are FLOPs, or seconds on a side whose layers' times are measured.
 
     Raises:
         RuntimeError: two strategies share an id.
@@ -30,24 +31,29 @@ def write_strategies(folder: Path, files: Sequence[Path], problems: Mapping[str,
     import pyarrow.parquet as pq
 
     found: dict[str, dict[int, tuple[tuple[int, ...], int]]] = {key: {} for key in problems}
+    models = {key: problem.graph.model for key, problem in problems.items()}  # or what the grid calls them
     for file in files:
         own = json.loads(pq.read_metadata(file).metadata[METADATA_KEY])["strategies"]
-        of_problem = found[own["problem"]]
+        of_problem, models[own["problem"]] = found[own["problem"]], own["model"]
         for number, levels, scenarios in zip(own["id"], own["levels"], own["scenarios"], strict=True):
             there, before = of_problem.get(number, (tuple(levels), 0))
             if there != tuple(levels):
                 raise RuntimeError(f"strategies {there} and {tuple(levels)} share the id {number}")
             of_problem[number] = there, before + scenarios
-    tables = [_table(problems[key], own) for key, own in found.items() if own]
+    tables = [_table(models[key], problems[key], own) for key, own in found.items() if own]
     if not tables:  # nothing is feasible anywhere: a table without rows, with the usual columns
-        problem = next(iter(problems.values()))
+        key, problem = next(iter(problems.items()))
         none = (0,) * len(problem.space.variables)
-        tables = [_table(problem, {0: (none, 0)}).slice(0, 0)]
+        tables = [_table(models[key], problem, {0: (none, 0)}).slice(0, 0)]
     table = pa.concat_tables(tables).sort_by([("model", "ascending"), ("scenarios", "descending"), ("id", "ascending")])
-    write_whole(folder / STRATEGIES_FILE, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content = sink.getvalue()
+    write_whole(folder / STRATEGIES_FILE, lambda temporary: temporary.write_bytes(content))
+    return Written.of(len(table), content)
 
 
-def _table(problem: Problem, found: Mapping[int, tuple[tuple[int, ...], int]]) -> pa.Table:
+def _table(model: str, problem: Problem, found: Mapping[int, tuple[tuple[int, ...], int]]) -> pa.Table:
     import pyarrow as pa
 
     levels = np.array([levels for levels, _ in found.values()], dtype=np.int64)
@@ -62,7 +68,7 @@ def _table(problem: Problem, found: Mapping[int, tuple[tuple[int, ...], int]]) -
     strategies = [problem.space.strategy(row) for row in levels]
     columns: dict[str, Any] = {
         "id": pa.array(list(found), pa.int64()),
-        "model": pa.array([problem.graph.model] * len(found), pa.string()),
+        "model": pa.array([model] * len(found), pa.string()),
         "scenarios": pa.array([scenarios for _, scenarios in found.values()], pa.int64()),
         "partition_point": pa.array([strategy.partition_point for strategy in strategies], pa.int64()),
         "cut_after": [problem.graph.cut_name(strategy.partition_point) for strategy in strategies],
@@ -70,8 +76,8 @@ def _table(problem: Problem, found: Mapping[int, tuple[tuple[int, ...], int]]) -
         "sparsity": pa.array([list(strategy.sparsity.values()) for strategy in strategies], pa.list_(pa.float64())),
         "codec": pa.array([list(asdict(strategy.codec).values()) for strategy in strategies], pa.list_(pa.float64())),
         "levels": pa.array(levels.tolist(), pa.list_(pa.int16())),
-        "device_flop": costs[:, 0],
-        "server_flop": costs[:, 1],
+        "device_cost": costs[:, 0],
+        "server_cost": costs[:, 1],
         "uplink_bit": costs[:, 2],
         "predicted_accuracy": pa.nulls(len(found), pa.float64()) if accuracy is None else accuracy,
         "accuracy_source": [SOURCES[each] for each in source],

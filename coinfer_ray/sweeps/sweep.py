@@ -17,6 +17,7 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
+from urllib.parse import quote
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.scenarios.read import parse_grid, read_grid, round_trip_of
 from coinfer_ray.sweeps.chunks import Chunk, How, file_name, problem_key, split_grid, start_worker, write_content
 from coinfer_ray.sweeps.estimate import sample
-from coinfer_ray.sweeps.manifest import Manifest, Written
+from coinfer_ray.sweeps.manifest import STRATEGIES_FILE, Manifest, Written
 from coinfer_ray.sweeps.progress import FAILED_FILE
 from coinfer_ray.sweeps.reader import open_files
 from coinfer_ray.sweeps.rows import chosen_columns
@@ -166,7 +167,7 @@ def sweep(
                         problem,
                         folder=folder,
                         quiet=quiet,
-                        name=key,
+                        name=quote(key, safe=""),
                         **(solver_options or {}),
                     )
                     for key, problem in problems.items()
@@ -185,8 +186,8 @@ def sweep(
                     manifest.save()
                 raise
             manifest.save()
-        if not manifest.complete:
-            write_strategies(folder, [folder / name for name in names.values()], problems)
+        if not (manifest.complete and manifest.strategies and manifest.strategies.is_at(folder / STRATEGIES_FILE)):
+            manifest.strategies = write_strategies(folder, [folder / name for name in names.values()], problems)
             manifest.complete = True
             manifest.save()
         return _open(folder, list(names.values()), in_memory=out is None)
@@ -254,7 +255,8 @@ def prepare(
     }
     how = How(solver, seed, certify, time_limit_s, solver_options or {}, wanted)
     prepared = Prepared(grid, problems, how, chunks, settings)
-    if chunk is None and solver != "atlas" and len(grid) > LARGE_GRID:
+    # Shards run on different machines, and must all cut the grid alike: by what it is, not by how long it takes.
+    if chunk is None and shard is None and solver != "atlas" and len(grid) > LARGE_GRID:
         return _by_cost(prepared, None if out is None else Path(out))
     return prepared
 
