@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from coinfer_ray.methods.compare import compare as compare
     from coinfer_ray.optimizer.optimize import Answer as Answer
     from coinfer_ray.optimizer.optimize import optimize as optimize
+    from coinfer_ray.optimizer.pareto import pareto as pareto
     from coinfer_ray.predictor.fit import fit as fit
     from coinfer_ray.predictor.predictor import Predictor as Predictor
     from coinfer_ray.problem.strategy import Strategy as Strategy
@@ -29,6 +30,7 @@ _HOMES = {
     "fit": "coinfer_ray.predictor.fit",
     "optimize": "coinfer_ray.optimizer.optimize",
     "open_sweep": "coinfer_ray.sweeps.reader",
+    "pareto": "coinfer_ray.optimizer.pareto",
     "sweep": "coinfer_ray.sweeps.sweep",
 }
 

@@ -20,7 +20,8 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.predictor.predictor import Predictor
-from coinfer_ray.report.atlas_figure import FORMATS, draw_atlas
+from coinfer_ray.report.atlas_figure import draw_atlas
+from coinfer_ray.report.pictures import FORMATS
 from coinfer_ray.runtime.outputs import PICTURE_MARK
 from coinfer_ray.scenarios.read import parse_grid
 from tests.synthetic import write_synthetic_records

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
   coinfer optimize --model alexnet --device-gflops 12 --server p100 --link 4g --round-trip-ms 40
   coinfer optimize --model alexnet --device rpi4b --server p100 --link 3g --max-loss 0.05 --confidence 0.95
   coinfer optimize --model alexnet --device tk1 --server p100 --link wifi --optimizer paper --cuts inner
+  coinfer optimize --model alexnet --device rpi4b-ncnn --server v100-ncnn --link 4g-typical --max-energy-j 0.02
   coinfer optimize --records own-records/ --device rpi4b --server p100 --link 4g
 """,
     )(optimize)
@@ -37,6 +38,13 @@ def optimize(
     time_limit: options.TimeLimit = 10.0,
     certify: options.Certify = False,
     objective: options.Objective = "latency",
+    max_energy_j: Annotated[
+        float | None, typer.Option("--max-energy-j", help="The fastest that draws no more, among measured strategies.")
+    ] = None,
+    max_latency_ms: Annotated[
+        float | None,
+        typer.Option("--max-latency-ms", help="With --objective energy: no slower, among measured strategies."),
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
     **chosen: Any,
@@ -55,14 +63,17 @@ def optimize(
             seed=seed,
             certify=certify,
             time_limit_s=time_limit,
+            max_energy_j=max_energy_j,
+            max_latency_ms=max_latency_ms,
         )
     if json:
         print_json(answer.to_json())
     else:
-        _print_answer(answer)
+        best = "fastest" if objective == "latency" else "leanest"
+        _print_answer(answer, best if max_energy_j is None and max_latency_ms is None else f"{best} within the budget")
 
 
-def _print_answer(answer: Answer) -> None:
+def _print_answer(answer: Answer, best: str) -> None:
     from rich.table import Table
 
     from coinfer_ray.problem.strategy import FLOAT_BITS
@@ -96,7 +107,7 @@ def _print_answer(answer: Answer) -> None:
     if strategy.feature_bits != FLOAT_BITS:
         table.add_row("feature", f"quantised to {strategy.feature_bits} bits a value")
     if answer.confidence is not None and answer.accuracy_source != "predicted" and answer.gap == 0:
-        table.add_row("proven", "the fastest of all whose measured accuracy keeps the bound")
+        table.add_row("proven", f"the {best} of all whose measured accuracy keeps the bound")
     elif answer.gap is not None:
         table.add_row("proven", f"at most {max(answer.gap, 0):.2%} above the best that the predictor allows")
     table.add_row("found by", f"{answer.optimizer}, {answer.evaluations:,} evaluations, {answer.seconds:.2f} s")

@@ -27,6 +27,7 @@ from coinfer_kernels.warm_up import compile_solvers
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.source import ModelLike, resolve_model
+from coinfer_ray.optimizer.budget import Budget, solve_within
 from coinfer_ray.optimizer.problem import UNREACHABLE, Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, best_accuracy, solve
 from coinfer_ray.problem.costs import objective as objective_of
@@ -53,8 +54,9 @@ class Answer:
     out of fold) in either direction.
     ``accuracy_bound`` is what it reaches with the ``confidence`` that was asked for; both None where none was.
     ``seconds`` is the time of the search alone, without reading and fitting the records. ``energy_j`` is None
-    unless energy was the objective. ``lower_bound_s``: no strategy that the predictor holds for accurate enough is
-    faster; ``gap``: by which share the answer may be above the best; both None where nothing was proven.
+    unless energy was the objective or bounded. ``lower_bound_s``: no strategy that the predictor holds for accurate
+    enough is faster; ``gap``: by which share the answer may be above the best; both None where nothing was proven,
+    and within a budget among measured strategies alone.
     ``graph_fingerprint``: of the network's layer graph.
     """
 
@@ -104,6 +106,8 @@ def optimize(
     seed: int = 0,
     certify: bool = False,
     time_limit_s: float | None = TIME_LIMIT_S,
+    max_energy_j: float | None = None,
+    max_latency_ms: float | None = None,
     **options: Unpack[OptimizeOptions],
 ) -> Answer:
     """The strategy with the least latency (or energy) whose accuracy stays within ``max_loss`` of the base's.
@@ -118,13 +122,19 @@ def optimize(
     :class:`coinfer_ray.optimizer.problem.ProblemOptions` (``records=...``, ``input_px=...``, ...). ``optimizer``,
     ``seed``, ``certify`` and ``time_limit_s`` (seconds; None: no limit): :func:`coinfer_ray.optimizer.solve.solve`.
 
+    ``max_energy_j`` (J) bounds the energy of the fastest, ``max_latency_ms`` (ms) the latency of the one with the least
+    energy; either is kept among measured strategies alone, all of which are compared.
+
     Raises:
         InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that
-            the records cannot promise.
+            the records cannot promise; a budget that nothing keeps to, or that predictions would have to keep.
         TypeError: an option that neither class has.
     """
     of_problem, of_scenario = split_options("optimize", options)
     scenario = resolve(network=resolve_model(model).name, device=device, server=server, link=link, **of_scenario)
+    budget = Budget.given(
+        max_energy_j, max_latency_ms, objective=objective, optimizer=optimizer, confidence=scenario.confidence
+    )
     return answer(
         assemble(model, times=scenario.times, **of_problem),
         scenario,
@@ -133,6 +143,7 @@ def optimize(
         seed=seed,
         certify=certify,
         time_limit_s=time_limit_s,
+        budget=budget,
     )
 
 
@@ -159,34 +170,41 @@ def answer(
     seed: int = 0,
     certify: bool = False,
     time_limit_s: float | None = TIME_LIMIT_S,
+    budget: Budget | None = None,
 ) -> Answer:
-    """Solve one scenario of an assembled problem; the arguments are those of :func:`optimize`.
+    """Solve one scenario of an assembled problem, within a ``budget`` where one is given; the other arguments are
+    those of :func:`optimize`.
 
     Raises:
-        InputError: no strategy meets the accuracy bound; the message says the best accuracy that can be had.
+        InputError: no strategy meets the accuracy bound, or none of those that do the budget; the message says the
+            best that can be had.
     """
     snr_db = np.nan if scenario.link.snr_db is None else scenario.link.snr_db
     floor = problem.base_accuracy - scenario.max_loss
     weights = np.array([scenario.weights(objective)])
     required = problem.required_accuracy(np.array([floor]), scenario.confidence)
-    if (optimizer == "exact" or certify) and required[0] < UNREACHABLE:
+    if budget is None and (optimizer == "exact" or certify) and required[0] < UNREACHABLE:
         compile_solvers()  # once on a machine, on two cores, and no part of the search
     began = time.perf_counter()
     scenarios = Scenarios(weights, np.array([floor]), np.array([snr_db]))
-    found = solve(
-        problem,
-        scenarios,
-        optimizer,
-        seed,
-        confidence=scenario.confidence,
-        certify=certify,
-        time_limit_s=time_limit_s,
-    )
+    if budget is not None:
+        found = solve_within(problem, scenario, objective, budget)
+    else:
+        found = solve(
+            problem,
+            scenarios,
+            optimizer,
+            seed,
+            confidence=scenario.confidence,
+            certify=certify,
+            time_limit_s=time_limit_s,
+        )
     seconds = time.perf_counter() - began
     if not found.feasible[0]:
         raise explain_infeasible(problem, scenario, float(found.accuracy[0]))
     answers = problem.answers(found)
     costs, known = answers.costs[0], bool(answers.known[0])
+    counts_energy = objective == "energy" or budget is not None
     device_s, server_s, uplink_s, crossing_s = parts(answers.costs, np.array([scenario.weights("latency")]))[0]
     strategy = problem.space.strategy(found.levels[0])
     trainings = 0 if answers.trainings is None else int(answers.trainings[0])
@@ -202,7 +220,7 @@ def answer(
         server_s=float(server_s),
         uplink_s=float(uplink_s),
         uplink_bit=float(costs[2]),
-        energy_j=float(objective_of(costs, weights[0])) if objective == "energy" else None,
+        energy_j=float(objective_of(costs, np.array(scenario.weights("energy")))) if counts_energy else None,
         predicted_accuracy=float(found.accuracy[0]),
         accuracy_floor=float(floor),
         base_accuracy=problem.base_accuracy,

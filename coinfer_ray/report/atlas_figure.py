@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coinfer_ray.errors import InputError
-from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.report.pictures import check_ending, save
 from coinfer_ray.runtime.outputs import PICTURE_MARK, check_replaceable
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 POINTS = 600  # on either axis
 MIN_LABELLED = 0.012  # share of the picture from which an area is large enough for its name
-# Each format's endings, and the entry of its metadata that names what wrote it.
-FORMATS = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}
 
 
 def draw_atlas(atlas: StrategyAtlas, path: str | Path) -> None:
@@ -31,8 +28,7 @@ def draw_atlas(atlas: StrategyAtlas, path: str | Path) -> None:
         InputError: another ending, or ``path`` is there and no such picture.
     """
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"picture: {path.name} has none of the endings {', '.join(FORMATS)}; give one of them")
+    check_ending(path)
     check_replaceable(path, "picture")
     ranges = atlas.info.ranges
     import matplotlib
@@ -56,11 +52,7 @@ def draw_atlas(atlas: StrategyAtlas, path: str | Path) -> None:
         axes.set_xlabel("uplink rate (Mb/s)")
         axes.set_ylabel("device speed (GFLOP/s)")
         axes.set_title(_title(atlas), fontsize=9, loc="left")
-        ending = path.suffix.lower()
-        made = {FORMATS[ending]: PICTURE_MARK}
-        write_whole(
-            path, lambda temporary: figure.savefig(temporary, format=ending.removeprefix("."), dpi=160, metadata=made)
-        )
+        save(figure, path, PICTURE_MARK)
 
 
 def _title(atlas: StrategyAtlas) -> str:

@@ -19,6 +19,7 @@ PAGE_MARK = '<meta name="generator" content="coinfer">'
 PICTURE_MARK = "coinfer atlas"  # what its metadata names as the creator
 FIGURE_MARK = "coinfer figure"  # the same of a figure of a page
 FIGURE_HEAD = "panel,series,"  # how the numbers of a figure of a page begin (CSV)
+FRONT_HEAD = "latency_s,energy_j,loss,"  # how a front begins (CSV)
 _HEAD = 4096  # bytes of a page in which its mark stands
 
 
@@ -62,6 +63,11 @@ def _is_figure(path: Path) -> bool:
     return FIGURE_MARK.encode() in content or content.startswith(FIGURE_HEAD.encode())
 
 
+def _is_front(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(FRONT_HEAD)) == FRONT_HEAD.encode()
+
+
 def _is_graph(path: Path) -> bool:
     try:
         document = json.loads(path.read_text())
@@ -100,6 +106,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "choices": ("a file of compared methods' choices", _has_parquet_key(b"coinfer_ray.choices")),
     "picture": ("a picture that coinfer drew", _is_picture),
     "figure": ("a figure that coinfer drew", _is_figure),
+    "front": ("a front that coinfer wrote", _is_front),
     "device": ("a device file that `coinfer profile` wrote", _is_device),
     "graph": ("a layer graph", _is_graph),
 }

@@ -1,0 +1,154 @@
+"""``coinfer pareto``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coinfer_ray.cli import options
+from coinfer_ray.cli.output import check_output, note, print_json, print_table, stdout_for_answers
+from coinfer_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from coinfer_ray.optimizer.pareto import Front
+
+SCENARIO = {name: option for name, option in options.SCENARIO.items() if name != "max_loss"}
+MAX_STEPS = 1000  # losses that a range may ask for
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="""Examples:
+
+\b
+  coinfer pareto --model alexnet --device rpi4b-ncnn --server v100-ncnn --link 4g-typical
+  coinfer pareto --model alexnet --device rpi3b+ --server p100 --link 3g --max-losses 0.005:0.05:10
+  coinfer pareto --model alexnet --device rpi4b-ncnn --server v100-ncnn --link 4g-typical \\
+      --out front.csv --picture front.png
+""",
+    )(pareto)
+
+
+@options.takes(SCENARIO, options.PROBLEM)
+def pareto(
+    model: options.Model = None,
+    *,
+    max_losses: Annotated[
+        str | None,
+        typer.Option(
+            "--max-losses",
+            help="Losses to keep to: 0.01,0.02 or FIRST:LAST:COUNT; default: any, 0.005,0.01,0.02,0.05 where "
+            "predictions count.",
+        ),
+    ] = None,
+    points: Annotated[
+        int,
+        typer.Option(
+            "--points", min=0, help="Weighted sums of latency and energy for each loss, where predictions count."
+        ),
+    ] = 3,
+    time_limit: options.TimeLimit = 10.0,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the front as CSV.")] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Draw the front (PNG, SVG or PDF).")] = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    **chosen: Any,
+) -> None:
+    """List the strategies that nobody beats in latency, energy and loss of accuracy together."""
+    losses = None if max_losses is None else losses_of(max_losses)
+    check_output(out, "front")
+    check_output(picture, "figure")
+    with stdout_for_answers():
+        from coinfer_ray.cli.compile_notice import announce_compilation
+        from coinfer_ray.optimizer.pareto import pareto as run
+        from coinfer_ray.report.front import draw_front, write_front
+        from coinfer_ray.report.pictures import check_ending
+
+        if picture is not None:
+            check_ending(picture)
+        if chosen["confidence"] is None:
+            announce_compilation()
+        front = run(
+            options.network_of(model, chosen["records"]),
+            **options.given(chosen),
+            max_losses=losses,
+            points=points,
+            seed=seed,
+            time_limit_s=time_limit,
+        )
+        if out is not None:
+            write_front(front, out)
+            note(f"front written to {out}")
+        if picture is not None:
+            draw_front(front, picture)
+            note(f"picture written to {picture}")
+    if json:
+        print_json(front.to_json())
+    else:
+        _print_front(front)
+
+
+def losses_of(text: str) -> list[float]:
+    """The losses that ``--max-losses`` names: a list with commas, or FIRST:LAST:COUNT in even steps.
+
+    Raises:
+        InputError: it is neither.
+    """
+    fields = text.split(":")
+    try:
+        if len(fields) == 1:
+            numbers = [float(field) for field in text.split(",")]
+            if all(map(math.isfinite, numbers)):
+                return numbers
+        elif len(fields) == 3:
+            first, last, count = float(fields[0]), float(fields[1]), int(fields[2])
+            if 2 <= count <= MAX_STEPS and first < last and math.isfinite(last - first):
+                return [first + (last - first) * step / (count - 1) for step in range(count - 1)] + [last]
+    except ValueError:
+        pass
+    raise InputError(
+        f"max losses: {text!r} is neither a list, 0.01,0.02, nor FIRST:LAST:COUNT, 0.005:0.05:10, of 2 to {MAX_STEPS}"
+    )
+
+
+def _print_front(front: Front) -> None:
+    from rich.table import Table
+
+    with_energy, predicts = front.without_energy is None, front.confidence is None
+    held = "predictions count" if predicts else f"loss held with a confidence of {front.confidence:g}"
+    table = Table(title=f"{front.model}, {front.input_px} px, {held}", title_justify="left")
+    for name in ("latency ms", *(["energy J"] if with_energy else []), "loss", "accuracy"):
+        table.add_column(name, justify="right")
+    table.add_column("rests on")
+    if predicts:
+        table.add_column("gap", justify="right")
+    table.add_column("cut after")
+    table.add_column("pruned", justify="right")
+    table.add_column("codec")
+    for point in front.points:
+        strategy = point.strategy
+        cells = [f"{point.latency_s * 1e3:,.3f}"]
+        if point.energy_j is not None:
+            cells.append(f"{point.energy_j:,.4g}")
+        rests_on = {
+            "base": "the network as it is",
+            "measured": f"measured, {point.trainings} training{'s' * (point.trainings != 1)}",
+            "predicted": "predicted",
+        }
+        cells += [f"{point.loss:.4f}", f"{point.accuracy:.4f}", rests_on[point.accuracy_source]]
+        if predicts:
+            cells.append("-" if point.gap is None else f"{point.gap:.2%}")
+        ratios = [ratio for ratio in strategy.sparsity.values() if ratio]
+        pruned = f"{len(ratios)} of {len(strategy.sparsity)}, to {max(ratios):.0%}" if ratios else "nothing"
+        codec = " ".join(f"{value:g}" for value in vars(strategy.codec).values())
+        codec = "none" if all(value == 1 for value in vars(strategy.codec).values()) else codec
+        bits = "" if strategy.feature_bits == 32 else f", {strategy.feature_bits} bits"
+        table.add_row(*cells, point.cut_after, pruned, codec + bits)
+    print_table(table)
+    note(f"{len(front.points)} unbeaten of {front.looked_at:,}")
+    if front.without_energy is not None:
+        note(f"energy does not count: {front.without_energy}")
