@@ -31,7 +31,7 @@ from coinfer_ray.sweeps.rows import encode
 from coinfer_ray.sweeps.sweep import prepare, sweep
 
 RATES = 10_000
-UNSAID: dict[str, Any] = dict.fromkeys(("confidence", "round_trip_ms", "time_limit_s", "solver_options"))
+UNSAID: dict[str, Any] = dict.fromkeys(("confidence", "round_trip_ms", "cost_model", "time_limit_s", "solver_options"))
 UNSAID["certify"] = False
 
 

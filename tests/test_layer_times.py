@@ -227,3 +227,20 @@ def test_what_counts_operations_refuses_seconds(predictor: Predictor) -> None:
         cases_of(parse_grid(GRID), "alexnet")
     with pytest.raises(InputError, match="methods: what trained methods cost is known in operations alone"):
         compare("alexnet", methods=["two_step"], device=FILE, server="p100", link="4g")
+
+
+def test_a_sweep_counts_operations_where_that_is_asked(predictor: Predictor, tmp_path: Path) -> None:
+    """A device with both a speed and times, by the grid's key and by the argument; where none are, that is said."""
+    both = {**FILE, "gflops": 4}
+    options: dict[str, Any] = {"solver": "paper", "executor": "local", "records": predictor, "quiet": True}
+    options["solver_options"] = {"max_evaluations": 300}
+    grid = {"model": ["alexnet"], "device": [both], "server": ["p100"], "link": ["3g", "4g"], "max_loss": [0.2]}
+    plain = {**grid, "device": [{"name": "pi", "gflops": 4}]}
+    counted = sweep(plain, **options).to_table()
+    assert sweep(grid, cost_model="flops", **options).to_table().equals(counted)
+    assert sweep({**grid, "cost_model": "flops"}, **options).to_table().equals(counted)
+    measured = sweep(grid, cost_model="layers", **options).to_table()
+    assert measured["device_flops_per_s"].null_count == 2
+    assert measured["latency_s"].to_pylist() != counted["latency_s"].to_pylist()
+    with pytest.raises(InputError, match="cost_model: layers needs a device or a server with layer_seconds"):
+        sweep(plain, cost_model="layers", **options)

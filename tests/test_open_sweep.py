@@ -51,6 +51,7 @@ HOW = {
     "seed": None,
     "confidence": None,
     "round_trip_ms": None,
+    "cost_model": None,
     "certify": False,
     "time_limit_s": None,
 }

@@ -79,6 +79,7 @@ def sweep(
     round_trip_ms: Annotated[
         float | None, typer.Option("--round-trip-ms", help="Of every link, instead of what the grid file says.")
     ] = None,
+    cost_model: options.CostModel = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the grid file's.")] = None,
     json: options.Json = False,
     **chosen: Any,
@@ -105,6 +106,7 @@ def sweep(
             "seed": seed,
             "confidence": confidence,
             "round_trip_ms": round_trip_ms,
+            "cost_model": cost_model,
             "certify": certify,
             "chunk": chunk,
             "columns": columns,

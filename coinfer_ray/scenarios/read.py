@@ -274,8 +274,8 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
         raise InputError(f"{where}: model: {twice} stands there twice; name every network once")
     grid = Grid(
         models=tuple(file.model),
-        device=_joined([item.axis(file.model) for item in file.device]),
-        server=_joined([item.axis(file.model) for item in file.server]),
+        device=_joined([item.axis(file.model, file.cost_model) for item in file.device]),
+        server=_joined([item.axis(file.model, file.cost_model) for item in file.server]),
         link=_joined([item.axis() for item in file.link]),
         max_loss=np.array(file.max_loss),
         confidence=np.array(file.confidence),
@@ -283,6 +283,10 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
         cuts=file.cuts,
         document=document,
     )
+    if file.cost_model == "layers" and not (grid.device.times or grid.server.times):
+        raise InputError(
+            f"{where}: cost_model: layers needs a device or a server with layer_seconds (`coinfer profile`)"
+        )
     if len(grid.models) * grid.per_model > MAX_SCENARIOS:
         raise InputError(f"{where}: {len(grid.models) * grid.per_model:,} scenarios; at most {MAX_SCENARIOS:,}")
     return grid if file.round_trip_ms is None else grid.with_round_trip(file.round_trip_ms / 1e3)

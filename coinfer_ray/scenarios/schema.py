@@ -263,8 +263,8 @@ class DeviceItem(_Side):
     radio_w: Power | None = None
     idle_w: Power | None = None
 
-    def axis(self, networks: Sequence[str]) -> Axis:
-        return _axis(self.label(), {"device_flops_per_s": self.speeds(networks)}, self.times())
+    def axis(self, networks: Sequence[str], cost_model: CostModel | None) -> Axis:
+        return _axis(self.label(), {"device_flops_per_s": self.speeds(networks, cost_model)}, self.times(cost_model))
 
 
 class ServerItem(_Side):
@@ -273,13 +273,13 @@ class ServerItem(_Side):
 
     per_crossing_ms: Milliseconds = 0.0
 
-    def axis(self, networks: Sequence[str]) -> Axis:
-        speeds = self.speeds(networks)
+    def axis(self, networks: Sequence[str], cost_model: CostModel | None) -> Axis:
+        speeds = self.speeds(networks, cost_model)
         columns = {
             "server_flops_per_s": speeds,
             "per_crossing_s": np.full(speeds.shape[-1], self.per_crossing_ms / 1e3),
         }
-        return _axis(self.label(), columns, self.times())
+        return _axis(self.label(), columns, self.times(cost_model))
 
 
 class Radio(BaseModel):
@@ -339,6 +339,7 @@ class GridFile(BaseModel):
     max_loss: Shares
     confidence: Confidences = (DEFAULT_CONFIDENCE,)
     round_trip_ms: Milliseconds | None = None
+    cost_model: CostModel | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     cuts: Cuts = "all"
 

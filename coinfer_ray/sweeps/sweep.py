@@ -32,6 +32,7 @@ from coinfer_ray.runtime.files import RUN_FILE, read_holder, read_run, run_folde
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.scenarios.read import parse_grid, read_grid, round_trip_of
+from coinfer_ray.scenarios.scenario import CostModel
 from coinfer_ray.sweeps.chunks import Chunk, How, file_name, problem_key, split_grid, start_worker, write_content
 from coinfer_ray.sweeps.estimate import sample
 from coinfer_ray.sweeps.manifest import STRATEGIES_FILE, Manifest, Written
@@ -81,6 +82,7 @@ def sweep(
     seed: int | None = None,
     confidence: float | None = None,
     round_trip_ms: float | None = None,
+    cost_model: CostModel | None = None,
     certify: bool = False,
     time_limit_s: float | None = None,
     solver_options: Mapping[str, Any] | None = None,
@@ -106,7 +108,8 @@ def sweep(
         executor: ``ray``, ``local``, or an executor that the caller has entered. ``address`` and ``workers`` are
             for the first (:class:`RayExecutor`).
         seed, confidence: instead of the grid's own; so is ``cuts`` among the ``options``, and ``round_trip_ms``
-            (1e-3 s) of every link.
+            (1e-3 s) of every link. ``cost_model``: ``flops`` counts operations where times of layers are measured,
+            too; ``layers`` asks for some.
         certify: prove a lower bound beside the answers of any optimizer.
         chunk: scenarios to a chunk; None suits the grid's size.
         columns: ``full``, ``compact`` (number, strategy and latency, from which the grid and the strategies give the
@@ -132,6 +135,7 @@ def sweep(
         seed=seed,
         confidence=confidence,
         round_trip_ms=round_trip_ms,
+        cost_model=cost_model,
         certify=certify,
         time_limit_s=time_limit_s,
         solver_options=solver_options,
@@ -201,6 +205,7 @@ def prepare(
     seed: int | None,
     confidence: float | None,
     round_trip_ms: float | None,
+    cost_model: CostModel | None,
     certify: bool,
     time_limit_s: float | None,
     solver_options: Mapping[str, Any] | None,
@@ -224,6 +229,8 @@ def prepare(
         raise InputError(f"chunk: {chunk} scenarios; at least 1 is needed")
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise InputError(f"shard: {shard[0]}/{shard[1]} is no part of a whole; give 1/4 to 4/4 for four parts")
+    if cost_model is not None:
+        grid = parse_grid({**grid.document, "cost_model": cost_model})
     seed = grid.seed if seed is None else seed
     grid = grid if confidence is None else grid.asking(confidence)
     grid = grid if round_trip_ms is None else grid.with_round_trip(round_trip_of(round_trip_ms))

@@ -135,13 +135,13 @@ def test_a_chunk_whose_workers_die_is_tried_again_by_the_next_sweep(
 
     with pytest.raises(RuntimeError, match="1 of 3 chunks failed, chunk 1 so: WorkerDied: 1 workers died over this"):
         run()
-    done = {path.name: path.stat().st_mtime_ns for path in out.glob("*/chunk-*.parquet")}
-    assert sorted(done) == ["chunk-000000.parquet", "chunk-000002.parquet"]
+    done = {path: path.stat().st_mtime_ns for path in out.glob("*/chunk-*.parquet")}
+    assert sorted(path.name for path in done) == ["chunk-000000.parquet", "chunk-000002.parquet"]
     (kept,) = json.loads((out / FAILED_FILE).read_text())
     assert kept["chunk"] == 1 and kept["attempts"] == 1
     deadly.unlink()
     assert run().to_table()["scenario"].to_pylist() == [0, 1, 2]
-    assert {name: (out / name).stat().st_mtime_ns for name in done} == done
+    assert {path: path.stat().st_mtime_ns for path in done} == done
     assert not (out / FAILED_FILE).exists()
 
 
