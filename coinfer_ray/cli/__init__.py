@@ -6,6 +6,7 @@ module imports nothing but the standard library; a command imports what it needs
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
@@ -50,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status == EXIT_INTERRUPTED:
         how, status = ("ended by SIGTERM", EXIT_TERMINATED) if terminated else ("interrupted", status)
         print(f"coinfer: {how}; run a long command again to go on where it stopped", file=sys.stderr)
+        if status == EXIT_TERMINATED and "ray" in sys.modules:
+            # Its threads may crash while Python takes itself down after a start of theirs that was broken off: what is
+            # to be done at the end, and ends the processes that it started, is done; then nothing more.
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
     return status
 
 
