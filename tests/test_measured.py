@@ -54,7 +54,9 @@ def with_measured(problem: Problem, levels: np.ndarray, accuracy: float, trainin
     """The problem with one measured strategy and no other."""
     values = problem.space.tables.values[np.arange(levels.shape[1]), levels]
     bits = problem.space.cut_bits[levels[:, problem.space.cut_variable]]
-    measured = Measured(values, np.array([accuracy]), np.array([trainings]), bits, np.array([np.inf]))
+    measured = Measured(
+        values, np.array([accuracy]), np.array([trainings]), bits, np.array([np.inf]), np.array([np.nan])
+    )
     return replace(problem, fitted=replace(problem.predictor, measured=measured))
 
 
@@ -79,7 +81,7 @@ def test_a_network_without_a_codec_is_measured_at_every_cut_at_once(problem: Pro
     values = space.tables.values[np.arange(len(space.variables)), sparsity]
     fitted = replace(
         problem.predictor,
-        measured=Measured(values, np.array([0.8, 0.74]), np.array([1, 2]), np.full(2, 32), np.full(2, np.nan)),
+        measured=Measured(values, np.array([0.8, 0.74]), np.array([1, 2]), np.full(2, 32), *np.full((2, 2), np.nan)),
     )
     own = replace(problem, fitted=fitted).measured
     assert sorted(own.levels[:, space.cut_variable]) == np.flatnonzero(space.cut_bits == 32).tolist()

@@ -254,7 +254,8 @@ def test_answers_carry_their_confidence(problem: Problem) -> None:
 
 
 def test_impossible_bound_counts_the_confidence(noisy_path: Path) -> None:
-    problem = assemble("alexnet", records=noisy_path, cuts="inner", regressor="decision_tree")
+    found = assemble("alexnet", records=noisy_path, cuts="inner", regressor="decision_tree")
+    problem = replace(found, fitted=trusted(found.predictor))
     scenario = resolve(device="tk1", server="p100", bandwidth_mhz=1, snr_db=0.0, max_loss=0.01, confidence=0.9)
     best = float(problem.predictor.lower_bound(best_accuracy(problem, 0.0), 0.9))
     assert best_accuracy(problem, 0.0, 0.9) == pytest.approx(best)

@@ -18,7 +18,7 @@ from coinfer_ray.predictor.metrics import assign_folds, metrics, strategy_groups
 from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.predictor.regressors import ORDERED, REGRESSORS, SNR_FEATURE, directions, one_thread
-from coinfer_ray.records.store import pack, read_records
+from coinfer_ray.records.store import pack, read_records, write_records
 from tests.synthetic import BASE_TEST, BASE_VALIDATION, SETTINGS, write_synthetic_records
 
 
@@ -102,6 +102,14 @@ def test_noisy_records_add_the_snr(tmp_path: Path) -> None:
     strategy = np.array([0.0] * 7 + [3.0] + [1.0] * 8)
     quiet, loud = predictor.predict(np.array([[*strategy, 45.0], [*strategy, 2.0]]))
     assert quiet > loud + 0.05
+    records = read_records(path)
+    rows = [row | {"snr_db": None if row["candidate"] < 30 else row["snr_db"]} for row in records.table.to_pylist()]
+    write_records(tmp_path / "some.parquet", rows, records.info)
+    some = fit_predictor(tmp_path / "some.parquet", folds=2)
+    # What no noise reaches is measured, and no part of what the ratio is learnt from.
+    assert some.records == len(rows) - 30 and np.isnan(some.measured.snr_db).sum() == 30
+    some.save(tmp_path / "some.npz")
+    assert Predictor.load(tmp_path / "some.npz").measured.fingerprint == some.measured.fingerprint
 
 
 def test_saved_predictor_is_the_same_and_holds_no_pickle(predictor: Predictor, tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def _solve(
     quiet: bool,
 ) -> StrategyAtlas:
     """Solve until the atlas is proven, starting from what is there."""
+    ((problem, _),) = problem.by_snr(np.array([np.nan if info.snr_db is None else info.snr_db[1]]))
     began = printed = time.monotonic()
     done, holding = list(parts), _holding(problem, info)
 
@@ -248,11 +249,13 @@ def _required(problem: Problem, max_loss: float, confidence: float | None) -> fl
 
 
 def _snr_interval(problem: Problem, snr_db: float) -> Range:
-    """SNRs that the predictor cannot tell from this one: above the first, up to the second."""
+    """SNRs that neither predictor nor measurements can tell from this one: above the first, up to the second."""
     ensemble, variables = problem.predictor.ensemble.tables, len(problem.space.variables)
     if ensemble.coefficients[variables] != 0:
         return float(np.nextafter(snr_db, -np.inf)), snr_db
-    edges = np.sort(ensemble.threshold[ensemble.feature == variables])
+    # A threshold belongs to what is below it, a measured ratio to what is above.
+    measured = np.nextafter(problem.measured_ratios, -np.inf)
+    edges = np.unique(np.concatenate([ensemble.threshold[ensemble.feature == variables], measured]))
     at = int(np.searchsorted(edges, snr_db))
     low = float(edges[at - 1]) if at else -NO_EDGE_DB
     return low, float(edges[at]) if at < len(edges) else NO_EDGE_DB

@@ -60,19 +60,21 @@ class Cia:
         floors = problem.base_accuracy - batch.max_loss
         confidence = each_confidence(batch.confidence, len(batch))
         required = problem.required_accuracy(floors, confidence)
-        measured = problem.measured.levels
-        facts = np.concatenate([problem.known_levels, measured[expressible(problem, measured)]])
         rows = []
         for s in range(len(batch)):
+            ((link, _),) = problem.by_snr(batch.snr_db[s : s + 1])
+            measured = link.measured.levels
+            facts = np.concatenate([problem.known_levels, measured[expressible(problem, measured)]])
             asked = None if np.isnan(confidence[s]) else float(confidence[s])
-            judge = Judge(problem, float(floors[s]), asked, float(batch.snr_db[s]))
+            judge = Judge(link, float(floors[s]), asked, float(batch.snr_db[s]))
             runs = []
             if required[s] < UNREACHABLE:
                 for cut in candidate_cuts(problem, batch.weights[s], self.cuts):
                     own = int(np.random.SeedSequence([seed, batch.first + s, cut]).generate_state(1)[0])
-                    runs.append(_learn(problem, batch.weights[s], judge, cut, self.episodes, own))
-            rows.append(_best(problem, batch.weights[s], judge, facts, runs))
-        return problem.answers(Solutions._make(np.concatenate(column) for column in zip(*rows, strict=True)))
+                    runs.append(_learn(link, batch.weights[s], judge, cut, self.episodes, own))
+            rows.append(_best(link, batch.weights[s], judge, facts, runs))
+        found = Solutions._make(np.concatenate(column) for column in zip(*rows, strict=True))
+        return problem.answers(found, batch.snr_db)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,8 @@ def learn(
     cuts = int(problem.space.tables.n_levels[problem.space.cut_variable])
     if not (0 <= cut < cuts and own_sets(problem, cut)):
         raise InputError(f"cia: nothing can be decided at cut {cut} of 0 .. {cuts - 1}; take one behind a layer")
-    return _learn(problem, weights, Judge(problem, floor, confidence, snr_db), cut, episodes, seed)
+    ((link, _),) = problem.by_snr(np.array([snr_db]))
+    return _learn(link, weights, Judge(link, floor, confidence, snr_db), cut, episodes, seed)
 
 
 def candidate_cuts(problem: Problem, weights: NDArray[np.float64], most: int = CUTS) -> list[int]:

@@ -33,7 +33,8 @@ class Judge:
     what is predicted of them.
 
     ``floor``: the accuracy to be reached, with ``confidence`` (None: predictions as they are); ``snr_db`` in dB, NaN
-    where the predictor needs none.
+    where the predictor needs none, and ``problem`` the one for that link
+    (:meth:`coinfer_ray.optimizer.problem.Problem.by_snr`).
     """
 
     problem: Problem

@@ -36,4 +36,4 @@ class Proposed:
             confidence=batch.confidence,
             time_limit_s=self.time_limit_s,
         )
-        return problem.answers(found)
+        return problem.answers(found, batch.snr_db)

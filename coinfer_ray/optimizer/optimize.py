@@ -180,6 +180,7 @@ def answer(
             best that can be had.
     """
     snr_db = np.nan if scenario.link.snr_db is None else scenario.link.snr_db
+    ((problem, _),) = problem.by_snr(np.array([snr_db]))
     floor = problem.base_accuracy - scenario.max_loss
     weights = np.array([scenario.weights(objective)])
     required = problem.required_accuracy(np.array([floor]), scenario.confidence)

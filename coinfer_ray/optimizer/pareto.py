@@ -150,7 +150,9 @@ def front(
     Raises:
         InputError: no strategy keeps to any of the losses.
     """
-    check_snr(problem, np.array([np.nan if scenario.link.snr_db is None else scenario.link.snr_db]))
+    snr_db = np.array([np.nan if scenario.link.snr_db is None else scenario.link.snr_db])
+    check_snr(problem, snr_db)
+    ((problem, _),) = problem.by_snr(snr_db)
     weights, why = _weights(scenario)
     if losses is None and scenario.confidence is None:
         losses = PREDICTED_LOSSES

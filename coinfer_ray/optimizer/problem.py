@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -34,13 +34,15 @@ class Problem:
     """What all scenarios of one network share. Plain arrays inside: it travels to workers, and needs no torch.
 
     Without a predictor only methods that need no records can answer (:mod:`coinfer_ray.methods.registry`).
-    ``accuracy`` names the measured accuracy that counts.
+    ``accuracy`` names the measured accuracy that counts. ``snr_db``: of a link for which measured strategies are looked
+    up where the records come from a noisy channel; :meth:`by_snr` sets it.
     """
 
     space: SearchSpace
     delay: DelayCalculator
     fitted: Predictor | None
     accuracy: Split = "validation"
+    snr_db: float | None = None
 
     @property
     def graph(self) -> LayerGraph:
@@ -84,8 +86,31 @@ class Problem:
 
     @cached_property
     def measured(self) -> MeasuredLevels:
-        """The strategies of the records that lie in this space, with the accuracies that training gave them."""
+        """The strategies of the records that lie in this space, with the accuracies that training gave them.
+
+        Of a noisy channel's those that hold at :attr:`snr_db`; without one, those that send nothing through noise.
+        """
         return MeasuredLevels.of(self)
+
+    def by_snr(self, snr_db: np.ndarray | None) -> list[tuple[Problem, np.ndarray]]:
+        """This problem for links of so many dB (S,), as pairs of a problem whose :attr:`measured` hold there and of the
+        rows (n,) that it is for: one pair, with itself, where no channel is noisy or :attr:`snr_db` is set."""
+        if snr_db is None or self.fitted is None or not self.fitted.noisy or self.snr_db is not None:
+            return [(self, np.arange(0 if snr_db is None else len(snr_db)))]
+        ratios = self.measured_ratios
+        step = np.searchsorted(ratios, np.nan_to_num(snr_db, nan=-np.inf), side="right")
+        return [(self._at_steps[each], np.flatnonzero(step == each)) for each in np.unique(step).tolist()]
+
+    @property
+    def measured_ratios(self) -> np.ndarray:
+        """(N,) the ratios in dB, rising, at which strategies were measured through noise."""
+        ratios = self.predictor.measured.snr_db
+        return np.unique(ratios[~np.isnan(ratios)])
+
+    @cached_property
+    def _at_steps(self) -> list[Problem]:
+        """For links below the first of :attr:`measured_ratios`, and from each of them on."""
+        return [replace(self, snr_db=ratio) for ratio in (-np.inf, *self.measured_ratios.tolist())]
 
     def measured_bound(self, confidence: float | None) -> np.ndarray:
         """(M,) the accuracy of each measured strategy, less the calibration's margin for its own error: that of the
@@ -142,13 +167,17 @@ class Problem:
         bound[trained] = self.predictor.calibration.bound_of_measured(accuracy[trained], confidence)
         return bound
 
-    def answers(self, solutions: Solutions) -> Answers:
-        """The strategies ``solutions`` of this problem's space with what they cost."""
+    def answers(self, solutions: Solutions, snr_db: np.ndarray | None = None) -> Answers:
+        """The strategies ``solutions`` of this problem's space with what they cost; ``snr_db`` (S,) of their links,
+        which records of a noisy channel need."""
         levels = np.where(solutions.feasible[:, None], solutions.levels, 0)
-        found = self.measured.find(levels)
         points = np.array(self.space.variables[self.space.cut_variable].values, dtype=np.int64)
         costs, bits = self.delay.costs(levels), self.space.cut_bits[levels[:, self.space.cut_variable]]
-        costs[found >= 0] = self.measured.costs[found[found >= 0]]
+        trainings = np.zeros(len(levels), dtype=np.int64)
+        for own, rows in self.by_snr(np.full(len(levels), np.nan) if snr_db is None else snr_db):
+            place = own.measured.find(levels[rows])
+            rows, place = rows[place >= 0], place[place >= 0]
+            costs[rows], trainings[rows] = own.measured.costs[place], own.measured.trainings[place]
         return Answers(
             objective=solutions.objective,
             costs=costs,
@@ -159,7 +188,7 @@ class Problem:
             lower_bound=solutions.lower_bound,
             evaluations=solutions.evaluations,
             levels=levels,
-            trainings=np.where(found >= 0, np.append(self.measured.trainings, 0)[found], 0),
+            trainings=trainings,
             extra={"bits": np.where(bits == FLOAT_BITS, 0, bits)},
         )
 
@@ -187,6 +216,10 @@ class MeasuredLevels:
     A pruned network without a codec that sends floats computes the same wherever it is cut, so one that was trained is
     measured at every cut; what was trained of it at several is one measurement. A quantised feature costs the link what
     was left of it after Huffman coding, where that is less than its bits.
+
+    Through noise a strategy is measured at its own cut alone, and holds at the ratio that it was measured at and above,
+    where there is less noise; of several ratios the nearest counts. What sends nothing through it, or the input's bits,
+    is measured without a codec as above, at these cuts.
     """
 
     levels: np.ndarray
@@ -208,6 +241,7 @@ class MeasuredLevels:
         x = measured.x[:, : len(columns)]
         floats = bits == FLOAT_BITS
         plain = (x[:, space.codec_variable :] == 1).all(axis=1) & floats
+        silent_cuts = np.isin(problem.delay.tables.cut_kind, (CUT_RAW, CUT_NONE))
         others = [variable for variable in range(len(columns)) if variable != cut]
         levels = np.column_stack(
             [np.abs(own[:, None] - known).argmin(1) for own, known in zip(x.T, columns, strict=True)]
@@ -216,12 +250,17 @@ class MeasuredLevels:
         same = (x[:, cut, None] == columns[cut]) & (bits[:, None] == space.cut_bits)
         levels[:, cut] = same.argmax(axis=1)
         near = np.isclose(space.tables.values[np.arange(len(columns)), levels], x, rtol=0, atol=1e-9)
-        on_levels = near[:, others].all(axis=1)
-        here, anywhere = on_levels & same.any(axis=1) & ~plain, on_levels & plain
+        on_levels, heard = near[:, others].all(axis=1), np.ones(len(x), dtype=np.bool_)
+        if problem.predictor.noisy:
+            plain &= np.isnan(measured.snr_db) | (same.any(axis=1) & silent_cuts[levels[:, cut]])
+            link = -np.inf if problem.snr_db is None else problem.snr_db
+            holds = on_levels & same.any(axis=1) & (measured.snr_db <= link)
+            heard = _nearest(levels, np.where(holds, measured.snr_db, -np.inf))
+        here, anywhere = on_levels & same.any(axis=1) & ~plain & heard, on_levels & plain
         pooled, accuracy, trainings = _pooled(
             levels[anywhere][:, others], measured.accuracy[anywhere], measured.trainings[anywhere]
         )
-        float_cuts = np.flatnonzero(space.cut_bits == FLOAT_BITS)
+        float_cuts = np.flatnonzero((space.cut_bits == FLOAT_BITS) & (silent_cuts | (not problem.predictor.noisy)))
         cuts = len(float_cuts)
         spread = np.insert(np.repeat(pooled, cuts, axis=0), cut, 0, axis=1)
         spread[:, cut] = np.tile(float_cuts, len(pooled))
@@ -255,6 +294,17 @@ def _pooled(
     count = np.bincount(which, weights=trainings, minlength=len(rows))
     total = np.bincount(which, weights=accuracy * trainings, minlength=len(rows))
     return rows, total / count, count.astype(np.int64)
+
+
+def _nearest(levels: np.ndarray, snr_db: np.ndarray) -> np.ndarray:
+    """(n,) bool: the row of the highest ratio (n,) of each strategy ``levels`` (n, V); none whose ratio is -inf."""
+    order = np.lexsort((-snr_db, _keys(levels)))
+    keys = _keys(levels)[order]
+    first = np.ones(len(keys), dtype=np.bool_)
+    first[1:] = keys[1:] != keys[:-1]
+    nearest = np.zeros(len(keys), dtype=np.bool_)
+    nearest[order[first]] = True
+    return nearest & (snr_db > -np.inf)
 
 
 def _keys(levels: np.ndarray) -> np.ndarray:

@@ -97,9 +97,32 @@ def solve(
     if time_limit_s is not None and not time_limit_s > 0:
         raise InputError(f"time limit: {time_limit_s} s must be above 0")
     check_snr(problem, scenarios.snr_db)
-    required = scenarios._replace(accuracy_floor=problem.required_accuracy(scenarios.accuracy_floor, confidence))
     keys = np.arange(first_scenario, first_scenario + len(scenarios.accuracy_floor))
     asked = each_confidence(confidence, len(keys))
+    how = {"certify": certify, "time_limit_s": time_limit_s, "measured": measured, **options}
+    found = _nothing(problem, len(keys))
+    for own, rows in problem.by_snr(scenarios.snr_db):
+        some = _solve(own, _rows(scenarios, rows), optimizer, seed, keys[rows], asked[rows], **how)
+        found = some if len(rows) == len(keys) else _merged(found, some, rows)
+    return found
+
+
+def _solve(
+    problem: Problem,
+    scenarios: Scenarios,
+    optimizer: str,
+    seed: int,
+    keys: np.ndarray,
+    asked: np.ndarray,
+    *,
+    certify: bool,
+    time_limit_s: float | None,
+    measured: bool,
+    **options: Any,
+) -> Solutions:
+    """:func:`solve` for scenarios of which the same strategies are measured; ``keys`` (S,) number them, ``asked`` (S,)
+    are their confidences."""
+    required = scenarios._replace(accuracy_floor=problem.required_accuracy(scenarios.accuracy_floor, asked))
     facts = _Facts(problem, measured)
 
     def run(rows: np.ndarray) -> Solutions:
@@ -127,7 +150,7 @@ def solve(
         found = _merged(found, run(again), again)
     solved = facts.beside(found, scenarios, asked)
     if certify and optimizer != "exact":
-        floors = problem.required_accuracy(scenarios.accuracy_floor, confidence)
+        floors = problem.required_accuracy(scenarios.accuracy_floor, asked)
         bound = _prove(problem, scenarios._replace(accuracy_floor=floors), solved, max_seconds=time_limit_s).lower_bound
     return solved._replace(lower_bound=np.minimum(bound, solved.objective))
 
@@ -177,7 +200,8 @@ def _prove(problem: Problem, required: Scenarios, begun: Solutions, **options: A
 def best_accuracy(problem: Problem, snr_db: float = np.nan, confidence: float | None = None) -> float:
     """The best accuracy that can be had: the base network's where it is known, or the best predicted one.
 
-    With a ``confidence`` the predicted ones count as the bounds that they reach with it.
+    With a ``confidence`` the predicted ones count as the bounds that they reach with it, and the measured ones that
+    hold at ``snr_db``.
 
     The latter by coordinate ascent from the untouched network at every cut: one variable at a time over all of
     its levels until nothing gains. A local optimum, near which the accuracy bound lies.
@@ -198,7 +222,8 @@ def best_accuracy(problem: Problem, snr_db: float = np.nan, confidence: float | 
                 better = accuracy > best
                 levels[better], best[better] = moved[better], accuracy[better]
                 gained |= bool(better.any())
-    reached = problem.measured_bound(confidence)
+    (link, _), *_ = problem.by_snr(np.array([snr_db]))
+    reached = link.measured_bound(confidence)
     return float(max(best.max(), reached.max(initial=0.0)))
 
 
@@ -230,13 +255,15 @@ def judged(
 ) -> Solutions:
     """``found``, with the best measured strategy in place of each that was measured and falls below its floor."""
     asked = each_confidence(confidence, len(found.feasible))
-    facts = _Facts(problem, measured=True)
-    wrong = np.flatnonzero(~np.isnan(facts.refuted(found, scenarios, asked)))
-    if not len(wrong):
-        return found
-    some = Solutions._make(column[wrong] for column in found)
-    right = facts.beside(some, _rows(scenarios, wrong), asked[wrong])._replace(lower_bound=some.lower_bound)
-    return _merged(found, right, wrong)
+    for own, rows in problem.by_snr(scenarios.snr_db):
+        facts, links = _Facts(own, measured=True), _rows(scenarios, rows)
+        mine = Solutions._make(column[rows] for column in found)
+        wrong = np.flatnonzero(~np.isnan(facts.refuted(mine, links, asked[rows])))
+        if len(wrong):
+            some = Solutions._make(column[wrong] for column in mine)
+            right = facts.beside(some, _rows(links, wrong), asked[rows][wrong])
+            found = _merged(found, right._replace(lower_bound=some.lower_bound), rows[wrong])
+    return found
 
 
 @dataclass(frozen=True)
@@ -254,7 +281,8 @@ class _Facts:
             rows = rows & (place >= 0)
             wrong = np.flatnonzero(rows)[bound[place[rows]] < scenarios.accuracy_floor[rows]]
             if len(wrong):
-                x = features(self.problem.space.tables, found.levels[wrong], None)
+                snr_db = scenarios.snr_db[wrong] if self.problem.predictor.noisy else None
+                x = features(self.problem.space.tables, found.levels[wrong], snr_db)
                 predicted[wrong] = self.problem.predictor.predict(x)
         return predicted
 

@@ -203,7 +203,7 @@ def _fitted(
     return Predictor(
         ensemble=ensemble_of(fitted),
         calibration=Calibration.of(y, held_out, groups, base_accuracy, resolution_of(base_accuracy, images)),
-        measured=measured_of(everything, accuracy) if records.snr_db is None else Measured.none(x.shape[1]),
+        measured=measured_of(everything, accuracy),
         regressor=regressor,
         model=records.model,
         input_px=records.input_px,
@@ -229,20 +229,24 @@ def _fitted(
 
 
 def measured_of(records: Records, accuracy: Split) -> Measured:
-    """What the records say of the strategies that were trained, each as the mean of its trainings."""
-    x, _ = record_features(records)
-    bits = records.feature_bits
-    groups = strategy_groups(np.column_stack([x, bits]))
-    return Measured.of(x, records.accuracy(accuracy), groups, bits, records.costs()[:, 2])
+    """What the records say of the strategies that were trained, each as the mean of its trainings over such a link."""
+    x, bits = _variables(records), records.feature_bits
+    snr_db = np.full(len(x), np.nan) if records.snr_db is None else records.snr_db
+    groups = strategy_groups(np.column_stack([x, bits, np.nan_to_num(snr_db, nan=np.inf)]))
+    return Measured.of(x, records.accuracy(accuracy), groups, bits, records.costs()[:, 2], snr_db)
 
 
 def floats_of(records: Records) -> Records:
     """The records whose feature crosses as floats: those that the predictor learns from, which sees no bits.
 
+    Of records of a noisy channel those that say its ratio; the others, whose feature crosses no link, it leaves out.
+
     Raises:
         InputError: there are none.
     """
     floats = records.feature_bits == FLOAT_BITS
+    if records.snr_db is not None:
+        floats &= ~np.isnan(records.snr_db)
     if not floats.any():
         raise InputError(f"records: {records.source} holds quantised features alone; give records of floats with them")
     return records if floats.all() else records.where(floats)
@@ -254,12 +258,16 @@ def record_features(records: Records) -> tuple[np.ndarray, tuple[str, ...]]:
     Raises:
         InputError: a strategy that the records' network does not have.
     """
-    space = SearchSpace(records.graph)
-    x = np.array([space.values(strategy) for strategy in records.strategies])
-    snr_db = records.snr_db
+    x, names, snr_db = _variables(records), SearchSpace(records.graph).feature_names, records.snr_db
     if snr_db is None:
-        return x, space.feature_names
-    return np.column_stack([x, snr_db]), (*space.feature_names, SNR_FEATURE)
+        return x, names
+    return np.column_stack([x, snr_db]), (*names, SNR_FEATURE)
+
+
+def _variables(records: Records) -> np.ndarray:
+    """(n, V) the values of the strategies' variables."""
+    space = SearchSpace(records.graph)
+    return np.array([space.values(strategy) for strategy in records.strategies])
 
 
 def records_hash(x: np.ndarray, y: np.ndarray) -> str:

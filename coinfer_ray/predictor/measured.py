@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """M strategies that were really trained over a noise-free link.
+    """M strategies that were really trained.
 
-    ``x`` (M, F): their variables' values, as the predictor sees them. ``accuracy`` (M,): the mean over ``trainings``
+    ``x`` (M, V): their variables' values. ``accuracy`` (M,): the mean over ``trainings``
     (M,) int64 of each. ``feature_bits`` (M,) int64: of a value that crosses the link. ``uplink_bit`` (M,): what was
-    sent of an image, in the mean.
+    sent of an image, in the mean. ``snr_db`` (M,): of the link that each was trained and measured through, NaN without
+    noise.
     """
 
     x: NDArray[np.float64]
@@ -25,31 +26,40 @@ class Measured:
     trainings: NDArray[np.int64]
     feature_bits: NDArray[np.int64]
     uplink_bit: NDArray[np.float64]
+    snr_db: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.accuracy)
 
     @classmethod
     def of(
-        cls, x: np.ndarray, y: np.ndarray, groups: np.ndarray, feature_bits: np.ndarray, uplink_bit: np.ndarray
+        cls,
+        x: np.ndarray,
+        y: np.ndarray,
+        groups: np.ndarray,
+        feature_bits: np.ndarray,
+        uplink_bit: np.ndarray,
+        snr_db: np.ndarray,
     ) -> Measured:
-        """Of records with features ``x`` (n, F), accuracies ``y`` (n,), bits of a value and bits sent (n,);
-        ``groups`` (n,) number their strategies."""
+        """Of records with variables ``x`` (n, V), accuracies ``y``, bits of a value, bits sent, and their links' ratios
+        in dB, all (n,); ``groups`` (n,) number strategies and ratios."""
         _, first, counts = np.unique(groups, return_index=True, return_counts=True)
         means = [np.bincount(groups, weights=each) / counts for each in (y, uplink_bit)]
-        return cls(x[first], means[0], counts.astype(np.int64), feature_bits[first], means[1])
+        return cls(x[first], means[0], counts.astype(np.int64), feature_bits[first], means[1], snr_db[first])
 
     @classmethod
     def none(cls, variables: int) -> Measured:
         """No strategies of so many variables."""
         numbers, whole = np.empty(0), np.empty(0, dtype=np.int64)
-        return cls(np.empty((0, variables)), numbers, whole, whole, numbers)
+        return cls(np.empty((0, variables)), numbers, whole, whole, numbers, numbers)
 
     @property
     def fingerprint(self) -> str:
         """Of all of it: answers that rest on other measurements are other answers."""
         digest = hashlib.sha256()
-        for column in vars(self).values():
+        for name, column in vars(self).items():
+            if name == "snr_db" and np.isnan(column).all():
+                continue  # as it was before there were any
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:16]
 
@@ -64,7 +74,9 @@ class Measured:
             ValueError: arrays that are no measurements.
             KeyError: an array is missing.
         """
-        x, *columns = (arrays[f"measured_{field.name}"] for field in fields(cls))
+        names = [f"measured_{field.name}" for field in fields(cls)]
+        silent = {names[-1]: np.full(len(arrays[names[0]]), np.nan)}  # files of earlier versions know no noise
+        x, *columns = ((silent | dict(arrays))[name] for name in names)
         if x.ndim != 2 or any(column.shape != (len(x),) for column in columns):
             raise ValueError("its measured strategies are broken")
         return cls(x, *columns)

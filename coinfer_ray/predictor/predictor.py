@@ -31,8 +31,8 @@ class Predictor:
     """A fitted regressor and what it was fitted on: ``records`` of ``model`` at ``input_px`` pixels (how many, of those
     whose feature crosses as floats).
 
-    ``ensemble`` predicts, ``calibration`` bounds, ``measured`` are the strategies of the records, none of a noisy
-    channel; ``regressor`` is its name; ``accuracy`` says which images were
+    ``ensemble`` predicts, ``calibration`` bounds, ``measured`` are the strategies of the records; ``regressor`` is its
+    name; ``accuracy`` says which images were
     measured on, ``base_accuracy`` (0..1) what the unmodified network reaches on them; ``versions``: of the libraries.
 
     ``feature_names`` are the columns that :meth:`predict` takes: the search space's, and ``snr_db`` behind them
@@ -82,9 +82,8 @@ class Predictor:
 
     @property
     def trusted(self) -> bool:
-        """Whether an answer with a confidence may rest on a prediction: where the calibration is one of answers, and
-        over noisy links, whose every ratio is another network that nobody has trained."""
-        return self.noisy or self.calibration.rests_on == "answers"
+        """Whether an answer with a confidence may rest on a prediction: where the calibration is one of answers."""
+        return self.calibration.rests_on == "answers"
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Predicted accuracies (n,) in 0..1 for features ``x`` (n, F); ValueError for other shapes."""

@@ -409,6 +409,11 @@ def few_bits_beside(records: Path) -> Path:
     return records.with_name(f"{records.stem}.8bit.parquet")
 
 
+def noisy_beside(records: Path) -> Path:
+    """Where the records through noise that belong to shipped ones lie, or belong."""
+    return records.with_name(f"{records.stem}.awgn.parquet")
+
+
 def shipped_sizes(model: str) -> list[int]:
     """Input sizes in pixels, rising, at which noise-free records of the network ship."""
     return sorted(pixels for name, pixels in _shipped() if name == model)

@@ -46,8 +46,6 @@ class Facts:
         for levels in problem.known_levels:
             base = start.base_accuracy(split), start.base_accuracy("test")
             self._put(Fact(_key(levels), None, *base, trainings=0, own=0, source="base"))
-        known = len(self.facts)
-        self._any_snr = known  # the first so many hold on every channel
         rows: dict[tuple[tuple[int, ...], float | None], list[Mapping[str, Any]]] = {}
         for row, strategy in zip(start.table.to_pylist(), start.strategies, strict=True):
             levels = _levels_in(problem, strategy)
@@ -89,22 +87,19 @@ class Facts:
         return fact
 
     def of(self, levels: tuple[int, ...], snr_db: float | None) -> Fact | None:
-        """What is known of a strategy over that channel."""
-        position = self._position.get((levels, snr_db))
-        if position is None:
-            position = self._position.get((levels, None))
-            if position is not None and position >= self._any_snr:
-                return None
+        """What is known of a strategy over that channel; what was measured without noise holds on every one."""
+        position = self._position.get((levels, snr_db), self._position.get((levels, None)))
         return None if position is None else self.facts[position]
 
     def best(self, case: Case, floor: float, trainings: int = 1) -> tuple[Fact | None, float]:
         """The cheapest fact that keeps to the floor, and its latency; (None, infinity) where there is none.
 
-        Facts of fewer than ``trainings`` don't count; the network as it is needs none.
+        What was measured through noise holds where there is less of it. Facts of fewer than ``trainings`` don't count;
+        the network as it is needs none.
         """
         latency = objective(np.array(self._costs), np.array(case.weights))
         for position, fact in enumerate(self.facts):
-            heard = position < self._any_snr or fact.snr_db == case.snr_db
+            heard = fact.snr_db is None or (case.snr_db is not None and fact.snr_db <= case.snr_db)
             known = fact.source == "base" or fact.trainings >= trainings
             if not (heard and known) or fact.accuracy is None or fact.accuracy < floor:
                 latency[position] = np.inf

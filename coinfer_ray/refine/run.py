@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from coinfer_ray.errors import InputError
@@ -65,6 +65,9 @@ def refine(
     check_same_network(source, start.graph, "records: are")
     if input_px not in (None, start.input_px):
         raise InputError(f"records: hold inputs of {start.input_px} px, not of {input_px}; give --input-px or others")
+
+    if start.snr_db is None:  # trained without noise, they speak of links whose bits arrive as they were sent
+        cases = [replace(case, snr_db=None) for case in cases]
 
     def fit(found: Records) -> Problem:
         return assemble(

@@ -115,7 +115,7 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
             time_limit_s=how.time_limit_s,
             **how.options,
         )
-        found = Found.of(solutions)
+        found = Found.of(problem, solutions, batch.snr_db)
     document = {"solver": how.solver, "seed": how.seed, "problem": problem.provenance()}
     return make_table(key, problem, grid, chunk.start, found, how.columns, document)
 

@@ -27,28 +27,34 @@ class Found:
     """Answers to S scenarios out of K strategies.
 
     ``levels`` (K, V) and ``accuracy`` (K,): the strategies, of which two are the same where a noisy channel makes their
-    accuracies differ. ``index`` (S,): the one that answers each scenario, :data:`NOTHING` where none is feasible.
+    accuracies differ; ``measured`` (K,) bool: whether training gave its accuracy. ``index`` (S,): the one that answers
+    each scenario, :data:`NOTHING` where none is feasible.
     ``objective``, ``lower_bound`` (S,) and ``evaluations`` (S,) as in :class:`coinfer_kernels.notation.Solutions`.
     """
 
     levels: NDArray[np.int64]
     accuracy: NDArray[np.float64]
+    measured: NDArray[np.bool_]
     index: NDArray[np.int64]
     objective: NDArray[np.float64]
     lower_bound: NDArray[np.float64]
     evaluations: NDArray[np.int64]
 
     @classmethod
-    def of(cls, solutions: Solutions) -> Found:
-        """Solutions with each of their strategies once."""
-        feasible = solutions.feasible
-        rows = np.column_stack([solutions.levels[feasible], solutions.accuracy[feasible].view(np.int64)])
+    def of(cls, problem: Problem, solutions: Solutions, snr_db: np.ndarray) -> Found:
+        """Solutions of ``problem`` for links of ``snr_db`` (S,) with each of their strategies once."""
+        feasible, measured = solutions.feasible, np.zeros(len(solutions.feasible), dtype=np.int64)
+        for own, rows in problem.by_snr(snr_db):
+            measured[rows] = own.measured.find(solutions.levels[rows]) >= 0
+        columns = solutions.levels, solutions.accuracy.view(np.int64), measured
+        rows = np.column_stack([column[feasible] for column in columns])
         distinct, which = np.unique(rows, axis=0, return_inverse=True)
         index = np.full(len(feasible), NOTHING)
         index[feasible] = which.reshape(-1)  # (n, 1) in NumPy 2.0
         return cls(
-            np.ascontiguousarray(distinct[:, :-1]),
-            np.ascontiguousarray(distinct[:, -1]).view(np.float64),
+            np.ascontiguousarray(distinct[:, :-2]),
+            np.ascontiguousarray(distinct[:, -2]).view(np.float64),
+            distinct[:, -1] == 1,
             index,
             solutions.objective,
             solutions.lower_bound,
@@ -76,8 +82,9 @@ class Found:
             lower_bound[rows] = objective[rows] / atlases[number].info.ratio
         levels = np.concatenate([atlas.table.levels for atlas in atlases])
         accuracy = np.concatenate([atlas.table.accuracy for atlas in atlases])
+        measured = np.array([source == "measured" for atlas in atlases for source in atlas.sources], dtype=np.bool_)
         nothing = np.zeros(stop - start, dtype=np.int64)
-        whole = cls(levels, accuracy, index, objective, lower_bound, nothing)
+        whole = cls(levels, accuracy, measured, index, objective, lower_bound, nothing)
         refuted = cases.refuted(problem, levels)
         return whole._judged(problem, grid, start, refuted[case, index]) if refuted.any() else whole
 
@@ -100,13 +107,14 @@ class Found:
             np.ones(len(rows), dtype=np.bool_),
             self.lower_bound[rows],
         )
-        right = Found.of(judged(problem, own, scenarios, columns["confidence"][rows]))
+        right = Found.of(problem, judged(problem, own, scenarios, columns["confidence"][rows]), columns["snr_db"][rows])
         index, objective = self.index.copy(), self.objective.copy()
         index[rows] = np.where(right.index == NOTHING, NOTHING, right.index + len(self.levels))
         objective[rows] = right.objective
         return Found(
             np.concatenate([self.levels, right.levels]),
             np.concatenate([self.accuracy, right.accuracy]),
+            np.concatenate([self.measured, right.measured]),
             index,
             objective,
             self.lower_bound,
@@ -123,11 +131,12 @@ class Found:
 class _Cases:
     """What of a scenario decides which atlas answers it: its loss, its confidence and, over noise, its link.
 
-    N cases: ``floor``, ``confidence`` and ``atlas`` (N,), the last an index.
+    N cases: ``floor``, ``confidence``, ``snr_db`` and ``atlas`` (N,), the last an index.
     """
 
     floor: NDArray[np.float64]
     confidence: NDArray[np.float64]
+    snr_db: NDArray[np.float64]
     atlas: NDArray[np.int64]
     losses: int
     confidences: int
@@ -150,7 +159,7 @@ class _Cases:
             if not found:
                 raise InputError(f"atlas: none was built for an accuracy of {wanted:.4f} at an SNR of {snr_db:g} dB")
             which[case] = found[0]
-        return cls(floor, confidence, which, len(grid.max_loss), len(grid.confidence), noisy)
+        return cls(floor, confidence, ratio, which, len(grid.max_loss), len(grid.confidence), noisy)
 
     def number(self, entries: dict[str, NDArray[np.int32]]) -> NDArray[np.int32]:
         """(S,) the case of each scenario."""
@@ -159,11 +168,13 @@ class _Cases:
 
     def refuted(self, problem: Problem, levels: np.ndarray) -> np.ndarray:
         """(N, K) bool: whether a strategy was measured and falls below what a case asks for."""
-        place = problem.measured.find(levels)
         wrong = np.zeros((len(self.floor), len(levels)), dtype=np.bool_)
-        for case, (floor, confidence) in enumerate(zip(self.floor, self.confidence, strict=True)):
-            bound = problem.measured_bound(None if np.isnan(confidence) else float(confidence))
-            wrong[case, place >= 0] = bound[place[place >= 0]] < floor
+        for own, cases in problem.by_snr(self.snr_db):
+            place = own.measured.find(levels)
+            for case in cases:
+                confidence = self.confidence[case]
+                bound = own.measured_bound(None if np.isnan(confidence) else float(confidence))
+                wrong[case, place >= 0] = bound[place[place >= 0]] < self.floor[case]
         return wrong
 
 

@@ -140,6 +140,7 @@ class _Makers:
         # Where nothing is feasible at all there is no strategy to look up: one that no row shows stands there.
         self.levels = found.levels if len(found.levels) else np.zeros((1, len(problem.space.variables)), np.int64)
         self.accuracy = found.accuracy if len(found.levels) else np.full(1, np.nan)
+        self.measured = found.measured if len(found.levels) else np.zeros(1, dtype=np.bool_)
         self._kept: dict[str, Any] = {}
 
     def column(self, name: str) -> Any:
@@ -168,12 +169,9 @@ class _Makers:
 
     def _costs(self) -> np.ndarray:
         """(K, 3) of the strategies: what was counted on the trained modules, where they were trained."""
-        costs, place = self.problem.delay.costs(self.levels), self._once(self._place)
+        costs, place = self.problem.delay.costs(self.levels), self.problem.measured.find(self.levels)
         costs[place >= 0] = self.problem.measured.costs[place[place >= 0]]
         return costs
-
-    def _place(self) -> np.ndarray:
-        return self.problem.measured.find(self.levels)
 
     def _seconds(self) -> np.ndarray:
         """(S, 4): on the device, on the server, on the link, and for crossing it."""
@@ -237,16 +235,16 @@ class _Makers:
         """By confidence and strategy: few of each."""
         entries, grid = self._once(self._entries), self.grid
         sure = np.full((len(grid.confidence), len(self.levels)), np.nan)
-        known, trained = self.problem.is_known(self.levels), self._once(self._place) >= 0
+        known = self.problem.is_known(self.levels)
         for row, confidence in zip(sure, grid.confidence, strict=True):
             if not np.isnan(confidence):
-                row[:] = self.problem.bound_of(self.accuracy, known, trained, float(confidence))
+                row[:] = self.problem.bound_of(self.accuracy, known, self.measured, float(confidence))
         values = sure[entries["confidence"], self.index]
         return self._nullable(values, np.isnan(values))
 
     def _accuracy_source(self) -> Any:
-        known, trained = self.problem.is_known(self.levels), self._once(self._place) >= 0
-        return self._labelled(np.where(known, 0, np.where(trained, 1, 2)), SOURCES)
+        known = self.problem.is_known(self.levels)
+        return self._labelled(np.where(known, 0, np.where(self.measured, 1, 2)), SOURCES)
 
     def _lower_bound_s(self) -> Any:
         import pyarrow as pa

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def write_strategies(folder: Path, files: Sequence[Path], problems: Mapping[str, Problem]) -> Written:
     """Collect what the chunks' ``files`` say of their strategies and write one row for each.
 
-    ``device_cost`` and ``server_cost`` are FLOPs, or seconds on a side whose layers' times are measured.
+    ``device_cost`` and ``server_cost`` are FLOPs, or seconds on a side whose layers' times are measured. Over noise an
+    accuracy and what it rests on differ by link: null, and the trainings 0, where noise reaches the strategy.
 
     Raises:
         RuntimeError: two strategies share an id.
@@ -60,7 +61,8 @@ def _table(model: str, problem: Problem, found: Mapping[int, tuple[tuple[int, ..
     costs, place, known = problem.delay.costs(levels), problem.measured.find(levels), problem.is_known(levels)
     costs[place >= 0] = problem.measured.costs[place[place >= 0]]
     accuracy: np.ndarray | None = None
-    if not problem.predictor.noisy:  # over noise it is another at each signal-to-noise ratio
+    noisy = problem.predictor.noisy
+    if not noisy:
         accuracy = problem.predictor.predict(problem.space.tables.values[np.arange(levels.shape[1]), levels])
         accuracy[place >= 0] = problem.measured.accuracy[place[place >= 0]]
         accuracy[known] = problem.base_accuracy
@@ -80,7 +82,7 @@ def _table(model: str, problem: Problem, found: Mapping[int, tuple[tuple[int, ..
         "server_cost": costs[:, 1],
         "uplink_bit": costs[:, 2],
         "predicted_accuracy": pa.nulls(len(found), pa.float64()) if accuracy is None else accuracy,
-        "accuracy_source": [SOURCES[each] for each in source],
+        "accuracy_source": pa.array([SOURCES[each] for each in source], mask=(source == 2) & noisy),
         "trainings": np.where(place >= 0, np.append(problem.measured.trainings, 0)[place], 0),
     }
     return pa.table(columns)

@@ -41,9 +41,14 @@ BASE_PHASE = Phase(images=450_000, batch_size=128, learning_rate=5e-4, weight_de
 
 
 def base_beside(records: Path) -> Path:
-    """Where the base network of a records file, or of a collection's folder, would be."""
+    """Where the base network of a records file, or of a collection's folder, would be.
+
+    Records through noise, ``NAME.awgn.parquet``, share that of ``NAME.parquet`` where they have none of their own.
+    """
     if not records.is_dir():
-        return records.with_suffix(".base.safetensors")
+        own = records.with_suffix(".base.safetensors")
+        shared = records.with_name(records.stem.removesuffix(".awgn") + ".base.safetensors")
+        return shared if shared.is_file() and not own.is_file() else own
     old = records / _OLD_BASE_FILE
     return old if old.is_file() and not (records / BASE_FILE).exists() else records / BASE_FILE
 

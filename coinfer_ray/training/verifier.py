@@ -18,7 +18,14 @@ from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
 from coinfer_ray.records.request import Request
-from coinfer_ray.records.store import UNFINISHED, RecordsInfo, shard_path, shipped_records, write_records
+from coinfer_ray.records.store import (
+    UNFINISHED,
+    RecordsInfo,
+    shard_path,
+    shipped_file,
+    shipped_records,
+    write_records,
+)
 from coinfer_ray.runtime.executors.base import Executor
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import BASE_FILE, BaseNetwork, base_beside, load_base
@@ -182,7 +189,7 @@ def obtain_base(
         )
     if given is None:
         origin = shipped_records(info.model, info.input_px) if records is None else records
-        beside = base_beside(Path(origin)) if isinstance(origin, str | Path) else None
+        beside = base_beside(shipped_file(origin) or Path(origin)) if isinstance(origin, str | Path) else None
         if beside is None or not beside.is_file():
             raise InputError(
                 f"base: the records' base network (fingerprint {info.settings.get('base_fingerprint')}) is needed; "

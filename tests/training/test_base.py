@@ -89,6 +89,10 @@ def test_the_base_lies_beside_packed_records(few_images: Path, data: DataSplits,
     shutil.copy(base_beside(folder), base_beside(packed))
     assert base_beside(packed).name == f"{MODEL}-64px.base.safetensors"
     assert obtain_base(None, packed, info, data).fingerprint == info.settings["base_fingerprint"]
+    noisy = packed.with_suffix(".awgn.parquet")
+    assert base_beside(noisy) == base_beside(packed)  # one network, whatever its candidates were trained through
+    shutil.copy(base_beside(packed), noisy.with_suffix(".base.safetensors"))
+    assert base_beside(noisy) == noisy.with_suffix(".base.safetensors")
     base_beside(folder).rename(folder / "base.safetensors")  # as earlier versions called it
     assert obtain_base(None, folder, info, data).fingerprint == info.settings["base_fingerprint"]
 

@@ -1,0 +1,91 @@
+"""Which measured strategies are worth training again through noise, and at which signal-to-noise ratio.
+
+Through a noisy link a codec has to be trained for the noise. One that was trained and measured at a ratio holds at
+every higher one, where there is less of it, so a few ratios, the steps of a ladder, serve all links. At first each
+strategy is taken to lose no more at a step than without noise, and what would then be the answer to some random
+scenario is trained there. What it really loses counts from then on, at that step and above. Others with the same cut,
+with a codec or without as it is, are then taken to pay for the noise what the one of them paid that paid least, there
+or above. So it goes on until nothing that answers a scenario is a guess: optimism in the face of uncertainty.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+from coinfer_kernels import Scenarios, cheapest_feasible
+from coinfer_kernels.notation import CUT_NONE, CUT_RAW
+
+from coinfer_ray.optimizer.problem import Problem
+
+Levels = tuple[int, ...]
+
+
+def next_noisy(
+    problem: Problem,
+    scenarios: Scenarios,
+    ladder: tuple[float, ...],
+    measured: Mapping[tuple[Levels, float], float],
+    *,
+    confidence: float | None,
+) -> list[tuple[Levels, float]]:
+    """The strategies to train next, each with its step of ``ladder`` (dB, rising), the most often wanted first; none
+    when every scenario is answered by what is known.
+
+    ``problem`` holds the noise-free records, its network as it is and its measured strategies are those that take part;
+    the ``scenarios``' ratios say which step's trainings they may use, those below the lowest none. ``measured`` has the
+    accuracies (0..1) of trainings through noise.
+    """
+    facts = problem.measured
+    levels = np.vstack([problem.known_levels, facts.levels])
+    costs = np.vstack([problem.known_costs, facts.costs])
+    alone = np.concatenate([np.full(len(problem.known_levels), problem.base_accuracy), facts.accuracy])
+    kinds = problem.delay.tables.cut_kind[levels[:, problem.space.cut_variable]]
+    silent = np.isin(kinds, (CUT_RAW, CUT_NONE))  # bits, or nothing, cross the link: no noise
+    exact = problem.is_known(levels) & silent
+    keys = [tuple(row) for row in levels.tolist()]
+    coded = levels[:, problem.space.codec_variable :] != problem.space.tables.canonical[problem.space.codec_variable :]
+    family = 2 * levels[:, problem.space.cut_variable] + coded.any(axis=1)
+    reached = _reached(keys, family, alone, silent, ladder, measured)
+    step = np.searchsorted(ladder, scenarios.snr_db, side="right") - 1
+    wanted: Counter[tuple[Levels, float]] = Counter()
+    for number in range(len(ladder)):
+        rows = np.flatnonzero(step == number)
+        accuracy, guessed = reached[number]
+        bound = accuracy
+        if confidence is not None:
+            bound = problem.predictor.calibration.bound_of_measured(accuracy, confidence)
+        bound = np.where(exact, alone, bound)
+        found, _ = cheapest_feasible(costs, bound, Scenarios._make(column[rows] for column in scenarios))
+        wanted.update((keys[row], ladder[number]) for row in found[found >= 0] if guessed[row])
+    return [each for each, _ in wanted.most_common()]
+
+
+def _reached(
+    keys: list[Levels],
+    family: np.ndarray,
+    alone: np.ndarray,
+    silent: np.ndarray,
+    ladder: tuple[float, ...],
+    measured: Mapping[tuple[Levels, float], float],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each step the accuracies of the strategies ``keys`` (K,), and which of them are guesses (K,).
+
+    What was measured at a step or below counts, the best of it. A guess is the accuracy ``alone`` (K,), less what noise
+    took there, or above, of the one in its ``family`` (K,) that lost least to it.
+    """
+    known = np.array([[measured.get((key, step), np.nan) for step in ladder] for key in keys]).reshape(-1, len(ladder))
+    paid = np.full((family.max() + 1, len(ladder)), np.inf)
+    rows, columns = np.nonzero(~np.isnan(known))
+    np.minimum.at(paid, (family[rows], columns), alone[rows] - known[rows, columns])
+    paid = np.where(np.isinf(paid), 0.0, np.maximum(paid, 0.0))
+    steps = []
+    for number in range(len(ladder)):
+        held = np.nan_to_num(known[:, : number + 1], nan=-np.inf).max(axis=1)
+        hoped = alone - paid[family, number:].max(axis=1)
+        # Once it was trained at this very step there is nothing left to hope for.
+        guessed = ~silent & np.isnan(known[:, number]) & (hoped > held)
+        accuracy = np.where(silent, alone, np.where(guessed, hoped, held))
+        steps.append((accuracy, guessed))
+    return steps
