@@ -38,7 +38,8 @@ def noise_figure(rows: Sequence[Row], command: str) -> Figure:
         name="fig11-noise",
         title="Fig. 11: AlexNet over the signal-to-noise ratio",
         caption="Latency at a loss of 2 points over a channel of 10 MHz (the paper does not say its bandwidth), whose "
-        "rate follows from the SNR. Hollow: a predicted accuracy that keeps the bound with confidence 0.9.",
+        "rate follows from the SNR. Compressed strategies were trained and measured with noise on what crosses, at the "
+        "link's ratio or at a lower one.",
         command=command,
         kind="line",
         x_label="SNR (dB)",
