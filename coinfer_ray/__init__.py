@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from coinfer_ray.optimizer.optimize import Answer as Answer
     from coinfer_ray.optimizer.optimize import optimize as optimize
     from coinfer_ray.optimizer.pareto import pareto as pareto
+    from coinfer_ray.optimizer.robust import robust as robust
     from coinfer_ray.predictor.fit import fit as fit
     from coinfer_ray.predictor.predictor import Predictor as Predictor
     from coinfer_ray.problem.strategy import Strategy as Strategy
@@ -31,6 +32,7 @@ _HOMES = {
     "optimize": "coinfer_ray.optimizer.optimize",
     "open_sweep": "coinfer_ray.sweeps.reader",
     "pareto": "coinfer_ray.optimizer.pareto",
+    "robust": "coinfer_ray.optimizer.robust",
     "sweep": "coinfer_ray.sweeps.sweep",
 }
 

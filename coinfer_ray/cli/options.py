@@ -198,3 +198,16 @@ def given(chosen: Mapping[str, Any]) -> dict[str, Any]:
     if meant.get("feature_bits", "any") != "any":
         meant["feature_bits"] = int(meant["feature_bits"])
     return meant
+
+
+def read_range(name: str, text: str, unit: float) -> tuple[float, float]:
+    """``LOW:HIGH`` or one number, in SI units.
+
+    Raises:
+        InputError: it is neither.
+    """
+    low, colon, high = text.partition(":")
+    try:
+        return float(low) * unit, float(high if colon else low) * unit
+    except ValueError:
+        raise InputError(f"{name}: {text!r} is no range; give LOW:HIGH, such as 0.1:100, or one number") from None

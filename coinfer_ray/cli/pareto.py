@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coinfer_ray.cli import options
-from coinfer_ray.cli.output import check_output, note, print_json, print_table, stdout_for_answers
+from coinfer_ray.cli.output import (
+    check_output,
+    note,
+    print_json,
+    print_table,
+    rests_on,
+    stdout_for_answers,
+    strategy_cells,
+)
 from coinfer_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,24 +138,13 @@ def _print_front(front: Front) -> None:
     table.add_column("pruned", justify="right")
     table.add_column("codec")
     for point in front.points:
-        strategy = point.strategy
         cells = [f"{point.latency_s * 1e3:,.3f}"]
         if point.energy_j is not None:
             cells.append(f"{point.energy_j:,.4g}")
-        rests_on = {
-            "base": "the network as it is",
-            "measured": f"measured, {point.trainings} training{'s' * (point.trainings != 1)}",
-            "predicted": "predicted",
-        }
-        cells += [f"{point.loss:.4f}", f"{point.accuracy:.4f}", rests_on[point.accuracy_source]]
+        cells += [f"{point.loss:.4f}", f"{point.accuracy:.4f}", rests_on(point.accuracy_source, point.trainings)]
         if predicts:
             cells.append("-" if point.gap is None else f"{point.gap:.2%}")
-        ratios = [ratio for ratio in strategy.sparsity.values() if ratio]
-        pruned = f"{len(ratios)} of {len(strategy.sparsity)}, to {max(ratios):.0%}" if ratios else "nothing"
-        codec = " ".join(f"{value:g}" for value in vars(strategy.codec).values())
-        codec = "none" if all(value == 1 for value in vars(strategy.codec).values()) else codec
-        bits = "" if strategy.feature_bits == 32 else f", {strategy.feature_bits} bits"
-        table.add_row(*cells, point.cut_after, pruned, codec + bits)
+        table.add_row(*cells, point.cut_after, *strategy_cells(point.strategy))
     print_table(table)
     note(f"{len(front.points)} unbeaten of {front.looked_at:,}")
     if front.without_energy is not None:

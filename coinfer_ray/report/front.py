@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from coinfer_ray.report.lines import with_strategy, write_lines
 from coinfer_ray.report.pictures import check_ending, save
-from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.outputs import FIGURE_MARK, check_replaceable
 
 if TYPE_CHECKING:
@@ -36,21 +34,7 @@ def write_front(front: Front, path: str | Path) -> None:
         InputError: ``path`` is there and is no front.
     """
     check_replaceable(path, "front")
-    write_whole(path, partial(_write_lines, front))
-
-
-def _write_lines(front: Front, path: Path) -> None:
-    lines = []
-    for point in front.points:
-        line = point.to_json()
-        strategy = line.pop("strategy")
-        for part in ("sparsity", "codec"):
-            line |= {f"{part}.{name}": value for name, value in strategy[part].items()}
-        lines.append(line | {"partition_point": strategy["partition_point"], "feature_bits": strategy["feature_bits"]})
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write_lines(path, [with_strategy(point.to_json()) for point in front.points])
 
 
 def draw_front(front: Front, path: str | Path) -> None:
