@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from coinfer_ray.atlas.replay import replay as replay
     from coinfer_ray.errors import InputError as InputError
     from coinfer_ray.methods.compare import compare as compare
     from coinfer_ray.optimizer.optimize import Answer as Answer
@@ -32,6 +33,7 @@ _HOMES = {
     "optimize": "coinfer_ray.optimizer.optimize",
     "open_sweep": "coinfer_ray.sweeps.reader",
     "pareto": "coinfer_ray.optimizer.pareto",
+    "replay": "coinfer_ray.atlas.replay",
     "robust": "coinfer_ray.optimizer.robust",
     "sweep": "coinfer_ray.sweeps.sweep",
 }

@@ -20,6 +20,7 @@ from coinfer_ray.runtime.outputs import (
     KINDS,
     PAGE_MARK,
     PICTURE_MARK,
+    REPLAY_HEAD,
     ROBUST_HEAD,
     check_replaceable,
 )
@@ -42,12 +43,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "device.yaml").write_text("name: board\nlayer_seconds: {}\nheld_out_error: {}\n")
     (folder / "front.csv").write_text(f"{FRONT_HEAD}accuracy\n")
     (folder / "robust.csv").write_text(f"{ROBUST_HEAD}worst_at\n")
+    (folder / "replay.csv").write_text(f"{REPLAY_HEAD}strategy\n")
     found = {"records": records, "predictor": predictor}
     for kind in ("atlas", "choices"):
         found[kind] = folder / f"{kind}.parquet"
         table = pa.table({"x": [1]}).replace_schema_metadata({f"coinfer_ray.{kind}": "{}"})
         pq.write_table(table, found[kind], compression="zstd")
-    written = ("page", "picture", "figure", "front", "robust", "graph", "device")
+    written = ("page", "picture", "figure", "front", "robust", "replay", "graph", "device")
     return found | {name: next(folder.glob(f"{name}.*")) for name in written}
 
 

@@ -21,6 +21,7 @@ FIGURE_MARK = "coinfer figure"  # the same of a figure of a page
 FIGURE_HEAD = "panel,series,"  # how the numbers of a figure of a page begin (CSV)
 FRONT_HEAD = "latency_s,energy_j,loss,"  # how a front begins (CSV)
 ROBUST_HEAD = "chosen_as,regret,"  # the same of choices for ranges
+REPLAY_HEAD = "seconds,duration_s,rate_mbps,latency_s,"  # the same of a replayed trace
 _HEAD = 4096  # bytes of a page in which its mark stands
 
 
@@ -114,6 +115,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "figure": ("a figure that coinfer drew", _is_figure),
     "front": ("a front that coinfer wrote", _begins_with(FRONT_HEAD)),
     "robust": ("choices for ranges that coinfer wrote", _begins_with(ROBUST_HEAD)),
+    "replay": ("a replay that coinfer wrote", _begins_with(REPLAY_HEAD)),
     "device": ("a device file that `coinfer profile` wrote", _is_device),
     "graph": ("a layer graph", _is_graph),
 }
