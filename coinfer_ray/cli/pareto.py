@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
   coinfer pareto --model alexnet --device rpi3b+ --server p100 --link 3g --max-losses 0.005:0.05:10
   coinfer pareto --model alexnet --device rpi4b-ncnn --server v100-ncnn --link 4g-typical \\
       --out front.csv --picture front.png
+  coinfer pareto --model alexnet --device rpi4b --server p100 --link 4g --objective throughput
 """,
     )(pareto)
 
@@ -60,6 +61,10 @@ def pareto(
         ),
     ] = 3,
     time_limit: options.TimeLimit = 10.0,
+    objective: Annotated[
+        Literal["latency", "throughput"],
+        typer.Option("--objective", help="Throughput of a stream in the latency's place, among measured strategies."),
+    ] = "latency",
     out: Annotated[Path | None, typer.Option("--out", help="Write the front as CSV.")] = None,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw the front (PNG, SVG or PDF).")] = None,
     seed: options.Seed = 0,
@@ -84,6 +89,7 @@ def pareto(
             options.network_of(model, chosen["records"]),
             **options.given(chosen),
             max_losses=losses,
+            objective=objective,
             points=points,
             seed=seed,
             time_limit_s=time_limit,
@@ -129,7 +135,13 @@ def _print_front(front: Front) -> None:
     with_energy, predicts = front.without_energy is None, front.confidence is None
     held = "predictions count" if predicts else f"loss held with a confidence of {front.confidence:g}"
     table = Table(title=f"{front.model}, {front.input_px} px, {held}", title_justify="left")
-    for name in ("latency ms", *(["energy J"] if with_energy else []), "loss", "accuracy"):
+    for name in (
+        *(["items/s"] if front.of_streams else []),
+        "latency ms",
+        *(["energy J"] if with_energy else []),
+        "loss",
+        "accuracy",
+    ):
         table.add_column(name, justify="right")
     table.add_column("rests on")
     if predicts:
@@ -138,7 +150,8 @@ def _print_front(front: Front) -> None:
     table.add_column("pruned", justify="right")
     table.add_column("codec")
     for point in front.points:
-        cells = [f"{point.latency_s * 1e3:,.3f}"]
+        cells = [] if point.items_per_s is None else [f"{point.items_per_s:,.4g}"]
+        cells.append(f"{point.latency_s * 1e3:,.3f}")
         if point.energy_j is not None:
             cells.append(f"{point.energy_j:,.4g}")
         cells += [f"{point.loss:.4f}", f"{point.accuracy:.4f}", rests_on(point.accuracy_source, point.trainings)]

@@ -54,8 +54,10 @@ class Cia:
 
         Raises:
             InputError: the extra ``rl`` is not installed; no records; a confidence that they cannot promise; or a
-                link without SNR where they come from a noisy channel.
+                link without SNR where they come from a noisy channel; a stream's throughput, which is no sum of costs.
         """
+        if batch.stream:
+            raise InputError("methods: cia learns sums of costs, and throughput is none; leave it out")
         check_snr(problem, batch.snr_db)
         floors = problem.base_accuracy - batch.max_loss
         confidence = each_confidence(batch.confidence, len(batch))

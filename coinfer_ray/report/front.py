@@ -38,8 +38,8 @@ def write_front(front: Front, path: str | Path) -> None:
 
 
 def draw_front(front: Front, path: str | Path) -> None:
-    """Write the picture to ``path`` (PNG, SVG or PDF by its ending): latency against loss, and where energy counts
-    latency against energy with the loss as the colour.
+    """Write the picture to ``path`` (PNG, SVG or PDF by its ending): latency, or a stream's time per item, against
+    loss, and where energy counts latency against energy with the loss as the colour.
 
     A line leads along what is unbeaten in the panel's own two; a mark above it is unbeaten for the third's sake.
 
@@ -51,7 +51,8 @@ def draw_front(front: Front, path: str | Path) -> None:
     check_replaceable(path, "figure")
     import matplotlib
 
-    latency = np.array([point.latency_s for point in front.points]) * 1e3
+    paces = [point.latency_s if point.items_per_s is None else 1 / point.items_per_s for point in front.points]
+    latency = np.array(paces) * 1e3
     loss = np.array([point.loss for point in front.points]) * 100
     with_energy = front.without_energy is None
     with matplotlib.rc_context({"font.size": 9, "svg.fonttype": "none"}):
@@ -103,7 +104,7 @@ def _draw(axes: Axes, front: Front, x: np.ndarray, y: np.ndarray, loss: np.ndarr
                 zorder=2,
             )
     _scale(axes, "x", x)
-    axes.set_xlabel("latency (ms)")
+    axes.set_xlabel("time per item of a stream (ms)" if front.of_streams else "latency (ms)")
     axes.grid(visible=True, color=_FAINT, linewidth=0.5)
     axes.set_axisbelow(True)
     return marks
