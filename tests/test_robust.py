@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -19,12 +20,13 @@ from hypothesis import strategies as st
 import coinfer_ray
 from coinfer_ray.cli import main
 from coinfer_ray.errors import InputError
+from coinfer_ray.optimizer.budget import Budget
 from coinfer_ray.optimizer.candidates import Candidates
 from coinfer_ray.optimizer.optimize import answer
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.robust import Box, Place, Robust, box_of, choose, shares
 from coinfer_ray.scenarios.scenario import Device, Link, Scenario, Server
-from tests.synthetic import write_synthetic_records
+from tests.synthetic import trusted, write_synthetic_records
 
 RANGES: dict[str, tuple[float, float]] = {
     "device_gflops": (2, 60),
@@ -217,7 +219,7 @@ def test_without_a_plain_split_that_keeps_to_the_loss_there_is_none_beside_it(pr
         ({"rate_mbps": (1, 2), "round_trip_ms": (-1, 2)}, r"round trip: -1 must be in"),
         ({"rate_mbps": (1, 2), "device_gflops": (-1, 2)}, r"device: .* were both given"),
         ({"rate_mbps": (1, 2), "confidence": None}, r"confidence: all measured strategies are compared"),
-        ({"rate_mbps": (1, 2), "max_loss": -0.5}, r"max loss: no measured strategy loses at most -0\.5 with a conf"),
+        ({"rate_mbps": (1, 2), "max_loss": -0.5}, r"max loss: no strategy reaches an accuracy of 1\.34"),
     ],
 )
 def test_what_is_no_range_is_refused(predictor: Path, options: dict[str, Any], words: str) -> None:
@@ -227,12 +229,40 @@ def test_what_is_no_range_is_refused(predictor: Path, options: dict[str, Any], w
         coinfer_ray.robust("alexnet", "rpi4b", "p100", rate=3)  # type: ignore[call-arg]
 
 
-def test_the_loss_that_is_named_can_be_allowed(problem: Problem) -> None:
+@pytest.mark.parametrize("predictions", ["errors", "answers"])
+def test_the_loss_that_is_named_can_be_allowed(problem: Problem, predictions: str) -> None:
+    """Also where predictions are trusted, which promise more than was measured and cannot be had here."""
+    own = problem if predictions == "errors" else replace(problem, fitted=trusted(problem.predictor))
     box = box_of(**RANGES, max_loss=-0.5)
+    budget = Budget("latency", 1.0)
+    options: list[dict[str, Any]] = [{"objective": "throughput"}, {"objective": "throughput", "budget": budget}]
     with pytest.raises(InputError) as caught:
-        choose(problem, box)
-    least = float(str(caught.value).rpartition(" ")[2])
-    assert choose(problem, Box(replace(box.slow, max_loss=least), replace(box.fast, max_loss=least))).looked_at
+        choose(own, box)
+    named = re.search(r"allow a loss of (-?\d\.\d{4}) or more$", str(caught.value))
+    assert named is not None
+    for option in options:
+        with pytest.raises(InputError) as same:
+            answer(own, box.slow, **option)
+        assert str(same.value) == str(caught.value)
+    least = float(named[1])
+    wider = Box(replace(box.slow, max_loss=least), replace(box.fast, max_loss=least))
+    assert choose(own, wider).looked_at
+    assert all(answer(own, wider.slow, **option).items_per_s for option in options)
+
+
+def test_a_noisy_channel_needs_the_ratio_of_the_link(tmp_path: Path) -> None:
+    records = write_synthetic_records(tmp_path / "noisy.parquet", count=60, noisy=True)
+    noisy = assemble("alexnet", records=records, regressor="decision_tree")
+    box = box_of(**RANGES)
+    for run in (
+        lambda: choose(noisy, box),
+        lambda: answer(noisy, box.slow, objective="throughput"),
+        lambda: answer(noisy, box.slow, objective="throughput", budget=Budget("latency", 1.0)),
+    ):
+        with pytest.raises(InputError, match="link: the records come from a noisy channel, so every link needs a"):
+            run()
+    known = box_of(device_gflops=(2, 60), server_gflops=1000, bandwidth_mhz=5, snr_db=10)
+    assert choose(noisy, known).corners == 2
 
 
 def test_the_command_prints_the_choices(predictor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,8 @@ def _row(
     found = method.solve(problem, batch, seed=seed)
     if not found.feasible[0]:
         if method.predicts:
-            raise explain_infeasible(problem, scenario, float(found.accuracy[0]))
+            seen = float(found.accuracy[0])
+            raise explain_infeasible(problem, scenario, seen, predictions=objective != "throughput")
         raise InputError(
             f"{method.name}: no choice keeps the loss within {scenario.max_loss}; raise --max-loss or use --cuts all"
         )

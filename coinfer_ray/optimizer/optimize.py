@@ -28,6 +28,7 @@ from coinfer_kernels.warm_up import compile_solvers
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.budget import Budget, solve_within
+from coinfer_ray.optimizer.candidates import Candidates
 from coinfer_ray.optimizer.problem import UNREACHABLE, Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, best_accuracy, check_snr, solve
 from coinfer_ray.optimizer.stream import check_stream, solve_stream
@@ -215,7 +216,7 @@ def answer(
         )
     seconds = time.perf_counter() - began
     if not found.feasible[0]:
-        raise explain_infeasible(problem, scenario, float(found.accuracy[0]))
+        raise explain_infeasible(problem, scenario, float(found.accuracy[0]), predictions=searched)
     answers = problem.answers(found)
     costs, known = answers.costs[0], bool(answers.known[0])
     counts_energy = objective == "energy" or (budget is not None and objective != "throughput")
@@ -258,18 +259,24 @@ def answer(
     )
 
 
-def explain_infeasible(problem: Problem, scenario: Scenario, seen: float) -> InputError:
+def explain_infeasible(
+    problem: Problem, scenario: Scenario, seen: float = 0.0, *, predictions: bool = True
+) -> InputError:
     """The error that says which loss must be allowed, where no strategy keeps to the scenario's.
 
-    ``seen`` is the best predicted accuracy that the optimizer came across.
+    ``seen`` is the best predicted accuracy that the optimizer came across; without ``predictions`` only what was
+    measured can be had.
     """
     floor, asked = problem.base_accuracy - scenario.max_loss, ""
     if scenario.confidence is not None:
         asked = f" with a confidence of {scenario.confidence}"
         trusted = problem.predictor.trusted
         seen = float(problem.predictor.lower_bound(seen, scenario.confidence)) if trusted else 0.0
-    snr_db = np.nan if scenario.link.snr_db is None else scenario.link.snr_db
-    best = max(seen, best_accuracy(problem, snr_db, scenario.confidence))
+    if predictions:
+        snr_db = np.nan if scenario.link.snr_db is None else scenario.link.snr_db
+        best = max(seen, best_accuracy(problem, snr_db, scenario.confidence))
+    else:
+        best = float(Candidates.measured(problem, scenario.confidence).bound.max(initial=0.0))
     loss = math.ceil(1e4 * (problem.base_accuracy - best)) / 1e4  # rounded so that the advice can be followed
     return InputError(
         f"max loss: no strategy reaches an accuracy of {floor:.4f}{asked}; the best that can be had is {best:.4f} "

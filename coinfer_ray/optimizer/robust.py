@@ -26,7 +26,7 @@ import numpy as np
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.candidates import Candidates, Source
-from coinfer_ray.optimizer.optimize import split_options
+from coinfer_ray.optimizer.optimize import explain_infeasible, split_options
 from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import check_snr
 from coinfer_ray.problem.strategy import Strategy
@@ -306,11 +306,7 @@ def comparable(problem: Problem, scenario: Scenario) -> Candidates:
     every = Candidates.measured(problem, scenario.confidence)
     kept = every.bound >= problem.base_accuracy - scenario.max_loss
     if not kept.any():
-        least = math.ceil(1e4 * (problem.base_accuracy - float(every.bound.max()))) / 1e4
-        raise InputError(
-            f"max loss: no measured strategy loses at most {scenario.max_loss:g} with a confidence of "
-            f"{scenario.confidence:g}; the least that can be had is a loss of {least:.4f}"
-        )
+        raise explain_infeasible(problem, scenario, predictions=False)
     return every.take(kept)
 
 
