@@ -130,6 +130,8 @@ def test_an_atlas_of_measured_strategies_takes_the_same(problem: Problem, tmp_pa
 
 
 def test_predictions_need_an_atlas_and_its_ratio_bounds_the_gap(problem: Problem) -> None:
+    with pytest.raises(InputError, match="trace: at its least rate no number holds a latency"):
+        play(problem, scenario(), RateTrace.of([0, 1], [1e-307, 1e6]))
     with pytest.raises(InputError, match=r"confidence: .* or --atlas, built with --confidence 0"):
         play(problem, scenario(confidence=None), trace())
     atlas: StrategyAtlas = build(problem, RANGES, max_loss=0.05, crossings=True, tolerance=0.1, threads=1, quiet=True)
@@ -214,6 +216,8 @@ def test_a_sample_holds_until_the_next() -> None:
         ("seconds,rate_mbps\n2024-05-01,1\n", r"line 2: the time '2024-05-01' must be a number of seconds"),
         ("timestamp,rate_mbps\nnoon,1\n", r"line 2: the time 'noon' must be seconds, or a date such as"),
         ("seconds,rate_mbps\ninf,1\n", r"line 2: the time 'inf' must be"),
+        ("seconds,rate_mbps\nnan,1\n", r"line 2: the time 'nan' must be"),
+        ("seconds,rate_mbps\n0,1\n1e308,1\n", r"line 3: the time '1e308' must be"),
         (b"\xff\xfe\x00", r"trace\.csv: cannot be read \(not text\); give a CSV file"),
         ("0,1\n1," + 200_000 * "1" + "\n", r"trace\.csv: cannot be read \(field larger than"),
     ],

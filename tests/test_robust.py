@@ -214,6 +214,7 @@ def test_without_a_plain_split_that_keeps_to_the_loss_there_is_none_beside_it(pr
         ({"rate_mbps": (1, math.inf)}, r"rate mbps: the range 1:inf must rise, .* and be finite"),
         ({"rate_mbps": (math.nan, 2)}, r"rate mbps: the range nan:2 must rise"),
         ({"rate_mbps": (0, 2)}, r"link: rate_mbps: 0 must be > 0"),
+        ({"rate_mbps": (1e-313, 2)}, r"ranges: where all is slowest no number holds a latency"),
         ({"rate_mbps": (1, 2, 3)}, r"rate mbps: \(1, 2, 3\) is no range; give a number, or two"),
         ({"rate_mbps": "1:2"}, r"rate mbps: '1:2' is no range"),
         ({"rate_mbps": (1, 2), "round_trip_ms": (-1, 2)}, r"round trip: -1 must be in"),

@@ -154,6 +154,7 @@ def replay(
     return play(problem, scenario, rates, atlas)
 
 
+@np.errstate(over="ignore")  # what no number holds is refused in a line of its own
 def play(
     problem: Problem, scenario: Scenario, trace: RateTrace, atlas: StrategyAtlas | str | Path | None = None
 ) -> Replay:
@@ -186,6 +187,8 @@ def play(
     chosen, fixed = numbers[: len(trace)], numbers[len(trace) :]
     latency = np.empty(len(trace))
     by_time = [objective(pool.costs[[number]], weights)[0] for number in range(len(pool))]
+    if not np.isfinite(by_time).all():
+        raise InputError("trace: at its least rate no number holds a latency; put a greater one in its place")
     for number, own in enumerate(by_time):
         latency[chosen == number] = own[chosen == number]
     bound = float(share @ np.minimum(lower[:-1], latency))

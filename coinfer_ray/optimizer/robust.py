@@ -247,9 +247,12 @@ def choose(problem: Problem, box: Box) -> Robust:
     slow, middle = box.slow, box.middle()
     pool = comparable(problem, slow)
     corners = box.corners()
+    with np.errstate(over="ignore"):
+        in_middle, slowest, fastest = (pool.objective(each.weights()) for each in (middle, slow, box.fast))
+    if not np.isfinite(slowest).all():
+        raise InputError("ranges: where all is slowest no number holds a latency; give greater speeds and rates")
     share = shares(pool, corners)
     regret = share.max(axis=1) - 1
-    in_middle, slowest, fastest = (pool.objective(each.weights()) for each in (middle, slow, box.fast))
     # Of equal regrets the fastest in the middle; a box that is a point is then the fastest at it.
     by_regret = np.lexsort((in_middle, regret))
     rows: dict[Role, int] = {

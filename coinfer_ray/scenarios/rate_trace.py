@@ -16,6 +16,7 @@ from coinfer_ray.errors import InputError
 
 RATE = "rate_mbps"
 TIMES = ("seconds", "timestamp")  # of the two columns the first that is there
+LONGEST_S = 1e12  # some 30,000 years; no time is further from 0
 _SHOWN = 40  # characters of a field in an error message
 _RIGHT = "lines such as 12.5,3.8 below the header seconds,rate_mbps are right"
 
@@ -127,7 +128,7 @@ def _seconds(place: str, text: str, dated: bool) -> float:
                 number = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
             except (ValueError, OverflowError):
                 pass
-    if not math.isfinite(number):
+    if not abs(number) <= LONGEST_S:
         right = "seconds, or a date such as 2024-05-01T12:00:00" if dated else "a number of seconds"
         raise InputError(f"{place}: the time {_cut(text)} must be {right}")
     return number
