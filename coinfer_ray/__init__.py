@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from coinfer_ray.atlas.replay import replay as replay
     from coinfer_ray.errors import InputError as InputError
     from coinfer_ray.methods.compare import compare as compare
     from coinfer_ray.optimizer.optimize import Answer as Answer
     from coinfer_ray.optimizer.optimize import optimize as optimize
     from coinfer_ray.optimizer.pareto import pareto as pareto
+    from coinfer_ray.optimizer.robust import robust as robust
     from coinfer_ray.predictor.fit import fit as fit
     from coinfer_ray.predictor.predictor import Predictor as Predictor
     from coinfer_ray.problem.strategy import Strategy as Strategy
@@ -31,6 +33,8 @@ _HOMES = {
     "optimize": "coinfer_ray.optimizer.optimize",
     "open_sweep": "coinfer_ray.sweeps.reader",
     "pareto": "coinfer_ray.optimizer.pareto",
+    "replay": "coinfer_ray.atlas.replay",
+    "robust": "coinfer_ray.optimizer.robust",
     "sweep": "coinfer_ray.sweeps.sweep",
 }
 

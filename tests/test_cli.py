@@ -20,7 +20,7 @@ from coinfer_ray.predictor.fit import fit_predictor
 from coinfer_ray.runtime.files import RUN_FILE
 from tests.synthetic import BASE_VALIDATION, trusted, write_synthetic_records
 
-COMMANDS = ("models", "collect", "fit", "optimize", "compare", "sweep", "report")
+COMMANDS = ("models", "collect", "fit", "optimize", "compare", "robust", "sweep", "report")
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCENARIO = ["--model", "alexnet", "--device", "rpi3b+", "--server", "p100", "--link", "4g"]
 Run = Callable[..., tuple[int, str, str]]

@@ -14,7 +14,16 @@ import pytest
 from coinfer_ray.cli import main
 from coinfer_ray.errors import InputError
 from coinfer_ray.predictor.fit import fit_predictor
-from coinfer_ray.runtime.outputs import FIGURE_MARK, FRONT_HEAD, KINDS, PAGE_MARK, PICTURE_MARK, check_replaceable
+from coinfer_ray.runtime.outputs import (
+    FIGURE_MARK,
+    FRONT_HEAD,
+    KINDS,
+    PAGE_MARK,
+    PICTURE_MARK,
+    REPLAY_HEAD,
+    ROBUST_HEAD,
+    check_replaceable,
+)
 from tests.synthetic import write_synthetic_records
 
 SHIPPED_GRAPH = Path(__file__).resolve().parents[1] / "coinfer_ray" / "models" / "graphs" / "alexnet-64px.json"
@@ -33,12 +42,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "graph.json").write_bytes(SHIPPED_GRAPH.read_bytes())
     (folder / "device.yaml").write_text("name: board\nlayer_seconds: {}\nheld_out_error: {}\n")
     (folder / "front.csv").write_text(f"{FRONT_HEAD}accuracy\n")
+    (folder / "robust.csv").write_text(f"{ROBUST_HEAD}worst_at\n")
+    (folder / "replay.csv").write_text(f"{REPLAY_HEAD}strategy\n")
     found = {"records": records, "predictor": predictor}
     for kind in ("atlas", "choices"):
         found[kind] = folder / f"{kind}.parquet"
         table = pa.table({"x": [1]}).replace_schema_metadata({f"coinfer_ray.{kind}": "{}"})
         pq.write_table(table, found[kind], compression="zstd")
-    written = ("page", "picture", "figure", "front", "graph", "device")
+    written = ("page", "picture", "figure", "front", "robust", "replay", "graph", "device")
     return found | {name: next(folder.glob(f"{name}.*")) for name in written}
 
 

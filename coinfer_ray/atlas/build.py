@@ -110,7 +110,7 @@ def _solve(
     quiet: bool,
 ) -> StrategyAtlas:
     """Solve until the atlas is proven, starting from what is there."""
-    ((problem, _),) = problem.by_snr(np.array([np.nan if info.snr_db is None else info.snr_db[1]]))
+    problem = problem.at_link(None if info.snr_db is None else info.snr_db[1])
     began = printed = time.monotonic()
     done, holding = list(parts), _holding(problem, info)
 

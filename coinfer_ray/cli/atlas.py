@@ -12,7 +12,7 @@ from coinfer_ray.cli.output import check_output, note, print_json, print_table, 
 from coinfer_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from coinfer_ray.atlas.atlas import Range, StrategyAtlas
+    from coinfer_ray.atlas.atlas import StrategyAtlas
 
 
 def register(app: typer.Typer) -> None:
@@ -89,9 +89,9 @@ def build(
 
         announce_compilation()
         ranges = Ranges.of_speeds(
-            read_range("device gflops", device_gflops, 1e9),
-            read_range("server gflops", server_gflops, 1e9),
-            read_range("rate mbps", rate_mbps, 1e6),
+            options.read_range("device gflops", device_gflops, 1e9),
+            options.read_range("server gflops", server_gflops, 1e9),
+            options.read_range("rate mbps", rate_mbps, 1e6),
         )
         problem = assemble(options.network_of(model, chosen["records"]), **options.given(chosen))
         atlas = run(
@@ -171,19 +171,6 @@ def sql(
     from coinfer_ray.atlas.sql import atlas_sql
 
     typer.echo(atlas_sql(load_atlas(atlas), name), nl=False)
-
-
-def read_range(name: str, text: str, unit: float) -> Range:
-    """``LOW:HIGH`` or one number, in SI units.
-
-    Raises:
-        InputError: it is neither.
-    """
-    low, colon, high = text.partition(":")
-    try:
-        return float(low) * unit, float(high if colon else low) * unit
-    except ValueError:
-        raise InputError(f"{name}: {text!r} is no range; give LOW:HIGH, such as 0.1:100, or one number") from None
 
 
 def _answer(atlas: StrategyAtlas, weights: tuple[float, ...]) -> dict[str, Any]:

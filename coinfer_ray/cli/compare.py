@@ -67,23 +67,26 @@ def compare(
 def _print_comparison(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    energy = rows[0]["energy_j"] is not None
-    measure = "energy_j" if energy else "latency_s"
+    energy, streams = rows[0]["energy_j"] is not None, "items_per_s" in rows[0]
+    measured = [1 / row["items_per_s"] if streams else row["energy_j" if energy else "latency_s"] for row in rows]
     times = ["latency", "device", "uplink", "server", *(["crossing"] if any(row["crossing_s"] for row in rows) else [])]
     names = [*(f"{name} ms" for name in times), *(["energy J"] if energy else [])]
+    names += ["items/s"] if streams else []
     bounded = any(row["accuracy_bound"] is not None for row in rows)
     table = Table("method")
     for name in (*names, "to the best", "accuracy", *(["at least"] if bounded else [])):
         table.add_column(name, justify="right")
     table.add_column("cut after")
-    best = min(row[measure] for row in rows)
-    for row in rows:
+    best = min(measured)
+    for row, own in zip(rows, measured, strict=True):
         cells = [f"{row[f'{name}_s'] * 1e3:,.3f}" for name in times]
         if energy:
-            cells.append(f"{row[measure]:,.4g}")
-        cells.append(f"{row[measure] / best:,.2f}x" if best else "-")
+            cells.append(f"{own:,.4g}")
+        if streams:
+            cells.append(f"{row['items_per_s']:,.4g}")
+        cells.append(f"{own / best:,.2f}x" if best else "-")
         for name in ("accuracy", *(["accuracy_bound"] if bounded else [])):
             cells.append("-" if row[name] is None else f"{row[name]:.4f}")
-        style = "bold" if row[measure] == best else None
+        style = "bold" if own == best else None
         table.add_row(row["method"], *cells, row["cut_after"], style=style)
     print_table(table)

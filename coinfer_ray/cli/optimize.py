@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
   coinfer optimize --model alexnet --device rpi4b --server p100 --link 3g --max-loss 0.05 --confidence 0.95
   coinfer optimize --model alexnet --device tk1 --server p100 --link wifi --optimizer paper --cuts inner
   coinfer optimize --model alexnet --device rpi4b-ncnn --server v100-ncnn --link 4g-typical --max-energy-j 0.02
+  coinfer optimize --model alexnet --device rpi4b --server p100 --link 4g --objective throughput --max-latency-ms 30
   coinfer optimize --records own-records/ --device rpi4b --server p100 --link 4g
 """,
     )(optimize)
@@ -43,7 +44,9 @@ def optimize(
     ] = None,
     max_latency_ms: Annotated[
         float | None,
-        typer.Option("--max-latency-ms", help="With --objective energy: no slower, among measured strategies."),
+        typer.Option(
+            "--max-latency-ms", help="With --objective energy or throughput: no slower, among measured strategies."
+        ),
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -69,7 +72,7 @@ def optimize(
     if json:
         print_json(answer.to_json())
     else:
-        best = "fastest" if objective == "latency" else "leanest"
+        best = {"latency": "fastest", "energy": "leanest", "throughput": "greatest throughput"}[objective]
         _print_answer(answer, best if max_energy_j is None and max_latency_ms is None else f"{best} within the budget")
 
 
@@ -87,6 +90,10 @@ def _print_answer(answer: Answer, best: str) -> None:
         table.add_row(f"  {name}", f"{seconds * 1e3:,.3f} ms")
     if answer.crossing_s:
         table.add_row("  round trip", f"{answer.crossing_s * 1e3:,.3f} ms")
+    if answer.items_per_s is not None:
+        stages = {"device": answer.device_s, "uplink": answer.uplink_s, "server": answer.server_s}
+        slowest = max(stages, key=lambda stage: stages[stage])
+        table.add_row("throughput", f"{answer.items_per_s:,.4g} items/s, held up by the {slowest}")
     if answer.energy_j is not None:
         table.add_row("energy", f"{answer.energy_j:,.4g} J")
     table.add_row("sent", f"{answer.uplink_bit / 1e3:,.1f} kbit")

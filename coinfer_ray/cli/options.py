@@ -18,7 +18,7 @@ CodecFlopsChoice = Literal["count", "neglect"]
 FeatureBitsChoice = Literal["any", "32", "8"]
 ExecutorChoice = Literal["ray", "local", "processes"]
 AccuracyChoice = Literal["validation", "test"]
-ObjectiveChoice = Literal["latency", "energy"]
+ObjectiveChoice = Literal["latency", "energy", "throughput"]
 CostModelChoice = Literal["flops", "layers"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -63,7 +63,13 @@ TimeLimit = Annotated[
 Certify = Annotated[
     bool, typer.Option("--certify", help="Prove how far each answer can be from the best that the predictor allows.")
 ]
-Objective = Annotated[ObjectiveChoice, typer.Option("--objective", help="Energy: the device's, needs its powers.")]
+Objective = Annotated[
+    ObjectiveChoice,
+    typer.Option(
+        "--objective",
+        help="Energy: the device's, needs its powers. Throughput: of a stream, among measured strategies.",
+    ),
+]
 MaxLoss = Annotated[float, typer.Option("--max-loss", help="Allowed loss of accuracy; 0.02: 2 points.")]
 Confidence = Annotated[
     float | None,
@@ -198,3 +204,16 @@ def given(chosen: Mapping[str, Any]) -> dict[str, Any]:
     if meant.get("feature_bits", "any") != "any":
         meant["feature_bits"] = int(meant["feature_bits"])
     return meant
+
+
+def read_range(name: str, text: str, unit: float) -> tuple[float, float]:
+    """``LOW:HIGH`` or one number, in SI units.
+
+    Raises:
+        InputError: it is neither.
+    """
+    low, colon, high = text.partition(":")
+    try:
+        return float(low) * unit, float(high if colon else low) * unit
+    except ValueError:
+        raise InputError(f"{name}: {text!r} is no range; give LOW:HIGH, such as 0.1:100, or one number") from None

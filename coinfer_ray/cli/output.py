@@ -15,6 +15,8 @@ from coinfer_ray.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from coinfer_ray.problem.strategy import Strategy
+
 PLAIN_WIDTH = 140  # columns of a table that goes to a file or a pipe
 
 
@@ -34,6 +36,25 @@ def print_table(*tables: Table) -> None:
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     for table in tables:
         console.print(table)
+
+
+def rests_on(accuracy_source: str, trainings: int) -> str:
+    """What an accuracy rests on, in the words of a table."""
+    return {
+        "base": "the network as it is",
+        "measured": f"measured, {trainings} training{'s' * (trainings != 1)}",
+        "predicted": "predicted",
+    }[accuracy_source]
+
+
+def strategy_cells(strategy: Strategy) -> tuple[str, str]:
+    """How much a strategy prunes, and its codec with the bits of a value, as cells of a table."""
+    ratios = [ratio for ratio in strategy.sparsity.values() if ratio]
+    pruned = f"{len(ratios)} of {len(strategy.sparsity)}, to {max(ratios):.0%}" if ratios else "nothing"
+    codec = " ".join(f"{value:g}" for value in vars(strategy.codec).values())
+    codec = "none" if all(value == 1 for value in vars(strategy.codec).values()) else codec
+    bits = "" if strategy.feature_bits == 32 else f", {strategy.feature_bits} bits"
+    return pruned, codec + bits
 
 
 def check_output(path: Path | None, kind: str) -> None:

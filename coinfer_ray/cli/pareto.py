@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from coinfer_ray.cli import options
-from coinfer_ray.cli.output import check_output, note, print_json, print_table, stdout_for_answers
+from coinfer_ray.cli.output import (
+    check_output,
+    note,
+    print_json,
+    print_table,
+    rests_on,
+    stdout_for_answers,
+    strategy_cells,
+)
 from coinfer_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ def register(app: typer.Typer) -> None:
   coinfer pareto --model alexnet --device rpi3b+ --server p100 --link 3g --max-losses 0.005:0.05:10
   coinfer pareto --model alexnet --device rpi4b-ncnn --server v100-ncnn --link 4g-typical \\
       --out front.csv --picture front.png
+  coinfer pareto --model alexnet --device rpi4b --server p100 --link 4g --objective throughput
 """,
     )(pareto)
 
@@ -52,6 +61,10 @@ def pareto(
         ),
     ] = 3,
     time_limit: options.TimeLimit = 10.0,
+    objective: Annotated[
+        Literal["latency", "throughput"],
+        typer.Option("--objective", help="Throughput of a stream in the latency's place, among measured strategies."),
+    ] = "latency",
     out: Annotated[Path | None, typer.Option("--out", help="Write the front as CSV.")] = None,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw the front (PNG, SVG or PDF).")] = None,
     seed: options.Seed = 0,
@@ -76,6 +89,7 @@ def pareto(
             options.network_of(model, chosen["records"]),
             **options.given(chosen),
             max_losses=losses,
+            objective=objective,
             points=points,
             seed=seed,
             time_limit_s=time_limit,
@@ -121,7 +135,13 @@ def _print_front(front: Front) -> None:
     with_energy, predicts = front.without_energy is None, front.confidence is None
     held = "predictions count" if predicts else f"loss held with a confidence of {front.confidence:g}"
     table = Table(title=f"{front.model}, {front.input_px} px, {held}", title_justify="left")
-    for name in ("latency ms", *(["energy J"] if with_energy else []), "loss", "accuracy"):
+    for name in (
+        *(["items/s"] if front.of_streams else []),
+        "latency ms",
+        *(["energy J"] if with_energy else []),
+        "loss",
+        "accuracy",
+    ):
         table.add_column(name, justify="right")
     table.add_column("rests on")
     if predicts:
@@ -130,24 +150,14 @@ def _print_front(front: Front) -> None:
     table.add_column("pruned", justify="right")
     table.add_column("codec")
     for point in front.points:
-        strategy = point.strategy
-        cells = [f"{point.latency_s * 1e3:,.3f}"]
+        cells = [] if point.items_per_s is None else [f"{point.items_per_s:,.4g}"]
+        cells.append(f"{point.latency_s * 1e3:,.3f}")
         if point.energy_j is not None:
             cells.append(f"{point.energy_j:,.4g}")
-        rests_on = {
-            "base": "the network as it is",
-            "measured": f"measured, {point.trainings} training{'s' * (point.trainings != 1)}",
-            "predicted": "predicted",
-        }
-        cells += [f"{point.loss:.4f}", f"{point.accuracy:.4f}", rests_on[point.accuracy_source]]
+        cells += [f"{point.loss:.4f}", f"{point.accuracy:.4f}", rests_on(point.accuracy_source, point.trainings)]
         if predicts:
             cells.append("-" if point.gap is None else f"{point.gap:.2%}")
-        ratios = [ratio for ratio in strategy.sparsity.values() if ratio]
-        pruned = f"{len(ratios)} of {len(strategy.sparsity)}, to {max(ratios):.0%}" if ratios else "nothing"
-        codec = " ".join(f"{value:g}" for value in vars(strategy.codec).values())
-        codec = "none" if all(value == 1 for value in vars(strategy.codec).values()) else codec
-        bits = "" if strategy.feature_bits == 32 else f", {strategy.feature_bits} bits"
-        table.add_row(*cells, point.cut_after, pruned, codec + bits)
+        table.add_row(*cells, point.cut_after, *strategy_cells(point.strategy))
     print_table(table)
     note(f"{len(front.points)} unbeaten of {front.looked_at:,}")
     if front.without_energy is not None:

@@ -54,15 +54,17 @@ class Cia:
 
         Raises:
             InputError: the extra ``rl`` is not installed; no records; a confidence that they cannot promise; or a
-                link without SNR where they come from a noisy channel.
+                link without SNR where they come from a noisy channel; a stream's throughput, which is no sum of costs.
         """
+        if batch.stream:
+            raise InputError("methods: cia learns sums of costs, and throughput is none; leave it out")
         check_snr(problem, batch.snr_db)
         floors = problem.base_accuracy - batch.max_loss
         confidence = each_confidence(batch.confidence, len(batch))
         required = problem.required_accuracy(floors, confidence)
         rows = []
         for s in range(len(batch)):
-            ((link, _),) = problem.by_snr(batch.snr_db[s : s + 1])
+            link = problem.at_link(float(batch.snr_db[s]))
             measured = link.measured.levels
             facts = np.concatenate([problem.known_levels, measured[expressible(problem, measured)]])
             asked = None if np.isnan(confidence[s]) else float(confidence[s])
@@ -119,7 +121,7 @@ def learn(
     cuts = int(problem.space.tables.n_levels[problem.space.cut_variable])
     if not (0 <= cut < cuts and own_sets(problem, cut)):
         raise InputError(f"cia: nothing can be decided at cut {cut} of 0 .. {cuts - 1}; take one behind a layer")
-    ((link, _),) = problem.by_snr(np.array([snr_db]))
+    link = problem.at_link(snr_db)
     return _learn(link, weights, Judge(link, floor, confidence, snr_db), cut, episodes, seed)
 
 

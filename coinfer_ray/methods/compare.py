@@ -18,7 +18,7 @@ from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER
 from coinfer_ray.problem.costs import parts
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
-from coinfer_ray.scenarios.scenario import Device, Given, Link, Objective, Scenario, Server
+from coinfer_ray.scenarios.scenario import Device, Given, Goal, Link, Scenario, Server
 
 
 def compare(
@@ -29,7 +29,7 @@ def compare(
     *,
     methods: Sequence[str] = DEFAULT_METHODS,
     optimizer: str = DEFAULT_OPTIMIZER,
-    objective: Objective = "latency",
+    objective: Goal = "latency",
     seed: int = 0,
     time_limit_s: float | None = TIME_LIMIT_S,
     **options: Unpack[OptimizeOptions],
@@ -44,11 +44,12 @@ def compare(
     was asked for, None where none was; a measured accuracy is its own bound.
 
     ``model``, ``device``, ``server``, ``link``, ``objective``, ``seed`` and ``options`` are those of
-    :func:`coinfer_ray.optimize`.
+    :func:`coinfer_ray.optimize`. By ``throughput`` every method chooses among what was measured, and rows have
+    ``items_per_s`` as well; ``genetic`` and ``cia`` cannot.
 
     Raises:
         InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that
-            the records cannot promise.
+            the records cannot promise; throughput by a method that cannot, or on predictions.
     """
     for method in methods:
         check_name("method", method, tuple(METHODS))
@@ -70,12 +71,13 @@ def _asked(method: Method, optimizer: str, time_limit_s: float | None) -> Method
 
 
 def _row(
-    method: Method, problem: Problem, scenario: Scenario, batch: ScenarioBatch, objective: Objective, seed: int
+    method: Method, problem: Problem, scenario: Scenario, batch: ScenarioBatch, objective: Goal, seed: int
 ) -> dict[str, Any]:
     found = method.solve(problem, batch, seed=seed)
     if not found.feasible[0]:
         if method.predicts:
-            raise explain_infeasible(problem, scenario, float(found.accuracy[0]))
+            seen = float(found.accuracy[0])
+            raise explain_infeasible(problem, scenario, seen, predictions=objective != "throughput")
         raise InputError(
             f"{method.name}: no choice keeps the loss within {scenario.max_loss}; raise --max-loss or use --cuts all"
         )
@@ -106,6 +108,8 @@ def _row(
         "partition_point": point,
         **{name: int(column[0]) or None for name, column in found.extra.items()},
     }
+    if objective == "throughput":
+        row["items_per_s"] = 1 / float(found.objective[0])
     if found.levels is not None:
         row["strategy"] = problem.space.strategy(found.levels[0]).to_json()
     return row

@@ -25,21 +25,24 @@ def partition_costs(delay: DelayCalculator) -> np.ndarray:
 
 
 def cheapest(
-    costs: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None = None
+    costs: np.ndarray, batch: ScenarioBatch, allowed: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the choices ``costs`` (K, 3) is the cheapest in each scenario ``weights`` (S, 3) or (S, 4), and its
-    objective.
+    """Which of the choices ``costs`` (K, 3) is the cheapest in each of the batch's S scenarios, and its objective.
 
     ``allowed`` (S, K) bool leaves choices out; where none is left the objective is infinite. Ties go to the first.
     One pass over the choices, so the scenarios' product with them is never stored.
     """
+    weights = batch.weights
     objective = np.full(len(weights), np.inf)
     chosen = np.zeros(len(weights), dtype=np.int64)
     for choice, (device, server, uplink) in enumerate(costs):
-        # Summed in one order whatever the batch: a product of matrices rounds differently with its size.
-        value = weights[:, 0] * device + weights[:, 1] * server + weights[:, 2] * uplink
-        if uplink > 0 and weights.shape[1] == 4:
-            value += weights[:, 3]
+        if batch.stream:
+            value = (weights[:, :3] * (device, server, uplink)).max(axis=1)
+        else:
+            # Summed in one order whatever the batch: a product of matrices rounds differently with its size.
+            value = weights[:, 0] * device + weights[:, 1] * server + weights[:, 2] * uplink
+            if uplink > 0 and weights.shape[1] == 4:
+                value += weights[:, 3]
         better = value < objective if allowed is None else allowed[:, choice] & (value < objective)
         objective[better], chosen[better] = value[better], choice
     return chosen, objective
@@ -48,7 +51,7 @@ def cheapest(
 def cheapest_partition(problem: Problem, batch: ScenarioBatch, points: np.ndarray) -> Answers:
     """The cheapest of the partition ``points`` (K,) of the unmodified network in each scenario."""
     costs = partition_costs(problem.delay)[points]
-    chosen, objective = cheapest(costs, batch.weights)
+    chosen, objective = cheapest(costs, batch)
     return Answers.unproven(
         objective,
         costs[chosen],

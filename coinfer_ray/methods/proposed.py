@@ -9,6 +9,7 @@ from coinfer_kernels import Scenarios
 from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, solve
+from coinfer_ray.optimizer.stream import check_stream, solve_stream
 from coinfer_ray.scenarios.batch import ScenarioBatch
 
 
@@ -27,6 +28,10 @@ class Proposed:
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """The optimizer's strategies (:func:`coinfer_ray.optimizer.solve.solve`)."""
         scenarios = Scenarios(batch.weights, problem.base_accuracy - batch.max_loss, batch.snr_db)
+        if batch.stream:
+            for asked in batch.confidence:
+                check_stream(asked, self.optimizer)
+            return problem.answers(solve_stream(problem, scenarios, batch.confidence), batch.snr_db)
         found = solve(
             problem,
             scenarios,

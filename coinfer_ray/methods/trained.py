@@ -93,7 +93,7 @@ def choose(problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_o
     where = np.concatenate([points, choices.partition_point[usable]])
     floor = base - batch.max_loss[:, None] - 1e-12
     allowed = reached - _margins(problem, batch)[:, None] * (trainings > 0) >= floor
-    chosen, objective = cheapest(costs, batch.weights, allowed)
+    chosen, objective = cheapest(costs, batch, allowed)
     return Answers.unproven(
         objective,
         costs[chosen],

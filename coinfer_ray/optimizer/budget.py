@@ -1,4 +1,5 @@
-"""The best strategy within a budget: the fastest that draws no more energy, or the leanest that takes no longer.
+"""The best strategy within a budget: the fastest that draws no more energy, or the leanest that takes no longer, or
+the one of the greatest throughput.
 
 Among measured strategies, by looking at all of them.
 """
@@ -14,7 +15,8 @@ from coinfer_kernels import Solutions
 from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.candidates import Candidates
 from coinfer_ray.optimizer.problem import Problem
-from coinfer_ray.scenarios.scenario import Objective, Scenario
+from coinfer_ray.problem.costs import seconds_per_item
+from coinfer_ray.scenarios.scenario import Goal, Objective, Scenario
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Budget:
         max_energy_j: float | None,
         max_latency_ms: float | None,
         *,
-        objective: Objective,
+        objective: Goal,
         optimizer: str,
         confidence: float | None,
     ) -> Budget | None:
@@ -53,6 +55,10 @@ class Budget:
             if of == objective:
                 other = "latency" if of == "energy" else "energy"
                 raise InputError(f"{name}: the objective is {of} itself, which is least already; ask for least {other}")
+            if objective == "throughput" and of == "energy":
+                raise InputError(
+                    f"{name}: energy is counted for one request at a time, and a stream's is not known; leave it out"
+                )
             found = cls(of, value) if of == "energy" else cls(of, value / 1e3)
         if found is None:
             return None
@@ -69,8 +75,8 @@ class Budget:
         return found
 
 
-def solve_within(problem: Problem, scenario: Scenario, objective: Objective, budget: Budget) -> Solutions:
-    """The measured strategy, or the network as it is, of the least ``objective`` that keeps to the scenario's loss and
+def solve_within(problem: Problem, scenario: Scenario, objective: Goal, budget: Budget) -> Solutions:
+    """The measured strategy, or the network as it is, of the best ``objective`` that keeps to the scenario's loss and
     to the ``budget``; one row, not feasible where none keeps to the loss.
 
     Raises:
@@ -78,7 +84,11 @@ def solve_within(problem: Problem, scenario: Scenario, objective: Objective, bud
             of a device whose powers are not known.
     """
     every = Candidates.measured(problem, scenario.confidence)
-    value, spent = every.objective(scenario.weights(objective)), every.objective(scenario.weights(budget.of))
+    spent = every.objective(scenario.weights(budget.of))
+    if objective == "throughput":
+        value = seconds_per_item(every.costs, np.array(scenario.weights()))
+    else:
+        value = every.objective(scenario.weights(objective))
     accurate = every.bound >= problem.base_accuracy - scenario.max_loss
     kept = accurate & (spent <= budget.most)
     if accurate.any() and not kept.any():
@@ -88,16 +98,7 @@ def solve_within(problem: Problem, scenario: Scenario, objective: Objective, bud
             f"{budget.most * scale:g} {unit}; the least that can be had is "
             f"{_rounded_up(float(spent[accurate].min()) * scale)} {unit}"
         )
-    row = int(np.where(kept, value, np.inf).argmin())
-    feasible, best = bool(kept[row]), float(value[row]) if kept[row] else np.inf
-    return Solutions(
-        levels=every.levels[[row]],
-        objective=np.array([best]),
-        accuracy=np.array([every.accuracy[row] if feasible else every.accuracy.max()]),
-        evaluations=np.array([len(every)]),
-        feasible=np.array([feasible]),
-        lower_bound=np.array([best]),
-    )
+    return every.best(value, kept, None if objective != "throughput" else every.objective(scenario.weights()))
 
 
 def _rounded_up(value: float) -> str:

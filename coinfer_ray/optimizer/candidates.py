@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from coinfer_kernels import Solutions
 
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.problem.costs import objective
@@ -70,6 +71,21 @@ class Candidates:
     def objective(self, weights: tuple[float, ...]) -> np.ndarray:
         """(K,) seconds or joules under a scenario's :meth:`~coinfer_ray.scenarios.scenario.Scenario.weights`."""
         return objective(self.costs, np.array(weights))
+
+    def best(self, value: np.ndarray, kept: np.ndarray, otherwise: np.ndarray | None = None) -> Solutions:
+        """The one of the least ``value`` (K,) among those ``kept`` (K,) bool, proven by all of them; one row, not
+        feasible where none is. Of equal values the least ``otherwise`` (K,), then the first."""
+        ranked = np.where(kept, value, np.inf)
+        row = int(ranked.argmin() if otherwise is None else np.lexsort((otherwise, ranked))[0])
+        feasible, least = bool(kept[row]), float(ranked[row])
+        return Solutions(
+            levels=self.levels[[row]],
+            objective=np.array([least]),
+            accuracy=np.array([self.accuracy[row] if feasible else self.accuracy.max()]),
+            evaluations=np.array([len(self)]),
+            feasible=np.array([feasible]),
+            lower_bound=np.array([least]),
+        )
 
     def source(self, row: int) -> Source:
         """What the accuracy of one of them rests on, in the words of :class:`coinfer_ray.optimizer.optimize.Answer`."""

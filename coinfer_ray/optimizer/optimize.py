@@ -28,13 +28,15 @@ from coinfer_kernels.warm_up import compile_solvers
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.budget import Budget, solve_within
+from coinfer_ray.optimizer.candidates import Candidates
 from coinfer_ray.optimizer.problem import UNREACHABLE, Problem, ProblemOptions, assemble
-from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, best_accuracy, solve
+from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, best_accuracy, check_snr, solve
+from coinfer_ray.optimizer.stream import check_stream, solve_stream
 from coinfer_ray.problem.costs import objective as objective_of
 from coinfer_ray.problem.costs import parts
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.scenarios.read import ScenarioNumbers, resolve
-from coinfer_ray.scenarios.scenario import Device, Given, Link, Objective, Scenario, Server
+from coinfer_ray.scenarios.scenario import Device, Given, Goal, Link, Scenario, Server
 
 TIME_LIMIT_S = 10.0  # that one answer takes at most, where nothing else is asked; few scenarios need a second
 
@@ -57,7 +59,7 @@ class Answer:
     unless energy was the objective or bounded. ``lower_bound_s``: no strategy that the predictor holds for accurate
     enough is faster; ``gap``: by which share the answer may be above the best; both None where nothing was proven,
     and within a budget among measured strategies alone.
-    ``graph_fingerprint``: of the network's layer graph.
+    ``graph_fingerprint``: of the network's layer graph. ``items_per_s`` is None unless throughput was the objective.
     """
 
     model: str
@@ -85,10 +87,14 @@ class Answer:
     gap: float | None = None
     crossing_s: float = 0.0
     graph_fingerprint: str | None = None
+    items_per_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``coinfer optimize --json`` prints."""
-        return vars(self) | {"strategy": self.strategy.to_json()}
+        document = vars(self) | {"strategy": self.strategy.to_json()}
+        if self.items_per_s is None:  # as answers have always been
+            del document["items_per_s"]
+        return document
 
 
 class OptimizeOptions(ProblemOptions, ScenarioNumbers, total=False):
@@ -102,7 +108,7 @@ def optimize(
     link: Link | Given | None = None,
     *,
     optimizer: str = DEFAULT_OPTIMIZER,
-    objective: Objective = "latency",
+    objective: Goal = "latency",
     seed: int = 0,
     certify: bool = False,
     time_limit_s: float | None = TIME_LIMIT_S,
@@ -110,11 +116,14 @@ def optimize(
     max_latency_ms: float | None = None,
     **options: Unpack[OptimizeOptions],
 ) -> Answer:
-    """The strategy with the least latency (or energy) whose accuracy stays within ``max_loss`` of the base's.
+    """The strategy with the least latency (or energy, or the greatest throughput) whose accuracy stays within
+    ``max_loss`` of the base's.
 
     ``model`` is a network's name (``coinfer models`` lists them), ``package.module:callable``, a layer graph file, or
     an ``nn.Module`` or what builds one (:func:`coinfer_ray.models.source.resolve_model`). ``objective``: ``latency`` in
-    seconds, or ``energy``, the device's in joules, which needs its powers.
+    seconds, ``energy``, the device's in joules, which needs its powers, or ``throughput`` of a stream, in items per
+    second, whose slowest stage counts (:mod:`coinfer_ray.optimizer.stream`): among measured strategies alone, all of
+    which are compared.
 
     ``device``, ``server`` and ``link`` are presets by name (``coinfer devices``), YAML files, or objects of
     :mod:`coinfer_ray.scenarios.scenario`. ``options`` are those of
@@ -123,11 +132,11 @@ def optimize(
     ``seed``, ``certify`` and ``time_limit_s`` (seconds; None: no limit): :func:`coinfer_ray.optimizer.solve.solve`.
 
     ``max_energy_j`` (J) bounds the energy of the fastest, ``max_latency_ms`` (ms) the latency of the one with the least
-    energy; either is kept among measured strategies alone, all of which are compared.
+    energy, or of the greatest throughput; either is kept among measured strategies alone, all of which are compared.
 
     Raises:
         InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that
-            the records cannot promise; a budget that nothing keeps to, or that predictions would have to keep.
+            the records cannot promise; a budget that nothing keeps to; a budget or throughput on predictions.
         TypeError: an option that neither class has.
     """
     of_problem, of_scenario = split_options("optimize", options)
@@ -166,7 +175,7 @@ def answer(
     scenario: Scenario,
     *,
     optimizer: str = DEFAULT_OPTIMIZER,
-    objective: Objective = "latency",
+    objective: Goal = "latency",
     seed: int = 0,
     certify: bool = False,
     time_limit_s: float | None = TIME_LIMIT_S,
@@ -180,16 +189,22 @@ def answer(
             best that can be had.
     """
     snr_db = np.nan if scenario.link.snr_db is None else scenario.link.snr_db
-    ((problem, _),) = problem.by_snr(np.array([snr_db]))
+    problem = problem.at_link(snr_db)
     floor = problem.base_accuracy - scenario.max_loss
-    weights = np.array([scenario.weights(objective)])
+    weights = np.array([scenario.weights("latency" if objective == "throughput" else objective)])
     required = problem.required_accuracy(np.array([floor]), scenario.confidence)
-    if budget is None and (optimizer == "exact" or certify) and required[0] < UNREACHABLE:
+    searched = budget is None and objective != "throughput"
+    if objective == "throughput":
+        check_stream(scenario.confidence, optimizer)
+    if searched and (optimizer == "exact" or certify) and required[0] < UNREACHABLE:
         compile_solvers()  # once on a machine, on two cores, and no part of the search
     began = time.perf_counter()
     scenarios = Scenarios(weights, np.array([floor]), np.array([snr_db]))
     if budget is not None:
+        check_snr(problem, scenarios.snr_db)
         found = solve_within(problem, scenario, objective, budget)
+    elif not searched:
+        found = solve_stream(problem, scenarios, np.array([scenario.confidence]))
     else:
         found = solve(
             problem,
@@ -202,10 +217,10 @@ def answer(
         )
     seconds = time.perf_counter() - began
     if not found.feasible[0]:
-        raise explain_infeasible(problem, scenario, float(found.accuracy[0]))
+        raise explain_infeasible(problem, scenario, float(found.accuracy[0]), predictions=searched)
     answers = problem.answers(found)
     costs, known = answers.costs[0], bool(answers.known[0])
-    counts_energy = objective == "energy" or budget is not None
+    counts_energy = objective == "energy" or (budget is not None and objective != "throughput")
     device_s, server_s, uplink_s, crossing_s = parts(answers.costs, np.array([scenario.weights("latency")]))[0]
     strategy = problem.space.strategy(found.levels[0])
     trainings = 0 if answers.trainings is None else int(answers.trainings[0])
@@ -241,21 +256,29 @@ def answer(
         gap=gap if np.isfinite(gap) else None,
         crossing_s=float(crossing_s),
         graph_fingerprint=problem.graph.fingerprint,
+        items_per_s=1 / float(found.objective[0]) if objective == "throughput" else None,
     )
 
 
-def explain_infeasible(problem: Problem, scenario: Scenario, seen: float) -> InputError:
+def explain_infeasible(
+    problem: Problem, scenario: Scenario, seen: float = 0.0, *, predictions: bool = True
+) -> InputError:
     """The error that says which loss must be allowed, where no strategy keeps to the scenario's.
 
-    ``seen`` is the best predicted accuracy that the optimizer came across.
+    ``seen`` is the best predicted accuracy that the optimizer came across; without ``predictions`` only what was
+    measured can be had.
     """
     floor, asked = problem.base_accuracy - scenario.max_loss, ""
     if scenario.confidence is not None:
         asked = f" with a confidence of {scenario.confidence}"
         trusted = problem.predictor.trusted
         seen = float(problem.predictor.lower_bound(seen, scenario.confidence)) if trusted else 0.0
-    snr_db = np.nan if scenario.link.snr_db is None else scenario.link.snr_db
-    best = max(seen, best_accuracy(problem, snr_db, scenario.confidence))
+    if predictions:
+        snr_db = np.nan if scenario.link.snr_db is None else scenario.link.snr_db
+        best = max(seen, best_accuracy(problem, snr_db, scenario.confidence))
+    else:
+        link = problem.at_link(scenario.link.snr_db)
+        best = float(Candidates.measured(link, scenario.confidence).bound.max(initial=0.0))
     loss = math.ceil(1e4 * (problem.base_accuracy - best)) / 1e4  # rounded so that the advice can be followed
     return InputError(
         f"max loss: no strategy reaches an accuracy of {floor:.4f}{asked}; the best that can be had is {best:.4f} "

@@ -10,25 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 from coinfer_kernels import Scenarios, Solutions
 from coinfer_kernels.warm_up import compile_solvers
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.candidates import Candidates, Source, unbeaten
 from coinfer_ray.optimizer.optimize import TIME_LIMIT_S, OptimizeOptions, split_options
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import best_accuracy, check_snr, solve
-from coinfer_ray.problem.costs import objective
+from coinfer_ray.optimizer.stream import check_stream
+from coinfer_ray.problem.costs import objective as objective_of
+from coinfer_ray.problem.costs import seconds_per_item
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.scenarios.batch import weight_rows
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.scenarios.scenario import Device, Given, Link, Scenario, Server, check_max_loss
 
 PREDICTED_LOSSES = (0.005, 0.01, 0.02, 0.05)  # where predictions count and no losses are asked for
+PacedBy = Literal["latency", "throughput"]
+ENERGY_OF_STREAMS = "it is known for one request at a time, and throughput is of a stream"
 POINTS = 3  # weighted sums between the least latency and the least energy
 
 
@@ -40,7 +44,7 @@ class FrontPoint:
     it rests on, as an :class:`coinfer_ray.optimizer.optimize.Answer` says it; ``loss``: the base network's accuracy
     less what this one reaches with the front's confidence, or less ``accuracy`` without one. ``gap`` is by which share
     what the strategy was found for may be above the best that the predictor allows: 0 where all were looked at, None
-    for a measured one among predictions.
+    for a measured one among predictions. ``items_per_s`` is None unless throughput takes the latency's place.
     """
 
     latency_s: float
@@ -52,15 +56,20 @@ class FrontPoint:
     gap: float | None
     cut_after: str
     strategy: Strategy
+    items_per_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The point as JSON can say it."""
-        return vars(self) | {"strategy": self.strategy.to_json()}
+        document = vars(self) | {"strategy": self.strategy.to_json()}
+        if self.items_per_s is None:  # as points have always been
+            del document["items_per_s"]
+        return document
 
 
 @dataclass(frozen=True)
 class Front:
-    """``points`` of ``model`` at ``input_px`` pixels by rising latency, none of which beats another.
+    """``points`` of ``model`` at ``input_px`` pixels by rising latency, or falling throughput, none of which beats
+    another.
 
     ``base_accuracy`` is the unmodified network's; ``confidence`` what was asked of measured strategies, None where
     predictions count. ``looked_at``: strategies that were compared. ``without_energy`` says why energy does not count,
@@ -75,6 +84,11 @@ class Front:
     looked_at: int
     without_energy: str | None = None
 
+    @property
+    def of_streams(self) -> bool:
+        """Whether throughput takes the latency's place."""
+        return self.points[0].items_per_s is not None
+
     def to_json(self) -> dict[str, Any]:
         """The object that ``coinfer pareto --json`` prints."""
         return vars(self) | {"points": [point.to_json() for point in self.points]}
@@ -87,6 +101,7 @@ def pareto(
     link: Link | Given | None = None,
     *,
     max_losses: Sequence[float] | None = None,
+    objective: PacedBy = "latency",
     points: int = POINTS,
     seed: int = 0,
     time_limit_s: float | None = TIME_LIMIT_S,
@@ -105,22 +120,27 @@ def pareto(
     solver with ``seed`` and ``time_limit_s`` (:func:`coinfer_ray.optimizer.solve.solve`), with its proven gap. The
     measured strategies that are unbeaten within one of the losses are on it as well.
 
+    With the ``objective`` ``throughput`` items per second take the latency's place, among measured strategies, and
+    energy does not count, which is known for one request at a time.
+
     ``model``, ``device``, ``server``, ``link`` and ``options`` are those of :func:`coinfer_ray.optimize`, but for
     ``max_loss``.
 
     Raises:
-        InputError: as :func:`coinfer_ray.optimize` raises it; no losses, or one that is no share; points below 0.
+        InputError: as :func:`coinfer_ray.optimize` raises it; no losses, or one that is no share; points below 0;
+            throughput on predictions.
         TypeError: an option that neither a problem nor a scenario has.
     """
     if "max_loss" in options:
         raise TypeError("pareto() got an unexpected keyword argument 'max_loss'; it takes max_losses")
     of_problem, of_scenario = split_options("pareto", options)
     losses = None if max_losses is None else check_losses(max_losses)
+    check_name("objective", objective, get_args(PacedBy))
     if points < 0:
         raise InputError(f"points: {points} must be 0 or more; 3 weighted sums between the ends are usual")
     scenario = resolve(network=resolve_model(model).name, device=device, server=server, link=link, **of_scenario)
     problem = assemble(model, times=scenario.times, **of_problem)
-    return front(problem, scenario, losses, points=points, seed=seed, time_limit_s=time_limit_s)
+    return front(problem, scenario, losses, objective=objective, points=points, seed=seed, time_limit_s=time_limit_s)
 
 
 def check_losses(losses: Sequence[float]) -> tuple[float, ...]:
@@ -141,6 +161,7 @@ def front(
     scenario: Scenario,
     losses: Sequence[float] | None = None,
     *,
+    objective: PacedBy = "latency",
     points: int = POINTS,
     seed: int = 0,
     time_limit_s: float | None = TIME_LIMIT_S,
@@ -148,21 +169,25 @@ def front(
     """The front of an assembled problem; the arguments are those of :func:`pareto`.
 
     Raises:
-        InputError: no strategy keeps to any of the losses.
+        InputError: no strategy keeps to any of the losses; throughput on predictions.
     """
-    snr_db = np.array([np.nan if scenario.link.snr_db is None else scenario.link.snr_db])
-    check_snr(problem, snr_db)
-    ((problem, _),) = problem.by_snr(snr_db)
-    weights, why = _weights(scenario)
+    streams = objective == "throughput"
+    if streams:
+        check_stream(scenario.confidence)
+    check_snr(problem, np.array([np.nan if scenario.link.snr_db is None else scenario.link.snr_db]))
+    problem = problem.at_link(scenario.link.snr_db)
+    weights, why = ([scenario.weights()], ENERGY_OF_STREAMS) if streams else _weights(scenario)
     if losses is None and scenario.confidence is None:
         losses = PREDICTED_LOSSES
     pool = Candidates.measured(problem, scenario.confidence)
     if scenario.confidence is None and losses is not None:
         solved = _solved(problem, scenario, weights, np.array(losses), points, seed, time_limit_s)
         pool = solved.with_others(replace(pool, gap=np.full(len(pool), np.nan)))
-    criteria = np.column_stack(
-        [*(pool.objective(each) for each in weights), problem.base_accuracy - pool.bound],
-    )
+    values = [pool.objective(each) for each in weights]
+    if streams:  # of equal paces the least latency comes first, and is kept
+        pool = pool.take(np.argsort(values[0], kind="stable"))
+        values = [seconds_per_item(pool.costs, np.array(weights[0]))]
+    criteria = np.column_stack([*values, problem.base_accuracy - pool.bound])
     rows = unbeaten(criteria)
     if losses is not None:
         rows = _within(rows, criteria, pool.bound, problem.base_accuracy - np.array(losses))
@@ -173,7 +198,7 @@ def front(
         input_px=problem.graph.input_px,
         base_accuracy=problem.base_accuracy,
         confidence=scenario.confidence,
-        points=tuple(_point(problem, pool, criteria, int(row)) for row in rows),
+        points=tuple(_point(problem, scenario, pool, criteria, int(row), streams) for row in rows),
         looked_at=len(pool),
         without_energy=why,
     )
@@ -196,11 +221,13 @@ def _within(rows: np.ndarray, criteria: np.ndarray, bound: np.ndarray, floors: n
     return rows[kept]
 
 
-def _point(problem: Problem, pool: Candidates, criteria: np.ndarray, row: int) -> FrontPoint:
+def _point(
+    problem: Problem, scenario: Scenario, pool: Candidates, criteria: np.ndarray, row: int, streams: bool
+) -> FrontPoint:
     strategy = problem.space.strategy(pool.levels[row])
-    latency_s, *energy_j, loss = criteria[row].tolist()
+    first, *energy_j, loss = criteria[row].tolist()
     return FrontPoint(
-        latency_s=latency_s,
+        latency_s=float(pool.objective(scenario.weights())[row]) if streams else first,
         energy_j=energy_j[0] if energy_j else None,
         loss=loss,
         accuracy=float(pool.accuracy[row]),
@@ -209,6 +236,7 @@ def _point(problem: Problem, pool: Candidates, criteria: np.ndarray, row: int) -
         gap=float(pool.gap[row]) if np.isfinite(pool.gap[row]) else None,
         cut_after=problem.graph.cut_name(strategy.partition_point),
         strategy=strategy,
+        items_per_s=1 / first if streams else None,
     )
 
 
@@ -248,7 +276,7 @@ def _sums(
     ``costs`` (2L, 3) are those of the ends. A sum counts seconds and joules as shares of what lies between the ends, so
     that even steps of the share spread over the front whatever its units; floors whose ends are one point get none.
     """
-    values = objective(costs, weights).reshape(-1, 2, 2)  # floor, end, objective
+    values = objective_of(costs, weights).reshape(-1, 2, 2)  # floor, end, objective
     seconds, joules = values[:, 1, 0] - values[:, 0, 0], values[:, 0, 1] - values[:, 1, 1]
     apart = (seconds > 0) & (joules > 0) & feasible.reshape(-1, 2).all(axis=1)
     shares = np.arange(1, points + 1) / (points + 1)

@@ -101,6 +101,11 @@ class Problem:
         step = np.searchsorted(ratios, np.nan_to_num(snr_db, nan=-np.inf), side="right")
         return [(self._at_steps[each], np.flatnonzero(step == each)) for each in np.unique(step).tolist()]
 
+    def at_link(self, snr_db: float | None) -> Problem:
+        """This problem for one link, as :meth:`by_snr`; None and NaN where its ratio is not known."""
+        (own, _), *_ = self.by_snr(np.array([np.nan if snr_db is None else snr_db]))
+        return own
+
     @property
     def measured_ratios(self) -> np.ndarray:
         """(N,) the ratios in dB, rising, at which strategies were measured through noise."""

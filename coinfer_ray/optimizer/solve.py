@@ -222,8 +222,7 @@ def best_accuracy(problem: Problem, snr_db: float = np.nan, confidence: float | 
                 better = accuracy > best
                 levels[better], best[better] = moved[better], accuracy[better]
                 gained |= bool(better.any())
-    (link, _), *_ = problem.by_snr(np.array([snr_db]))
-    reached = link.measured_bound(confidence)
+    reached = problem.at_link(snr_db).measured_bound(confidence)
     return float(max(best.max(), reached.max(initial=0.0)))
 
 

@@ -151,3 +151,13 @@ def objective(costs: np.ndarray, weights: np.ndarray) -> np.ndarray:
     scenario, (3,) or (4,); and a number for a single strategy."""
     value: np.ndarray = costs @ weights[..., :3].T
     return value + np.multiply.outer(costs[..., 2] > 0, weights[..., 3]) if weights.shape[-1] == 4 else value
+
+
+def seconds_per_item(costs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n,) what each item of a stream takes by strategies ``costs`` (n, 3) under the weights (3,) or (4,) of a latency.
+
+    Device, uplink and server work on different items at a time, so the slowest of the three sets the pace. What a
+    crossing takes by itself delays every item and holds up none behind it.
+    """
+    slowest: np.ndarray = (costs * weights[:3]).max(axis=1)
+    return slowest

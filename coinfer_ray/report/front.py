@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from coinfer_ray.report.lines import with_strategy, write_lines
 from coinfer_ray.report.pictures import check_ending, save
-from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.outputs import FIGURE_MARK, check_replaceable
 
 if TYPE_CHECKING:
@@ -36,26 +34,12 @@ def write_front(front: Front, path: str | Path) -> None:
         InputError: ``path`` is there and is no front.
     """
     check_replaceable(path, "front")
-    write_whole(path, partial(_write_lines, front))
-
-
-def _write_lines(front: Front, path: Path) -> None:
-    lines = []
-    for point in front.points:
-        line = point.to_json()
-        strategy = line.pop("strategy")
-        for part in ("sparsity", "codec"):
-            line |= {f"{part}.{name}": value for name, value in strategy[part].items()}
-        lines.append(line | {"partition_point": strategy["partition_point"], "feature_bits": strategy["feature_bits"]})
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write_lines(path, [with_strategy(point.to_json()) for point in front.points])
 
 
 def draw_front(front: Front, path: str | Path) -> None:
-    """Write the picture to ``path`` (PNG, SVG or PDF by its ending): latency against loss, and where energy counts
-    latency against energy with the loss as the colour.
+    """Write the picture to ``path`` (PNG, SVG or PDF by its ending): latency, or a stream's time per item, against
+    loss, and where energy counts latency against energy with the loss as the colour.
 
     A line leads along what is unbeaten in the panel's own two; a mark above it is unbeaten for the third's sake.
 
@@ -67,7 +51,8 @@ def draw_front(front: Front, path: str | Path) -> None:
     check_replaceable(path, "figure")
     import matplotlib
 
-    latency = np.array([point.latency_s for point in front.points]) * 1e3
+    paces = [point.latency_s if point.items_per_s is None else 1 / point.items_per_s for point in front.points]
+    latency = np.array(paces) * 1e3
     loss = np.array([point.loss for point in front.points]) * 100
     with_energy = front.without_energy is None
     with matplotlib.rc_context({"font.size": 9, "svg.fonttype": "none"}):
@@ -119,7 +104,7 @@ def _draw(axes: Axes, front: Front, x: np.ndarray, y: np.ndarray, loss: np.ndarr
                 zorder=2,
             )
     _scale(axes, "x", x)
-    axes.set_xlabel("latency (ms)")
+    axes.set_xlabel("time per item of a stream (ms)" if front.of_streams else "latency (ms)")
     axes.grid(visible=True, color=_FAINT, linewidth=0.5)
     axes.set_axisbelow(True)
     return marks

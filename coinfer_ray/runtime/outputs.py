@@ -20,6 +20,8 @@ PICTURE_MARK = "coinfer atlas"  # what its metadata names as the creator
 FIGURE_MARK = "coinfer figure"  # the same of a figure of a page
 FIGURE_HEAD = "panel,series,"  # how the numbers of a figure of a page begin (CSV)
 FRONT_HEAD = "latency_s,energy_j,loss,"  # how a front begins (CSV)
+ROBUST_HEAD = "chosen_as,regret,"  # the same of choices for ranges
+REPLAY_HEAD = "seconds,duration_s,rate_mbps,latency_s,"  # the same of a replayed trace
 _HEAD = 4096  # bytes of a page in which its mark stands
 
 
@@ -63,9 +65,14 @@ def _is_figure(path: Path) -> bool:
     return FIGURE_MARK.encode() in content or content.startswith(FIGURE_HEAD.encode())
 
 
-def _is_front(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(FRONT_HEAD)) == FRONT_HEAD.encode()
+def _begins_with(head: str) -> Callable[[Path], bool]:
+    """Whether a file's first bytes are ``head``."""
+
+    def recognise(path: Path) -> bool:
+        with path.open("rb") as file:
+            return file.read(len(head)) == head.encode()
+
+    return recognise
 
 
 def _is_graph(path: Path) -> bool:
@@ -106,7 +113,9 @@ KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "choices": ("a file of compared methods' choices", _has_parquet_key(b"coinfer_ray.choices")),
     "picture": ("a picture that coinfer drew", _is_picture),
     "figure": ("a figure that coinfer drew", _is_figure),
-    "front": ("a front that coinfer wrote", _is_front),
+    "front": ("a front that coinfer wrote", _begins_with(FRONT_HEAD)),
+    "robust": ("choices for ranges that coinfer wrote", _begins_with(ROBUST_HEAD)),
+    "replay": ("a replay that coinfer wrote", _begins_with(REPLAY_HEAD)),
     "device": ("a device file that `coinfer profile` wrote", _is_device),
     "graph": ("a layer graph", _is_graph),
 }

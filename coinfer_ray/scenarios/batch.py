@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coinfer_ray.scenarios.grid import Grid
-from coinfer_ray.scenarios.scenario import Objective, Scenario
+from coinfer_ray.scenarios.scenario import Goal, Objective, Scenario
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +20,8 @@ class ScenarioBatch:
     by itself, and that (:meth:`Scenario.weights`); ``max_loss`` (S,) shares; ``confidence`` (S,), NaN where predictions
     are taken as they are; ``snr_db`` (S,), NaN where no noise is known of. ``first`` is the number of the first one in
     the grid that the batch is a part of: with it an answer depends on the scenario's own number and the seed alone.
+    ``stream``: what counts is the slowest stage by these weights (:func:`coinfer_ray.problem.costs.seconds_per_item`)
+    and not their sum; methods that minimise sums alone refuse it.
     """
 
     weights: NDArray[np.float64]
@@ -27,12 +29,13 @@ class ScenarioBatch:
     confidence: NDArray[np.float64]
     snr_db: NDArray[np.float64]
     first: int = 0
+    stream: bool = False
 
     def __len__(self) -> int:
         return len(self.weights)
 
     @classmethod
-    def of(cls, scenarios: Sequence[Scenario], objective: Objective = "latency") -> ScenarioBatch:
+    def of(cls, scenarios: Sequence[Scenario], objective: Goal = "latency") -> ScenarioBatch:
         """The batch of single scenarios.
 
         Raises:
@@ -42,11 +45,13 @@ class ScenarioBatch:
         def numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
             return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
+        summed: Objective = "latency" if objective == "throughput" else objective
         return cls(
-            weights=weight_rows([scenario.weights(objective) for scenario in scenarios]),
+            weights=weight_rows([scenario.weights(summed) for scenario in scenarios]),
             max_loss=numbers([scenario.max_loss for scenario in scenarios]),
             confidence=numbers([scenario.confidence for scenario in scenarios]),
             snr_db=numbers([scenario.link.snr_db for scenario in scenarios]),
+            stream=objective == "throughput",
         )
 
     @classmethod

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIDENCE = 0.9
 
-Objective = Literal["latency", "energy"]
+Objective = Literal["latency", "energy"]  # weighted sums of a strategy's costs
+Goal = Literal["latency", "energy", "throughput"]  # the last is no sum: a stream's slowest stage counts
 CostModel = Literal["flops", "layers"]  # operations over a speed, or measured times of layers
 Given: TypeAlias = "str | Path | Mapping[str, Any]"  # a preset's name, a YAML file, or what such a file holds
 
