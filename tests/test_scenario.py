@@ -90,7 +90,7 @@ def test_objects_pass_through() -> None:
         ({"device": {"gflops": [1, 2]}}, "device: gflops has 2 values; one scenario takes one"),
         (
             {"device": {"gflop": 1}},
-            "device: gflop: unknown key; known: name, gflops, gflops_by_network, layer_seconds, "
+            "device: gflop: unknown key; known: name, gflops, gflops_by_network, layer_seconds, network_seconds, "
             "held_out_error, measured, compute_w, radio_w, idle_w",
         ),
         ({"link": None, "bandwidth_mhz": 10}, "link: needs either rate_mbps, or bandwidth_mhz and snr_db"),

@@ -19,7 +19,7 @@ FeatureBitsChoice = Literal["any", "32", "8"]
 ExecutorChoice = Literal["ray", "local", "processes"]
 AccuracyChoice = Literal["validation", "test"]
 ObjectiveChoice = Literal["latency", "energy"]
-CostModelChoice = Literal["flops", "layers"]
+CostModelChoice = Literal["flops", "layers", "profile"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Model = Annotated[
@@ -108,7 +108,8 @@ RoundTripMs = Annotated[
 CostModel = Annotated[
     CostModelChoice | None,
     typer.Option(
-        "--cost-model", help="Operations over a speed, or measured times of layers where a file has them (default)."
+        "--cost-model",
+        help="Operations over a speed, measured times of layers, or of the network; default: the last that a file has.",
     ),
 ]
 SnrDb = Annotated[float | None, typer.Option("--snr-db", help="Signal-to-noise ratio of the link.")]

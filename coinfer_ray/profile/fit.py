@@ -55,7 +55,7 @@ def fit_times(measurements: Sequence[Measurement]) -> Fitted:
     Raises:
         InputError: too few measurements.
     """
-    inside = [each for each in measurements if each.part != "half"]
+    inside = [each for each in measurements if each.part in ("layer", "run")]
     halves = [each for each in measurements if each.part == "half"]
     if len(inside) < LEAST_FITTED or len(halves) < LEAST_HALVES:
         raise InputError(

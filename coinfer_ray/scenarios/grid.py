@@ -13,7 +13,7 @@ from coinfer_ray.scenarios.scenario import check_confidence
 
 if TYPE_CHECKING:
     from coinfer_ray.problem.costs import Times
-    from coinfer_ray.problem.layer_times import LayerTimes
+    from coinfer_ray.problem.network_times import SideTimes
     from coinfer_ray.problem.space import Cuts
 
 SPEEDS = {"device": "device_flops_per_s", "server": "server_flops_per_s", "link": "rate_bps"}
@@ -24,14 +24,15 @@ AXES = ("model", "device", "server", "link", "max_loss", "confidence")  # the la
 class Axis:
     """n entries of one axis of a grid: ``labels[label[i]]`` names entry i, ``columns[name][i]`` is its number, or
     ``columns[name][m, i]`` where network m of the grid has its own. ``times[i]``, where it is there, are the measured
-    times of layers on entry i, whose costs are seconds (:mod:`coinfer_ray.problem.layer_times`)."""
+    times of layers on entry i, whose costs are seconds (:mod:`coinfer_ray.problem.layer_times`,
+    :mod:`coinfer_ray.problem.network_times`)."""
 
     labels: tuple[str, ...]
     label: NDArray[np.int32]
     columns: dict[str, NDArray[np.float64]]
-    times: Mapping[int, LayerTimes] = field(default_factory=dict)
+    times: Mapping[int, SideTimes] = field(default_factory=dict)
 
-    def only(self, times: LayerTimes | None) -> Axis:
+    def only(self, times: SideTimes | None) -> Axis:
         """The entries with these times alone."""
         rows = [row for row in range(len(self)) if self.times.get(row) == times]
         columns = {name: values[..., rows] for name, values in self.columns.items()}

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.problem.network_times import MeasuredSide, SideTimes
 from coinfer_ray.scenarios.grid import Axis, Grid
 from coinfer_ray.scenarios.scenario import (
     DEFAULT_CONFIDENCE,
@@ -175,10 +176,10 @@ class ScenarioNumbers(TypedDict, total=False):
 
     ``device_gflops``, ``server_gflops``: speeds in 1e9 FLOP/s. ``rate_mbps``: uplink rate in 1e6 bit/s;
     ``bandwidth_mhz`` and ``snr_db``: the same by Shannon's formula. ``round_trip_ms``: what crossing the link takes
-    besides, in 1e-3 s (default: the link's own, 0 for the paper's). ``cost_model``: ``layers``, measured times of
-    layers, or ``flops``, operations over a speed, where a file has both (default: the times). ``max_loss``: allowed
-    loss of accuracy, a share (default 0.02). ``confidence``: how sure it must be that an answer keeps to the bound
-    (default 0.9; None: predictions as they are).
+    besides, in 1e-3 s (default: the link's own, 0 for the paper's). ``cost_model``: ``flops``, operations over a speed,
+    ``layers``, measured times of layers, or ``profile``, measured halves of the network, where a file has several
+    (default: the last of these that it has). ``max_loss``: allowed loss of accuracy, a share (default 0.02).
+    ``confidence``: how sure it must be that an answer keeps to the bound (default 0.9; None: predictions as they are).
     """
 
     device_gflops: float | None
@@ -218,11 +219,7 @@ def resolve(*, network: str | None = None, **options: Unpack[ScenarioOptions]) -
         check_name("cost model", cost_model, get_args(CostModel))
     device = device_of(options.get("device"), options.get("device_gflops"), network, cost_model)
     server = server_of(options.get("server"), options.get("server_gflops"), network, cost_model)
-    if cost_model == "layers" and device.times is None and server.times is None:
-        raise InputError(
-            "cost model: layers needs measured times of the device's or the server's layers; give --device FILE as "
-            "`coinfer profile` writes it"
-        )
+    check_measured("cost model", cost_model, (device.times, server.times))
     return Scenario(
         device=device,
         server=server,
@@ -236,6 +233,19 @@ def resolve(*, network: str | None = None, **options: Unpack[ScenarioOptions]) -
         max_loss=max_loss,
         confidence=confidence,
     )
+
+
+def check_measured(where: str, cost_model: CostModel | None, times: Sequence[SideTimes | None]) -> None:
+    """Raise InputError where a cost model is asked for that none of the sides' ``times`` has."""
+    if cost_model == "layers" and not any(times):
+        raise InputError(
+            f"{where}: layers needs a device or a server with layer_seconds; give a file as `coinfer profile` writes it"
+        )
+    if cost_model == "profile" and not any(isinstance(each, MeasuredSide) for each in times):
+        raise InputError(
+            f"{where}: profile needs a device or a server with network_seconds; give a file as "
+            "`coinfer profile --network NAME` writes it"
+        )
 
 
 def _one_of(what: str, given: T | None, numbers: Mapping[str, float | None]) -> T | dict[str, float]:
@@ -283,10 +293,7 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
         cuts=file.cuts,
         document=document,
     )
-    if file.cost_model == "layers" and not (grid.device.times or grid.server.times):
-        raise InputError(
-            f"{where}: cost_model: layers needs a device or a server with layer_seconds (`coinfer profile`)"
-        )
+    check_measured(f"{where}: cost_model", file.cost_model, (*grid.device.times.values(), *grid.server.times.values()))
     if len(grid.models) * grid.per_model > MAX_SCENARIOS:
         raise InputError(f"{where}: {len(grid.models) * grid.per_model:,} scenarios; at most {MAX_SCENARIOS:,}")
     return grid if file.round_trip_ms is None else grid.with_round_trip(file.round_trip_ms / 1e3)

@@ -19,12 +19,12 @@ import numpy as np
 from coinfer_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from coinfer_ray.problem.layer_times import LayerTimes
+    from coinfer_ray.problem.network_times import SideTimes
 
 DEFAULT_CONFIDENCE = 0.9
 
 Objective = Literal["latency", "energy"]
-CostModel = Literal["flops", "layers"]  # operations over a speed, or measured times of layers
+CostModel = Literal["flops", "layers", "profile"]  # operations over a speed; measured times of layers, of the network
 Given: TypeAlias = "str | Path | Mapping[str, Any]"  # a preset's name, a YAML file, or what such a file holds
 
 # Table II, FLOP/s. Table III, bit/s.
@@ -45,7 +45,7 @@ class Device:
     compute_w: float | None = None
     radio_w: float | None = None
     idle_w: float | None = None
-    times: LayerTimes | None = None
+    times: SideTimes | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Server:
     name: str
     flops_per_s: float
     per_crossing_s: float = 0.0
-    times: LayerTimes | None = None
+    times: SideTimes | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Scenario:
     confidence: float | None = DEFAULT_CONFIDENCE
 
     @property
-    def times(self) -> tuple[LayerTimes | None, LayerTimes | None]:
+    def times(self) -> tuple[SideTimes | None, SideTimes | None]:
         """The measured times of the device's layers and of the server's, for the problem that it is of."""
         return self.device.times, self.server.times
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.problem.layer_times import LayerTimes
+from coinfer_ray.problem.network_times import Coefficients, MeasuredSide, NetworkTimes, SideTimes
 from coinfer_ray.problem.space import Cuts
 from coinfer_ray.scenarios.grid import Axis
 from coinfer_ray.scenarios.presets import presets_of
@@ -199,12 +200,40 @@ class LayerSeconds(BaseModel):
         return self
 
 
+def _seconds(values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"{value:g} must be >= 0 and finite: no layer may get slower as channels go")
+    return values
+
+
+class NetworkSeconds(BaseModel):
+    """The numbers of :class:`coinfer_ray.problem.network_times.NetworkTimes`, by layer, and what they rest on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    network: Name
+    input_px: Annotated[int, Field(ge=1)]
+    fingerprint: Name
+    call: Power
+    layers: Annotated[dict[str, Annotated[Coefficients, AfterValidator(_seconds)]], Field(min_length=1)]
+    held_out_error: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _any(self) -> NetworkSeconds:
+        if not any(map(any, self.layers.values())):
+            raise ValueError("layers: all of them take 0 s; at least one number must be > 0")
+        return self
+
+
 class _Side(_Item):
     """A device or a server: one speed for all networks, or several; or one for each network."""
 
     gflops: Speeds | None = None
     gflops_by_network: Annotated[dict[str, Speed], Field(min_length=1)] | None = None
     layer_seconds: LayerSeconds | None = None
+    network_seconds: Annotated[list[NetworkSeconds], Field(min_length=1)] | None = None
     held_out_error: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
 
@@ -213,13 +242,30 @@ class _Side(_Item):
         speeds = (self.gflops is not None) + (self.gflops_by_network is not None)
         if speeds > 1 or not (speeds or self.layer_seconds):
             raise ValueError("needs either gflops, or gflops_by_network, or layer_seconds")
+        if self.network_seconds and not self.layer_seconds:
+            raise ValueError("network_seconds needs layer_seconds beside it, by which the codec is counted")
         return self
 
-    def times(self, cost_model: CostModel | None = None) -> LayerTimes | None:
+    def times(self, cost_model: CostModel | None = None) -> SideTimes | None:
         """The times of its layers; None where its speed is to count, or is all that is known."""
         if self.layer_seconds is None or cost_model == "flops":
             return None
-        return LayerTimes(**self.layer_seconds.model_dump())
+        layers = LayerTimes(**self.layer_seconds.model_dump())
+        if self.network_seconds is None or cost_model == "layers":
+            return layers
+        networks = tuple(
+            NetworkTimes(
+                each.network,
+                each.input_px,
+                each.fingerprint,
+                tuple(each.layers),
+                tuple(each.layers.values()),
+                each.call,
+                layers,
+            )
+            for each in self.network_seconds
+        )
+        return MeasuredSide(self.label(), layers, networks, required=cost_model == "profile")
 
     def speeds(self, networks: Sequence[str], cost_model: CostModel | None = None) -> np.ndarray:
         """(n,) speeds in FLOP/s; (networks, 1) where each network has its own; 1 where costs are seconds.
@@ -353,6 +399,6 @@ def _range(values: tuple[float, ...]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _axis(label: str, columns: dict[str, np.ndarray], times: LayerTimes | None = None) -> Axis:
+def _axis(label: str, columns: dict[str, np.ndarray], times: SideTimes | None = None) -> Axis:
     length = next(iter(columns.values())).shape[-1]
     return Axis((label,), np.zeros(length, dtype=np.int32), columns, {} if times is None else {0: times})
