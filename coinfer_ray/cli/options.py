@@ -105,6 +105,10 @@ RoundTripMs = Annotated[
     float | None,
     typer.Option("--round-trip-ms", help="Time that crossing the link takes besides; default: the link's own."),
 ]
+ServerLoad = Annotated[
+    float | None,
+    typer.Option("--server-load", help="Other work on the server: all takes 1 + that as long; default: its file's."),
+]
 CostModel = Annotated[
     CostModelChoice | None,
     typer.Option(
@@ -136,6 +140,7 @@ SCENARIO: Group = {
     "bandwidth_mhz": (BandwidthMhz, None),
     "snr_db": (SnrDb, None),
     "round_trip_ms": (RoundTripMs, None),
+    "server_load": (ServerLoad, None),
     "cost_model": (CostModel, None),
     "max_loss": (MaxLoss, 0.02),
     "confidence": (Confidence, 0.9),

@@ -79,6 +79,9 @@ def sweep(
     round_trip_ms: Annotated[
         float | None, typer.Option("--round-trip-ms", help="Of every link, instead of what the grid file says.")
     ] = None,
+    server_load: Annotated[
+        float | None, typer.Option("--server-load", help="Of every server, instead of what the grid file says.")
+    ] = None,
     cost_model: options.CostModel = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the grid file's.")] = None,
     json: options.Json = False,
@@ -106,6 +109,7 @@ def sweep(
             "seed": seed,
             "confidence": confidence,
             "round_trip_ms": round_trip_ms,
+            "server_load": server_load,
             "cost_model": cost_model,
             "certify": certify,
             "chunk": chunk,

@@ -104,7 +104,8 @@ def profile(
         **({"networks": [f"{each.model} {each.input_px} {each.fingerprint}" for each in graphs]} if graphs else {}),
     }
     with run_folder(out.with_name(out.name + _PARTS), "profile", settings) as folder:
-        measured, load = _measure(everything, chosen.prepare, folder, minutes * 60, threads, quiet)
+        order = _interleaved(len(work), len(everything) - len(work))
+        measured, load = _measure(everything, order, chosen.prepare, folder, minutes * 60, threads, quiet)
         found = _profile(measured, len(everything), settings, load, name or platform.node() or "this machine")
         found = _with_networks(found, halves, [measured.get(number) for number in range(len(work), len(everything))])
         _write(out, _text(found.document, out.suffix))
@@ -136,20 +137,30 @@ def _backend(name: Backend) -> Any:
     return torch_layers
 
 
+def _interleaved(first: int, second: int) -> list[int]:
+    """The numbers of ``first`` things and of ``second`` more behind them, so that any beginning holds its share of
+    both."""
+    place = [(number / first, number) for number in range(first)]
+    place += [(number / second, first + number) for number in range(second)]
+    return [number for _, number in sorted(place)]
+
+
 def _measure(
     work: Sequence[Work],
+    order: Sequence[int],
     prepare: Callable[[Work, int], Prepared],
     folder: Path,
     seconds: float,
     threads: int,
     quiet: bool,
 ) -> tuple[dict[int, Measurement], float]:
-    """Measure what is not there yet until the time is up; all that is measured, by its number, and the highest load by
-    others."""
+    """Measure what is not there yet, in that order, until the time is up; all that is measured, by its number, and the
+    highest load by others."""
     kept = {number: found for number in range(len(work)) if (found := _read(folder / _PART.format(number)))}
     deadline, load = time.monotonic() + seconds, _load()
     with Progress("measurements", len(work), done=len(kept), quiet=quiet) as progress:
-        for number, each in enumerate(work):
+        for number in order:
+            each = work[number]
             if number in kept:
                 continue
             if time.monotonic() > deadline:

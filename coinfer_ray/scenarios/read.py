@@ -26,7 +26,16 @@ from coinfer_ray.scenarios.scenario import (
     check_confidence,
     check_max_loss,
 )
-from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys, _milliseconds
+from coinfer_ray.scenarios.schema import (
+    DeviceItem,
+    GridFile,
+    LinkItem,
+    ServerItem,
+    _Item,
+    _keys,
+    _milliseconds,
+    load_factor,
+)
 
 MAX_SCENARIOS = 2**62
 MAX_NODES = 20_000_000  # values of a YAML file
@@ -136,10 +145,22 @@ def server_of(
     gflops: float | None = None,
     network: str | None = None,
     cost_model: CostModel | None = None,
+    load: float | None = None,
 ) -> Server:
-    """A server, as :func:`device_of` finds a device."""
+    """A server, as :func:`device_of` finds a device.
+
+    ``load``, where it is given, goes before that of the file: beside other work all takes 1 + load times as long. A
+    :class:`Server` of that many FLOP/s has so many fewer.
+    """
     chosen = _one_of("server", given, {"gflops": gflops})
-    return chosen if isinstance(chosen, Server) else one_server(chosen, network, cost_model)
+    if load is not None:
+        try:
+            load = load_factor(load)
+        except ValueError as error:
+            raise InputError(f"server load: {error}") from None
+    if isinstance(chosen, Server):
+        return chosen if load is None else replace(chosen, flops_per_s=chosen.flops_per_s / (1 + load))
+    return one_server(chosen, network, cost_model, load)
 
 
 def link_of(
@@ -176,9 +197,10 @@ class ScenarioNumbers(TypedDict, total=False):
 
     ``device_gflops``, ``server_gflops``: speeds in 1e9 FLOP/s. ``rate_mbps``: uplink rate in 1e6 bit/s;
     ``bandwidth_mhz`` and ``snr_db``: the same by Shannon's formula. ``round_trip_ms``: what crossing the link takes
-    besides, in 1e-3 s (default: the link's own, 0 for the paper's). ``cost_model``: ``flops``, operations over a speed,
-    ``layers``, measured times of layers, or ``profile``, measured halves of the network, where a file has several
-    (default: the last of these that it has). ``max_loss``: allowed loss of accuracy, a share (default 0.02).
+    besides, in 1e-3 s (default: the link's own, 0 for the paper's). ``server_load``: beside its other work all that the
+    server computes takes 1 + that as long (default: the file's own, else 0). ``cost_model``: ``flops``, operations over
+    a speed, ``layers``, measured times of layers, or ``profile``, measured halves of the network, where a file has
+    several (default: the last of these that it has). ``max_loss``: allowed loss of accuracy, a share (default 0.02).
     ``confidence``: how sure it must be that an answer keeps to the bound (default 0.9; None: predictions as they are).
     """
 
@@ -188,6 +210,7 @@ class ScenarioNumbers(TypedDict, total=False):
     bandwidth_mhz: float | None
     snr_db: float | None
     round_trip_ms: float | None
+    server_load: float | None
     cost_model: CostModel | None
     max_loss: float
     confidence: float | None
@@ -218,7 +241,9 @@ def resolve(*, network: str | None = None, **options: Unpack[ScenarioOptions]) -
     if cost_model is not None:
         check_name("cost model", cost_model, get_args(CostModel))
     device = device_of(options.get("device"), options.get("device_gflops"), network, cost_model)
-    server = server_of(options.get("server"), options.get("server_gflops"), network, cost_model)
+    server = server_of(
+        options.get("server"), options.get("server_gflops"), network, cost_model, options.get("server_load")
+    )
     check_measured("cost model", cost_model, (device.times, server.times))
     return Scenario(
         device=device,
@@ -285,7 +310,7 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
     grid = Grid(
         models=tuple(file.model),
         device=_joined([item.axis(file.model, file.cost_model) for item in file.device]),
-        server=_joined([item.axis(file.model, file.cost_model) for item in file.server]),
+        server=_joined([item.axis(file.model, file.cost_model, file.server_load) for item in file.server]),
         link=_joined([item.axis() for item in file.link]),
         max_loss=np.array(file.max_loss),
         confidence=np.array(file.confidence),
@@ -306,10 +331,12 @@ def one_device(given: Any, network: str | None = None, cost_model: CostModel | N
     return Device(item.label(), speed, item.compute_w, item.radio_w, item.idle_w, item.times(cost_model))
 
 
-def one_server(given: Any, network: str | None = None, cost_model: CostModel | None = None) -> Server:
-    """A single server from a name, a YAML file or a mapping; the rest as in :func:`device_of`."""
+def one_server(
+    given: Any, network: str | None = None, cost_model: CostModel | None = None, load: float | None = None
+) -> Server:
+    """A single server from a name, a YAML file or a mapping; the rest as in :func:`server_of`."""
     item = _one("server", ServerItem, given)
-    speed = item.speeds(() if network is None else (network,), cost_model).item()
+    speed = item.loaded_speeds(() if network is None else (network,), cost_model, load).item()
     return Server(item.label(), speed, item.per_crossing_ms / 1e3, item.times(cost_model))
 
 

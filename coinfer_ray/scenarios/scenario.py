@@ -52,7 +52,8 @@ class Device:
 class Server:
     """Where the second half runs. ``per_crossing_s`` is what it takes to take in a request and to answer it (s).
 
-    ``times`` as a :class:`Device` has them.
+    Other work on it is in ``flops_per_s``, which is then less, and less than 1 where its costs are seconds. ``times``
+    as a :class:`Device` has them.
     """
 
     name: str

@@ -27,6 +27,7 @@ from coinfer_ray.scenarios.scenario import (
 )
 
 MAX_NUMBERS = 10_000_000  # of one axis
+MAX_LOAD = 1e6
 MAX_CROSSING_MS = 1e9  # far above any link's; times remain numbers that can be added up
 SHOWN = 60  # characters of a value in an error message
 _SPACINGS: dict[str, Callable[[float, float, int], np.ndarray]] = {"logspace": np.geomspace, "linspace": np.linspace}
@@ -144,6 +145,18 @@ def _milliseconds(value: Any) -> float:
     return number
 
 
+def load_factor(value: Any) -> float:
+    """By how many times itself other work makes all that a server does longer.
+
+    Raises:
+        ValueError: it is negative, or no number.
+    """
+    number = _number(value)
+    if not 0 <= number <= MAX_LOAD:
+        raise ValueError(f"{number:g} must be in [0, {MAX_LOAD:g}]; 0 is an idle server, 1 takes twice as long")
+    return number
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{value!r} must be a name")
@@ -157,6 +170,7 @@ Speed = Annotated[float, BeforeValidator(_speed)]
 Shares = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_share)]
 Confidences = Annotated[tuple[float, ...], BeforeValidator(_confidences)]
 Power = Annotated[float, BeforeValidator(_power)]
+Load = Annotated[float, BeforeValidator(load_factor)]
 Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]
 Name = Annotated[str, BeforeValidator(_text)]
 
@@ -318,9 +332,14 @@ class ServerItem(_Side):
     presets = {name: preset.item() for name, preset in presets_of("server").items()}
 
     per_crossing_ms: Milliseconds = 0.0
+    load: Load = 0.0
 
-    def axis(self, networks: Sequence[str], cost_model: CostModel | None) -> Axis:
-        speeds = self.speeds(networks, cost_model)
+    def loaded_speeds(self, networks: Sequence[str], cost_model: CostModel | None, load: float | None) -> np.ndarray:
+        """:meth:`speeds` as they are beside the server's other work: divided by 1 + its load, or ``load`` instead."""
+        return self.speeds(networks, cost_model) / (1 + (self.load if load is None else load))
+
+    def axis(self, networks: Sequence[str], cost_model: CostModel | None, load: float | None = None) -> Axis:
+        speeds = self.loaded_speeds(networks, cost_model, load)
         columns = {
             "server_flops_per_s": speeds,
             "per_crossing_s": np.full(speeds.shape[-1], self.per_crossing_ms / 1e3),
@@ -385,6 +404,7 @@ class GridFile(BaseModel):
     max_loss: Shares
     confidence: Confidences = (DEFAULT_CONFIDENCE,)
     round_trip_ms: Milliseconds | None = None
+    server_load: Load | None = None
     cost_model: CostModel | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     cuts: Cuts = "all"

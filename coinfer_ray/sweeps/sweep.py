@@ -82,6 +82,7 @@ def sweep(
     seed: int | None = None,
     confidence: float | None = None,
     round_trip_ms: float | None = None,
+    server_load: float | None = None,
     cost_model: CostModel | None = None,
     certify: bool = False,
     time_limit_s: float | None = None,
@@ -108,8 +109,8 @@ def sweep(
         executor: ``ray``, ``local``, or an executor that the caller has entered. ``address`` and ``workers`` are
             for the first (:class:`RayExecutor`).
         seed, confidence: instead of the grid's own; so is ``cuts`` among the ``options``, and ``round_trip_ms``
-            (1e-3 s) of every link. ``cost_model``: ``flops`` counts operations where times of layers are measured,
-            too; ``layers`` asks for some.
+            (1e-3 s) of every link, and ``server_load`` of every server. ``cost_model``: ``flops`` counts operations
+            where times of layers are measured, too; ``layers`` and ``profile`` ask for some.
         certify: prove a lower bound beside the answers of any optimizer.
         chunk: scenarios to a chunk; None suits the grid's size.
         columns: ``full``, ``compact`` (number, strategy and latency, from which the grid and the strategies give the
@@ -135,6 +136,7 @@ def sweep(
         seed=seed,
         confidence=confidence,
         round_trip_ms=round_trip_ms,
+        server_load=server_load,
         cost_model=cost_model,
         certify=certify,
         time_limit_s=time_limit_s,
@@ -205,6 +207,7 @@ def prepare(
     seed: int | None,
     confidence: float | None,
     round_trip_ms: float | None,
+    server_load: float | None = None,
     cost_model: CostModel | None,
     certify: bool,
     time_limit_s: float | None,
@@ -229,8 +232,9 @@ def prepare(
         raise InputError(f"chunk: {chunk} scenarios; at least 1 is needed")
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise InputError(f"shard: {shard[0]}/{shard[1]} is no part of a whole; give 1/4 to 4/4 for four parts")
-    if cost_model is not None:
-        grid = parse_grid({**grid.document, "cost_model": cost_model})
+    changed = {"cost_model": cost_model, "server_load": server_load}
+    if changed := {key: value for key, value in changed.items() if value is not None}:
+        grid = parse_grid({**grid.document, **changed})
     seed = grid.seed if seed is None else seed
     grid = grid if confidence is None else grid.asking(confidence)
     grid = grid if round_trip_ms is None else grid.with_round_trip(round_trip_of(round_trip_ms))
