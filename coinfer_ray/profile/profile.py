@@ -108,7 +108,7 @@ def profile(
         measured, load = _measure(everything, order, chosen.prepare, folder, minutes * 60, threads, quiet)
         found = _profile(measured, len(everything), settings, load, name or platform.node() or "this machine")
         found = _with_networks(found, halves, [measured.get(number) for number in range(len(work), len(everything))])
-        _write(out, _text(found.document, out.suffix))
+        _write(out, document_text(found.document, out.suffix))
         remove_run(folder, _PART_NAME)
     return found
 
@@ -285,7 +285,8 @@ def _entry(graph: LayerGraph, fitted: FittedNetwork, measured: Sequence[tuple[Ha
     }
 
 
-def _text(document: dict[str, Any], suffix: str) -> str:
+def document_text(document: dict[str, Any], suffix: str) -> str:
+    """A device file's content: JSON, or YAML with a line for each of many rows."""
     if suffix == ".json":
         return json.dumps(document, indent=2) + "\n"
     import yaml
