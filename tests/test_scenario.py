@@ -214,7 +214,7 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         (
             {"links": ["3g"]},
             "links: unknown key; known: model, device, server, link, max_loss, confidence, round_trip_ms, server_load, "
-            "cost_model, seed, cuts",
+            "objective, cost_model, seed, cuts",
         ),
         ({"model": []}, "model: must be a list with at least one entry"),
         ({"model": ["alexnet", "alexnet"]}, "model: alexnet stands there twice; name every network once"),

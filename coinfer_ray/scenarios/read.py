@@ -317,7 +317,10 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
         seed=file.seed,
         cuts=file.cuts,
         document=document,
+        objective=file.objective,
     )
+    if grid.objective == "energy":
+        grid.check_powers()
     check_measured(f"{where}: cost_model", file.cost_model, (*grid.device.times.values(), *grid.server.times.values()))
     if len(grid.models) * grid.per_model > MAX_SCENARIOS:
         raise InputError(f"{where}: {len(grid.models) * grid.per_model:,} scenarios; at most {MAX_SCENARIOS:,}")
@@ -438,6 +441,7 @@ def _joined(parts: list[Axis]) -> Axis:
         np.concatenate([np.full(len(part), labels.index(part.labels[0]), dtype=np.int32) for part in parts]),
         {name: _side_by_side([part.columns[name] for part in parts]) for name in parts[0].columns},
         {first + row: times for first, part in zip(starts, parts, strict=True) for row, times in part.times.items()},
+        {name: np.concatenate([part.powers[name] for part in parts]) for name in parts[0].powers},
     )
 
 

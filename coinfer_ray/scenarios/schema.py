@@ -17,7 +17,7 @@ from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.problem.layer_times import LayerTimes
 from coinfer_ray.problem.network_times import Coefficients, MeasuredSide, NetworkTimes, SideTimes
 from coinfer_ray.problem.space import Cuts
-from coinfer_ray.scenarios.grid import Axis
+from coinfer_ray.scenarios.grid import Axis, GridObjective
 from coinfer_ray.scenarios.presets import presets_of
 from coinfer_ray.scenarios.scenario import (
     DEFAULT_CONFIDENCE,
@@ -324,7 +324,9 @@ class DeviceItem(_Side):
     idle_w: Power | None = None
 
     def axis(self, networks: Sequence[str], cost_model: CostModel | None) -> Axis:
-        return _axis(self.label(), {"device_flops_per_s": self.speeds(networks, cost_model)}, self.times(cost_model))
+        columns = {"device_flops_per_s": self.speeds(networks, cost_model)}
+        powers = {"compute_w": self.compute_w, "radio_w": self.radio_w, "idle_w": self.idle_w}
+        return _axis(self.label(), columns, self.times(cost_model), powers)
 
 
 class ServerItem(_Side):
@@ -391,7 +393,9 @@ class LinkItem(_Item):
             snr = np.array([decibels for _, decibels in pairs])
             label = f"{_range(self.bandwidth_mhz)} MHz, {_range(self.snr_db)} dB"
         round_trip = np.full(len(rate), self.round_trip_ms / 1e3)
-        return _axis(self.name or label, {"rate_bps": rate, "snr_db": snr, "round_trip_s": round_trip})
+        powers = {key: None if self.radio is None else getattr(self.radio, key) for key in Radio.model_fields}
+        columns = {"rate_bps": rate, "snr_db": snr, "round_trip_s": round_trip}
+        return _axis(self.name or label, columns, powers=powers)
 
 
 class GridFile(BaseModel):
@@ -405,6 +409,7 @@ class GridFile(BaseModel):
     confidence: Confidences = (DEFAULT_CONFIDENCE,)
     round_trip_ms: Milliseconds | None = None
     server_load: Load | None = None
+    objective: GridObjective = "latency"
     cost_model: CostModel | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     cuts: Cuts = "all"
@@ -419,6 +424,12 @@ def _range(values: tuple[float, ...]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _axis(label: str, columns: dict[str, np.ndarray], times: SideTimes | None = None) -> Axis:
+def _axis(
+    label: str,
+    columns: dict[str, np.ndarray],
+    times: SideTimes | None = None,
+    powers: Mapping[str, float | None] | None = None,
+) -> Axis:
     length = next(iter(columns.values())).shape[-1]
-    return Axis((label,), np.zeros(length, dtype=np.int32), columns, {} if times is None else {0: times})
+    known = {name: np.full(length, np.nan if value is None else value) for name, value in (powers or {}).items()}
+    return Axis((label,), np.zeros(length, dtype=np.int32), columns, {} if times is None else {0: times}, known)
