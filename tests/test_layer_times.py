@@ -129,7 +129,7 @@ def test_files_are_read_as_yaml_and_as_json(tmp_path: Path) -> None:
         ({"layer_seconds": {**PI.to_json(), "element": -1}}, {}, r"layer_seconds.element: -1 must be >= 0"),
         ({"layer_seconds": dict.fromkeys(PI.to_json(), 0)}, {}, r"layer_seconds: all of them are 0"),
         (FILE, {"cost_model": "flops"}, r"cost model: the file of pi has layer_seconds alone"),
-        ("rpi4b", {"cost_model": "layers"}, r"cost model: layers needs measured times"),
+        ("rpi4b", {"cost_model": "layers"}, r"cost model: layers needs a device or a server with layer_seconds"),
         ("rpi4b", {"cost_model": "nn-meter"}, r"cost model: 'nn-meter' is unknown"),
     ],
 )

@@ -90,7 +90,7 @@ def test_objects_pass_through() -> None:
         ({"device": {"gflops": [1, 2]}}, "device: gflops has 2 values; one scenario takes one"),
         (
             {"device": {"gflop": 1}},
-            "device: gflop: unknown key; known: name, gflops, gflops_by_network, layer_seconds, "
+            "device: gflop: unknown key; known: name, gflops, gflops_by_network, layer_seconds, network_seconds, "
             "held_out_error, measured, compute_w, radio_w, idle_w",
         ),
         ({"link": None, "bandwidth_mhz": 10}, "link: needs either rate_mbps, or bandwidth_mhz and snr_db"),
@@ -213,8 +213,8 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         ),
         (
             {"links": ["3g"]},
-            "links: unknown key; known: model, device, server, link, max_loss, confidence, round_trip_ms, cost_model, "
-            "seed, cuts",
+            "links: unknown key; known: model, device, server, link, max_loss, confidence, round_trip_ms, server_load, "
+            "objective, cost_model, seed, cuts",
         ),
         ({"model": []}, "model: must be a list with at least one entry"),
         ({"model": ["alexnet", "alexnet"]}, "model: alexnet stands there twice; name every network once"),

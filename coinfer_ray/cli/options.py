@@ -19,7 +19,7 @@ FeatureBitsChoice = Literal["any", "32", "8"]
 ExecutorChoice = Literal["ray", "local", "processes"]
 AccuracyChoice = Literal["validation", "test"]
 ObjectiveChoice = Literal["latency", "energy", "throughput"]
-CostModelChoice = Literal["flops", "layers"]
+CostModelChoice = Literal["flops", "layers", "profile"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Model = Annotated[
@@ -111,10 +111,15 @@ RoundTripMs = Annotated[
     float | None,
     typer.Option("--round-trip-ms", help="Time that crossing the link takes besides; default: the link's own."),
 ]
+ServerLoad = Annotated[
+    float | None,
+    typer.Option("--server-load", help="Other work on the server: all takes 1 + that as long; default: its file's."),
+]
 CostModel = Annotated[
     CostModelChoice | None,
     typer.Option(
-        "--cost-model", help="Operations over a speed, or measured times of layers where a file has them (default)."
+        "--cost-model",
+        help="Operations over a speed, measured times of layers, or of the network; default: the last that a file has.",
     ),
 ]
 SnrDb = Annotated[float | None, typer.Option("--snr-db", help="Signal-to-noise ratio of the link.")]
@@ -141,6 +146,7 @@ SCENARIO: Group = {
     "bandwidth_mhz": (BandwidthMhz, None),
     "snr_db": (SnrDb, None),
     "round_trip_ms": (RoundTripMs, None),
+    "server_load": (ServerLoad, None),
     "cost_model": (CostModel, None),
     "max_loss": (MaxLoss, 0.02),
     "confidence": (Confidence, 0.9),

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 \b
   coinfer profile --out pi5.yaml --threads 4
-  coinfer profile --out pi5.yaml --threads 4 --minutes 20
+  coinfer profile --out pi5.yaml --threads 4 --minutes 20 --network alexnet,regnet_x_400mf
   coinfer optimize --model alexnet --device pi5.yaml --server v100-ncnn --link 4g-typical
 
 \b
@@ -38,6 +38,10 @@ def profile(
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads to run layers on.")] = 1,
     model: Annotated[
         list[str] | None, typer.Option("--model", help="Networks whose layers to measure; default: those that ship.")
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option("--network", help="Networks, with commas, whose own halves to measure, for --cost-model profile."),
     ] = None,
     input_px: options.InputPx = None,
     backend: Annotated[
@@ -56,6 +60,7 @@ def profile(
         found = run(
             out,
             models=model or MODELS,
+            networks=() if network is None else [each.strip() for each in network.split(",")],
             input_px=input_px,
             minutes=minutes,
             threads=threads,
@@ -85,4 +90,7 @@ def _print_profile(out: Path, found: Profile) -> None:
     table.add_row("error by layer, held out", f"{fitted.layer_error:.1%}")
     table.add_row("error end to end, held out", f"{fitted.half_error:.1%}")
     table.add_row("  by one speed", f"{fitted.half_error_of_speed:.1%} ({fitted.flops_per_s / 1e9:,.3g} GFLOPS)")
+    for each in found.networks:
+        title = f"{each.times.network} at {each.times.input_px} px, held out"
+        table.add_row(title, f"{each.error:.1%} (by layer {each.layer_error:.1%}), {each.fitted} halves fitted")
     print_table(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from coinfer_ray.errors import InputError
 if TYPE_CHECKING:
     from coinfer_ray.sweeps.sweep import Prepared
 
+GridObjectiveChoice = Literal["latency", "energy"]
 _FLOAT_BITS = 32
 _SHOWN = 5  # strategies in the summary
 
@@ -79,7 +80,13 @@ def sweep(
     round_trip_ms: Annotated[
         float | None, typer.Option("--round-trip-ms", help="Of every link, instead of what the grid file says.")
     ] = None,
+    server_load: Annotated[
+        float | None, typer.Option("--server-load", help="Of every server, instead of what the grid file says.")
+    ] = None,
     cost_model: options.CostModel = None,
+    objective: Annotated[
+        GridObjectiveChoice | None, typer.Option("--objective", help="Instead of what the grid file says.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the grid file's.")] = None,
     json: options.Json = False,
     **chosen: Any,
@@ -106,7 +113,9 @@ def sweep(
             "seed": seed,
             "confidence": confidence,
             "round_trip_ms": round_trip_ms,
+            "server_load": server_load,
             "cost_model": cost_model,
+            "objective": objective,
             "certify": certify,
             "chunk": chunk,
             "columns": columns,

@@ -199,7 +199,7 @@ class Problem:
 
     def provenance(self) -> dict[str, Any]:
         """What an answer rests on, as JSON can say it: the predictor, its records, and how costs are counted."""
-        tables, (device, server) = self.delay.tables, self.delay.times
+        tables, (device, server) = self.delay.tables, self.delay.counted
         measured = {"device": device and device.to_json(), "server": server and server.to_json()}
         return {
             **({"layer_seconds": measured} if any(measured.values()) else {}),

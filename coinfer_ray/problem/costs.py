@@ -14,11 +14,13 @@ from coinfer_kernels.notation import CUT_NONE, CUT_RAW, CUT_SPATIAL, CUT_VECTOR,
 
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.problem.layer_times import LayerTimes, codec_price
+from coinfer_ray.problem.network_times import NetworkSeconds, SideTimes, times_for
 from coinfer_ray.problem.space import SearchSpace
 
-Times = tuple[LayerTimes | None, LayerTimes | None]  # of the device's layers and of the server's
+Times = tuple[SideTimes | None, SideTimes | None]  # of the device's layers and of the server's
 INPUT_BITS = 32
 _FLOPS = np.array([[1.0, 0.0, 0.0]] * 2)  # the price of a codec in FLOPs
+_CALLED = (0, -1)  # a device that runs any layer runs the first, a server the last
 _KINDS = {"raw": CUT_RAW, "spatial": CUT_SPATIAL, "vector": CUT_VECTOR, "none": CUT_NONE}
 
 
@@ -27,7 +29,8 @@ class DelayCalculator:
 
     ``codec_flops=False`` neglects the codec's own FLOPs, as the paper does. ``input_bits`` are the bits of one element
     of the network's raw input on the link; those of a feature's are the space's (:attr:`SearchSpace.cut_bits`).
-    ``times`` of the device's layers and of the server's: that side's cost is seconds; None: FLOPs.
+    ``times`` of the device's layers and of the server's: that side's cost is seconds; None: FLOPs. ``counted`` is what
+    they say of this network.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class DelayCalculator:
         self.space = space
         self.times = times
         graph = space.graph
+        self.counted = times_for(times[0], graph), times_for(times[1], graph)
         rows = {prunable.name: row for row, prunable in enumerate(graph.prunable_sets)}
         fixed = len(rows)
         levels = space.tables.values.shape[1]
@@ -51,12 +55,12 @@ class DelayCalculator:
 
         in_set = np.array([rows.get(layer.in_set or "", fixed) for layer in graph.layers])
         out_set = np.array([rows.get(layer.out_set or "", fixed) for layer in graph.layers])
-        device, server = (_coefficients(graph, each) for each in times)
+        device, server = (_coefficients(graph, each, end) for each, end in zip(self.counted, _CALLED, strict=True))
         prices: dict[str, np.ndarray] = {}
         self.rows_of_layer = 1
         if times != (None, None):
             self.rows_of_layer = 3
-            prices["codec_price"] = np.array([_FLOPS if each is None else codec_price(each) for each in times])
+            prices["codec_price"] = np.array([_codec_price(each) for each in self.counted])
             prices["server_quadratic"], prices["server_linear"] = _rows_of(server)
             # A cost of the kept inputs, and one that stays, are layers of their own (CostTables).
             alone = np.full(len(in_set), fixed)
@@ -110,14 +114,29 @@ class DelayCalculator:
                 layer.flops if each is None else each.seconds(layer, layer.in_channels, layer.out_channels)
                 for layer in layers
             ]
-            for each in self.times
+            for each in self.counted
         ]
-        return np.array(columns, dtype=np.float64).T
+        costs = np.array(columns, dtype=np.float64)
+        for column, each, end in zip(costs, self.counted, _CALLED, strict=True):
+            column[end] += _call_s(each)
+        return costs.T
 
 
-def _coefficients(graph: LayerGraph, times: LayerTimes | None) -> np.ndarray:
+def _codec_price(times: NetworkSeconds | None) -> np.ndarray:
+    """(2, 3) what the codec costs on one side (:func:`coinfer_ray.problem.layer_times.codec_price`)."""
+    if times is None:
+        return _FLOPS
+    return codec_price(times if isinstance(times, LayerTimes) else times.layers)
+
+
+def _call_s(times: NetworkSeconds | None) -> float:
+    """What a side that runs any layer takes besides (s)."""
+    return 0.0 if times is None or isinstance(times, LayerTimes) else times.call_s
+
+
+def _coefficients(graph: LayerGraph, times: NetworkSeconds | None, called: int) -> np.ndarray:
     """(N, 4) what each layer costs per kept input times kept output channel, per kept output, per kept input, and at
-    all; channels that are never pruned are inside."""
+    all; channels that are never pruned are inside. What a side takes besides is the layer's at ``called``."""
     found = np.empty((len(graph.layers), 4))
     for row, layer in zip(found, graph.layers, strict=True):
         row[:] = (*layer.flop_coefficients, 0, 0) if times is None else times.coefficients(layer)
@@ -125,6 +144,7 @@ def _coefficients(graph: LayerGraph, times: LayerTimes | None) -> np.ndarray:
             row[[0, 2]] *= layer.in_channels
         if layer.out_set is None:
             row[[0, 1]] *= layer.out_channels
+    found[called, 3] += _call_s(times)
     return found
 
 

@@ -55,7 +55,7 @@ def fit_times(measurements: Sequence[Measurement]) -> Fitted:
     Raises:
         InputError: too few measurements.
     """
-    inside = [each for each in measurements if each.part != "half"]
+    inside = [each for each in measurements if each.part in ("layer", "run")]
     halves = [each for each in measurements if each.part == "half"]
     if len(inside) < LEAST_FITTED or len(halves) < LEAST_HALVES:
         raise InputError(
@@ -63,10 +63,10 @@ def fit_times(measurements: Sequence[Measurement]) -> Fitted:
             "are needed; allow more --minutes (what is measured is kept)"
         )
     x, y = _design(inside), _seconds(inside)
-    coefficients = _solve(x, y)
+    coefficients = least_relative(x, y)
     fold = np.arange(len(y)) % FOLDS
     left_out = np.concatenate(
-        [_errors(_solve(x[fold != k], y[fold != k]), x[fold == k], y[fold == k]) for k in range(FOLDS)]
+        [_errors(least_relative(x[fold != k], y[fold != k]), x[fold == k], y[fold == k]) for k in range(FOLDS)]
     )
     flops, seconds = np.array([float(each.flops) for each in halves]), _seconds(halves)
     speed = _best_speed(inside)
@@ -89,8 +89,8 @@ def _seconds(measurements: Sequence[Measurement]) -> np.ndarray:
     return np.array([each.seconds for each in measurements])
 
 
-def _solve(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(6,) the coefficients from 0 on with the least squared relative error."""
+def least_relative(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(k,) the coefficients from 0 on of x (n, k) with the least squared relative error of y (n,), all above 0."""
     from scipy.optimize import nnls
 
     relative = x / y[:, None]

@@ -7,16 +7,20 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
+from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.profile.fit import Fitted, Measurement, fit_times
+from coinfer_ray.profile.fit_network import FittedNetwork, fit_network
+from coinfer_ray.profile.halves import Half, halves_of
 from coinfer_ray.profile.work import Prepared, Work, plan
 from coinfer_ray.records.store import usual_input_px
 from coinfer_ray.runtime.files import remove_run, run_folder, write_whole
@@ -38,19 +42,24 @@ _PART_NAME = r"measured-\d{6,}\.json"
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured and fitted. ``document`` is the device file; ``warnings`` are for whoever reads it."""
+    """What was measured and fitted. ``document`` is the device file; ``warnings`` are for whoever reads it.
+
+    ``networks``: those whose own times were fitted.
+    """
 
     fitted: Fitted
     document: dict[str, Any]
     warnings: tuple[str, ...]
     done: int
     planned: int
+    networks: tuple[FittedNetwork, ...] = ()
 
 
 def profile(
     out: str | Path,
     *,
     models: Sequence[str] = MODELS,
+    networks: Sequence[ModelLike] = (),
     input_px: int | None = None,
     minutes: float = 5.0,
     threads: int = 1,
@@ -60,6 +69,9 @@ def profile(
     quiet: bool = False,
 ) -> Profile:
     """Measure layers and halves of ``models`` on ``threads`` threads for at most ``minutes``, fit, and write ``out``.
+
+    ``networks`` are those whose own times are fitted besides, each to its halves at every cut and several levels of
+    pruning (:mod:`coinfer_ray.profile.fit_network`): what :func:`coinfer_ray.models.source.resolve_model` takes.
 
     ``out`` is YAML, or JSON by its ending, and is what ``--device`` and ``--server`` take. What is measured is kept in
     ``OUT.parts`` until the file is there; run again with the same it measures the rest. ``input_px`` is the side of the
@@ -77,6 +89,10 @@ def profile(
     check_replaceable(out, "device")
     chosen = _backend(backend)
     work = plan([load_graph(model, input_px or usual_input_px(model)) for model in models], seed)
+    sources = [resolve_model(network) for network in networks]
+    graphs = [load_graph(source, input_px or usual_input_px(source)) for source in sources]
+    halves = [(graph, halves_of(graph, seed)) for graph in graphs]
+    everything = [*work, *(half.work for _, each in halves for half in each)]
     settings = {
         "models": list(models),
         "input_px": input_px,
@@ -85,11 +101,14 @@ def profile(
         "machine": _machine(),
         "seed": seed,
         "version": __version__,
+        **({"networks": [f"{each.model} {each.input_px} {each.fingerprint}" for each in graphs]} if graphs else {}),
     }
     with run_folder(out.with_name(out.name + _PARTS), "profile", settings) as folder:
-        measured, load = _measure(work, chosen.prepare, folder, minutes * 60, threads, quiet)
-        found = _profile(measured, len(work), settings, load, name or platform.node() or "this machine")
-        _write(out, _text(found.document, out.suffix))
+        order = _interleaved(len(work), len(everything) - len(work))
+        measured, load = _measure(everything, order, chosen.prepare, folder, minutes * 60, threads, quiet)
+        found = _profile(measured, len(everything), settings, load, name or platform.node() or "this machine")
+        found = _with_networks(found, halves, [measured.get(number) for number in range(len(work), len(everything))])
+        _write(out, document_text(found.document, out.suffix))
         remove_run(folder, _PART_NAME)
     return found
 
@@ -118,19 +137,30 @@ def _backend(name: Backend) -> Any:
     return torch_layers
 
 
+def _interleaved(first: int, second: int) -> list[int]:
+    """The numbers of ``first`` things and of ``second`` more behind them, so that any beginning holds its share of
+    both."""
+    place = [(number / first, number) for number in range(first)]
+    place += [(number / second, first + number) for number in range(second)]
+    return [number for _, number in sorted(place)]
+
+
 def _measure(
     work: Sequence[Work],
+    order: Sequence[int],
     prepare: Callable[[Work, int], Prepared],
     folder: Path,
     seconds: float,
     threads: int,
     quiet: bool,
-) -> tuple[list[Measurement], float]:
-    """Measure what is not there yet until the time is up; all that is measured, and the highest load by others."""
+) -> tuple[dict[int, Measurement], float]:
+    """Measure what is not there yet, in that order, until the time is up; all that is measured, by its number, and the
+    highest load by others."""
     kept = {number: found for number in range(len(work)) if (found := _read(folder / _PART.format(number)))}
     deadline, load = time.monotonic() + seconds, _load()
     with Progress("measurements", len(work), done=len(kept), quiet=quiet) as progress:
-        for number, each in enumerate(work):
+        for number in order:
+            each = work[number]
             if number in kept:
                 continue
             if time.monotonic() > deadline:
@@ -141,7 +171,7 @@ def _measure(
             kept[number] = found
             load = max(load, _load() - threads)
             progress.advance()
-    return [kept[number] for number in sorted(kept)], load
+    return {number: kept[number] for number in sorted(kept)}, load
 
 
 def time_calls(work: Prepared, clock: Callable[[], float] = time.perf_counter) -> tuple[float, float]:
@@ -183,8 +213,10 @@ def _read(path: Path) -> Measurement | None:
 
 
 def _profile(
-    measured: Sequence[Measurement], planned: int, settings: dict[str, Any], load: float, name: str
+    found: Mapping[int, Measurement], planned: int, settings: dict[str, Any], load: float, name: str
 ) -> Profile:
+    """What is fitted for all layers, as a device file."""
+    measured = list(found.values())
     fitted = fit_times(measured)
     spread = float(np.median([each.spread for each in measured]))
     warnings = []
@@ -218,12 +250,53 @@ def _profile(
     return Profile(fitted, document, tuple(warnings), len(measured), planned)
 
 
-def _text(document: dict[str, Any], suffix: str) -> str:
+def _with_networks(
+    found: Profile, halves: Sequence[tuple[LayerGraph, list[Half]]], measured: Sequence[Measurement | None]
+) -> Profile:
+    """With the times of networks of their own, where any are asked for; ``measured`` are their halves, in order."""
+    if not halves:
+        return found
+    rest, fitted, entries = iter(measured), [], []
+    for graph, each in halves:
+        own = [(half, one.seconds) for half, one in zip(each, rest, strict=False) if one is not None]
+        fitted.append(fit_network(graph, found.fitted.times, found.fitted.call_s, own))
+        entries.append(_entry(graph, fitted[-1], own))
+    document = {**found.document, "network_seconds": entries}
+    return replace(found, networks=tuple(fitted), document=document)
+
+
+def _entry(graph: LayerGraph, fitted: FittedNetwork, measured: Sequence[tuple[Half, float]]) -> dict[str, Any]:
+    """A network's times as the device file holds them, with the halves that they were fitted to."""
+    times = fitted.times
+    return {
+        "network": times.network,
+        "input_px": times.input_px,
+        "fingerprint": times.fingerprint,
+        "call": times.call_s,
+        "layers": {layer.name: list(row) for layer, row in zip(graph.layers, times.rows, strict=True)},
+        "held_out_error": {"halves": fitted.error, "halves_by_layer_seconds": fitted.layer_error},
+        "measured": {
+            "columns": ["side", "cut", "pruned", "seconds"],
+            "halves": [
+                [half.side, half.cut, "held out" if half.pruned is None else half.pruned, seconds]
+                for half, seconds in measured
+            ],
+        },
+    }
+
+
+def document_text(document: dict[str, Any], suffix: str) -> str:
+    """A device file's content: JSON, or YAML with a line for each of many rows."""
     if suffix == ".json":
         return json.dumps(document, indent=2) + "\n"
     import yaml
 
-    return yaml.safe_dump(document, sort_keys=False)
+    networks = document.get("network_seconds")
+    text: str = yaml.safe_dump({key: document[key] for key in document if key != "network_seconds"}, sort_keys=False)
+    if networks is None:
+        return text
+    rows: str = yaml.safe_dump({"network_seconds": networks}, sort_keys=False, default_flow_style=None, width=120)
+    return text + rows
 
 
 def _load() -> float:

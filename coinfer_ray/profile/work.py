@@ -6,7 +6,7 @@ do not depend on what the weights are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from coinfer_ray.models.layers import Layer, LayerGraph
 from coinfer_ray.problem.layer_times import FREE, terms_of
 from coinfer_ray.problem.space import SearchSpace
 
-Part = Literal["layer", "run", "half"]
+Part = Literal["layer", "run", "half", "cut", "held out"]  # the last two are of one network's own times
 SHARES = ((1.0, 1.0), (0.5, 0.95), (0.15, 0.5))  # of the channels, between which a layer's are drawn
 RUNS = 24  # of each network
 HALVES = 6  # cuts of each network, of which both halves are measured
@@ -94,13 +94,13 @@ def _runs(graph: LayerGraph, rng: np.random.Generator) -> Iterator[Work]:
     """Short runs of layers between two places at which one tensor crosses, of a network pruned at random."""
     points = np.array(graph.cut_points)
     for number in range(RUNS):
-        pruned = _pruned(graph, rng)
+        pruned = pruned_at_random(graph, rng).layers
         first = int(rng.integers(0, len(points) - 1))
         near = points[(points > points[first]) & (points <= points[first] + LONGEST_RUN)]
         if len(near):
             layers = pruned[points[first] : int(rng.choice(near))]
             if any(layer.kind not in FREE for layer in layers):
-                yield Work(f"{graph.model}-{graph.input_px}-run-{number}", "run", tuple(layers))
+                yield Work(f"{graph.model}-{graph.input_px}-run-{number}", "run", layers)
 
 
 def _halves(graph: LayerGraph, rng: np.random.Generator) -> Iterator[Work]:
@@ -108,25 +108,30 @@ def _halves(graph: LayerGraph, rng: np.random.Generator) -> Iterator[Work]:
     yield Work(f"{graph.model}-{graph.input_px}-whole", "half", graph.layers)
     inner = np.array(graph.cut_points[1:-1])
     for number, point in enumerate(sorted(rng.permutation(inner)[:HALVES].tolist())):
-        layers = graph.layers if number % 2 else tuple(_pruned(graph, rng))
+        layers = graph.layers if number % 2 else pruned_at_random(graph, rng).layers
         for side, half in (("device", layers[:point]), ("server", layers[point:])):
             if any(layer.kind not in FREE for layer in half):
                 yield Work(f"{graph.model}-{graph.input_px}-{side}-{point}", "half", half)
 
 
-def _pruned(graph: LayerGraph, rng: np.random.Generator) -> list[Layer]:
-    """The layers of ``graph`` pruned at random: every set by a ratio of its own, around a common one."""
+def pruned_at_random(graph: LayerGraph, rng: np.random.Generator) -> LayerGraph:
+    """``graph`` pruned at random: every set by a ratio of its own, around a common one."""
     space = SearchSpace(graph)
     levels = np.zeros(len(space.variables), dtype=np.int64)
     common = rng.uniform(0, 0.6)
     for row in range(space.sets):
         levels[row] = int(np.clip(common + rng.normal(0, 0.15), 0, 0.9) * space.tables.n_levels[row])
-    kept = space.kept_channels(space.strategy(levels))
-    return [
+    return with_kept(graph, space.kept_channels(space.strategy(levels)))
+
+
+def with_kept(graph: LayerGraph, kept: Mapping[str, int]) -> LayerGraph:
+    """``graph`` with so many channels of each prunable set."""
+    layers = tuple(
         replace(
             layer,
             in_channels=layer.in_channels if layer.in_set is None else kept[layer.in_set],
             out_channels=layer.out_channels if layer.out_set is None else kept[layer.out_set],
         )
         for layer in graph.layers
-    ]
+    )
+    return replace(graph, layers=layers)

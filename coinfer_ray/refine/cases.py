@@ -47,10 +47,12 @@ def cases_of(grid: Grid, model: str) -> list[Case]:
     """All scenarios of a grid, in its order.
 
     Raises:
-        InputError: the grid is of other networks than ``model``, has more than :data:`MAX_CASES` scenarios, or measured
-            times of layers.
+        InputError: the grid is of other networks than ``model``, has more than :data:`MAX_CASES` scenarios, measured
+            times of layers, or another objective than latency.
     """
     refuse_times("refine", grid.device, grid.server)
+    if grid.objective != "latency":
+        raise InputError(f"refine: looks for the least latency, and the grid asks for {grid.objective}; leave that out")
     if grid.models != (model,):
         raise InputError(f"grid: is of {', '.join(grid.models)}, the search of {model}; give a grid of {model} alone")
     if len(grid) > MAX_CASES:

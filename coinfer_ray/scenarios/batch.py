@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coinfer_ray.scenarios.grid import Grid
+from coinfer_ray.scenarios.grid import Grid, GridObjective
 from coinfer_ray.scenarios.scenario import Goal, Objective, Scenario
 
 
@@ -55,12 +55,11 @@ class ScenarioBatch:
         )
 
     @classmethod
-    def of_grid(cls, grid: Grid, start: int, stop: int) -> ScenarioBatch:
-        """Scenarios ``start`` to ``stop - 1`` of a grid, by their latency."""
+    def of_grid(cls, grid: Grid, start: int, stop: int, objective: GridObjective = "latency") -> ScenarioBatch:
+        """Scenarios ``start`` to ``stop - 1`` of a grid, by their latency or their energy."""
+        weights = grid.weights(start, stop) if objective == "latency" else grid.energy_weights(start, stop)
         columns = grid.columns(start, stop)
-        return cls(
-            grid.weights(start, stop), columns["max_loss"], columns["confidence"], columns["snr_db"], first=start
-        )
+        return cls(weights, columns["max_loss"], columns["confidence"], columns["snr_db"], first=start)
 
 
 def weight_rows(weights: Sequence[Sequence[float]]) -> NDArray[np.float64]:

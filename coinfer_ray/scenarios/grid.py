@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coinfer_ray.errors import InputError
 from coinfer_ray.scenarios.scenario import check_confidence
 
 if TYPE_CHECKING:
     from coinfer_ray.problem.costs import Times
-    from coinfer_ray.problem.layer_times import LayerTimes
+    from coinfer_ray.problem.network_times import SideTimes
     from coinfer_ray.problem.space import Cuts
 
 SPEEDS = {"device": "device_flops_per_s", "server": "server_flops_per_s", "link": "rate_bps"}
+GridObjective = Literal["latency", "energy"]
 AXES = ("model", "device", "server", "link", "max_loss", "confidence")  # the last varies fastest
 
 
@@ -24,19 +26,22 @@ AXES = ("model", "device", "server", "link", "max_loss", "confidence")  # the la
 class Axis:
     """n entries of one axis of a grid: ``labels[label[i]]`` names entry i, ``columns[name][i]`` is its number, or
     ``columns[name][m, i]`` where network m of the grid has its own. ``times[i]``, where it is there, are the measured
-    times of layers on entry i, whose costs are seconds (:mod:`coinfer_ray.problem.layer_times`)."""
+    times of layers on entry i, whose costs are seconds (:mod:`coinfer_ray.problem.layer_times`,
+    :mod:`coinfer_ray.problem.network_times`)."""
 
     labels: tuple[str, ...]
     label: NDArray[np.int32]
     columns: dict[str, NDArray[np.float64]]
-    times: Mapping[int, LayerTimes] = field(default_factory=dict)
+    times: Mapping[int, SideTimes] = field(default_factory=dict)
+    powers: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # (n,) each, NaN where not known
 
-    def only(self, times: LayerTimes | None) -> Axis:
+    def only(self, times: SideTimes | None) -> Axis:
         """The entries with these times alone."""
         rows = [row for row in range(len(self)) if self.times.get(row) == times]
         columns = {name: values[..., rows] for name, values in self.columns.items()}
         kept = {} if times is None else dict.fromkeys(range(len(rows)), times)
-        return Axis(self.labels, self.label[rows], columns, kept)
+        powers = {name: values[rows] for name, values in self.powers.items()}
+        return Axis(self.labels, self.label[rows], columns, kept, powers)
 
     def numbers(
         self, column: str, model: NDArray[np.int32], entry: NDArray[np.int32], *, invert: bool = False
@@ -54,7 +59,7 @@ class Grid:
     """All combinations of its axes. Scenario numbers run from 0 to ``len(grid) - 1``.
 
     ``document`` is the grid as JSON can say it, with files and presets resolved: two grids with equal documents
-    hold the same scenarios under the same numbers.
+    hold the same scenarios under the same numbers. ``objective``: what the best strategy has least of.
     """
 
     models: tuple[str, ...]
@@ -66,6 +71,7 @@ class Grid:
     seed: int
     cuts: Cuts
     document: dict[str, Any]
+    objective: GridObjective = "latency"
 
     def __len__(self) -> int:
         return len(self.models) * self.per_model
@@ -189,3 +195,56 @@ class Grid:
             trip = self.link.columns["round_trip_s"][entries["link"]]
             weights[:, 3] = trip + self.server.columns["per_crossing_s"][entries["server"]]
         return weights
+
+    @property
+    def knows_energy(self) -> bool:
+        """Whether the energy of any scenario is known."""
+        known = ~np.isnan(self.device.powers["compute_w"])
+        own = known & ~np.isnan(self.device.powers["radio_w"])
+        return bool(own.any() or (known.any() and not np.isnan(self._radio_w()).all()))
+
+    def _radio_w(self) -> NDArray[np.float64]:
+        """(links,) what sending over each draws of a device that does not say so itself (W); NaN beyond the rates at
+        which it is known (:class:`coinfer_ray.scenarios.scenario.RadioPower`)."""
+        link, rate = self.link.powers, self.link.columns["rate_bps"]
+        power = link["base_w"] + link["w_per_mbps"] * rate / 1e6
+        return np.where(rate > link["up_to_mbps"] * 1e6, np.nan, power)
+
+    def energy_weights(self, start: int, stop: int) -> NDArray[np.float64]:
+        """(stop - start, 3) or (stop - start, 4): the weights of each scenario in joules (:meth:`Scenario.weights`),
+        NaN where powers are not known."""
+        entries, weights = self.entries(start, stop), self.weights(start, stop)
+        device = {name: values[entries["device"]] for name, values in self.device.powers.items()}
+        radio = np.where(np.isnan(device["radio_w"]), self._radio_w()[entries["link"]], device["radio_w"])
+        idle = np.nan_to_num(device["idle_w"])
+        weights[:, 0] *= device["compute_w"]
+        weights[:, 1] *= idle
+        weights[:, 2] *= radio
+        if self.crossing_takes_time:
+            weights[:, 3] *= idle
+        return weights
+
+    def objective_weights(self, start: int, stop: int) -> NDArray[np.float64]:
+        """The weights of what the grid asks for."""
+        return self.weights(start, stop) if self.objective == "latency" else self.energy_weights(start, stop)
+
+    def check_powers(self) -> None:
+        """Raise InputError where the energy of a scenario is not known, naming its device or its link."""
+        compute_w, radio_w = (self.device.powers[name] for name in ("compute_w", "radio_w"))
+        power, rates = self._radio_w(), self.link.columns["rate_bps"]
+        needs_link = np.isnan(radio_w)
+        silent = np.isnan(self.link.powers["base_w"])
+        unknown = np.isnan(compute_w) | (needs_link & silent.any())
+        if unknown.any():
+            name = self.device.labels[self.device.label[np.flatnonzero(unknown)[0]]]
+            raise InputError(
+                f"device: the powers of {name} are not known; for energy give it compute_w and radio_w (or links with "
+                "a radio)"
+            )
+        if needs_link.any() and np.isnan(power).any():
+            link = int(np.flatnonzero(np.isnan(power))[0])
+            raise InputError(
+                f"link: the radio's power of {self.link.labels[self.link.label[link]]} is known up to "
+                f"{self.link.powers['up_to_mbps'][link]:g} Mb/s, and it has {rates[link] / 1e6:g}; give the device a "
+                "radio_w, or a slower link"
+            )

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.problem.network_times import MeasuredSide, SideTimes
 from coinfer_ray.scenarios.grid import Axis, Grid
 from coinfer_ray.scenarios.scenario import (
     DEFAULT_CONFIDENCE,
@@ -25,7 +26,16 @@ from coinfer_ray.scenarios.scenario import (
     check_confidence,
     check_max_loss,
 )
-from coinfer_ray.scenarios.schema import DeviceItem, GridFile, LinkItem, ServerItem, _Item, _keys, _milliseconds
+from coinfer_ray.scenarios.schema import (
+    DeviceItem,
+    GridFile,
+    LinkItem,
+    ServerItem,
+    _Item,
+    _keys,
+    _milliseconds,
+    load_factor,
+)
 
 MAX_SCENARIOS = 2**62
 MAX_NODES = 20_000_000  # values of a YAML file
@@ -135,10 +145,22 @@ def server_of(
     gflops: float | None = None,
     network: str | None = None,
     cost_model: CostModel | None = None,
+    load: float | None = None,
 ) -> Server:
-    """A server, as :func:`device_of` finds a device."""
+    """A server, as :func:`device_of` finds a device.
+
+    ``load``, where it is given, goes before that of the file: beside other work all takes 1 + load times as long. A
+    :class:`Server` of that many FLOP/s has so many fewer.
+    """
     chosen = _one_of("server", given, {"gflops": gflops})
-    return chosen if isinstance(chosen, Server) else one_server(chosen, network, cost_model)
+    if load is not None:
+        try:
+            load = load_factor(load)
+        except ValueError as error:
+            raise InputError(f"server load: {error}") from None
+    if isinstance(chosen, Server):
+        return chosen if load is None else replace(chosen, flops_per_s=chosen.flops_per_s / (1 + load))
+    return one_server(chosen, network, cost_model, load)
 
 
 def link_of(
@@ -175,10 +197,11 @@ class ScenarioNumbers(TypedDict, total=False):
 
     ``device_gflops``, ``server_gflops``: speeds in 1e9 FLOP/s. ``rate_mbps``: uplink rate in 1e6 bit/s;
     ``bandwidth_mhz`` and ``snr_db``: the same by Shannon's formula. ``round_trip_ms``: what crossing the link takes
-    besides, in 1e-3 s (default: the link's own, 0 for the paper's). ``cost_model``: ``layers``, measured times of
-    layers, or ``flops``, operations over a speed, where a file has both (default: the times). ``max_loss``: allowed
-    loss of accuracy, a share (default 0.02). ``confidence``: how sure it must be that an answer keeps to the bound
-    (default 0.9; None: predictions as they are).
+    besides, in 1e-3 s (default: the link's own, 0 for the paper's). ``server_load``: beside its other work all that the
+    server computes takes 1 + that as long (default: the file's own, else 0). ``cost_model``: ``flops``, operations over
+    a speed, ``layers``, measured times of layers, or ``profile``, measured halves of the network, where a file has
+    several (default: the last of these that it has). ``max_loss``: allowed loss of accuracy, a share (default 0.02).
+    ``confidence``: how sure it must be that an answer keeps to the bound (default 0.9; None: predictions as they are).
     """
 
     device_gflops: float | None
@@ -187,6 +210,7 @@ class ScenarioNumbers(TypedDict, total=False):
     bandwidth_mhz: float | None
     snr_db: float | None
     round_trip_ms: float | None
+    server_load: float | None
     cost_model: CostModel | None
     max_loss: float
     confidence: float | None
@@ -217,12 +241,10 @@ def resolve(*, network: str | None = None, **options: Unpack[ScenarioOptions]) -
     if cost_model is not None:
         check_name("cost model", cost_model, get_args(CostModel))
     device = device_of(options.get("device"), options.get("device_gflops"), network, cost_model)
-    server = server_of(options.get("server"), options.get("server_gflops"), network, cost_model)
-    if cost_model == "layers" and device.times is None and server.times is None:
-        raise InputError(
-            "cost model: layers needs measured times of the device's or the server's layers; give --device FILE as "
-            "`coinfer profile` writes it"
-        )
+    server = server_of(
+        options.get("server"), options.get("server_gflops"), network, cost_model, options.get("server_load")
+    )
+    check_measured("cost model", cost_model, (device.times, server.times))
     return Scenario(
         device=device,
         server=server,
@@ -236,6 +258,19 @@ def resolve(*, network: str | None = None, **options: Unpack[ScenarioOptions]) -
         max_loss=max_loss,
         confidence=confidence,
     )
+
+
+def check_measured(where: str, cost_model: CostModel | None, times: Sequence[SideTimes | None]) -> None:
+    """Raise InputError where a cost model is asked for that none of the sides' ``times`` has."""
+    if cost_model == "layers" and not any(times):
+        raise InputError(
+            f"{where}: layers needs a device or a server with layer_seconds; give a file as `coinfer profile` writes it"
+        )
+    if cost_model == "profile" and not any(isinstance(each, MeasuredSide) for each in times):
+        raise InputError(
+            f"{where}: profile needs a device or a server with network_seconds; give a file as "
+            "`coinfer profile --network NAME` writes it"
+        )
 
 
 def _one_of(what: str, given: T | None, numbers: Mapping[str, float | None]) -> T | dict[str, float]:
@@ -275,18 +310,18 @@ def parse_grid(document: Any, where: str = "grid") -> Grid:
     grid = Grid(
         models=tuple(file.model),
         device=_joined([item.axis(file.model, file.cost_model) for item in file.device]),
-        server=_joined([item.axis(file.model, file.cost_model) for item in file.server]),
+        server=_joined([item.axis(file.model, file.cost_model, file.server_load) for item in file.server]),
         link=_joined([item.axis() for item in file.link]),
         max_loss=np.array(file.max_loss),
         confidence=np.array(file.confidence),
         seed=file.seed,
         cuts=file.cuts,
         document=document,
+        objective=file.objective,
     )
-    if file.cost_model == "layers" and not (grid.device.times or grid.server.times):
-        raise InputError(
-            f"{where}: cost_model: layers needs a device or a server with layer_seconds (`coinfer profile`)"
-        )
+    if grid.objective == "energy":
+        grid.check_powers()
+    check_measured(f"{where}: cost_model", file.cost_model, (*grid.device.times.values(), *grid.server.times.values()))
     if len(grid.models) * grid.per_model > MAX_SCENARIOS:
         raise InputError(f"{where}: {len(grid.models) * grid.per_model:,} scenarios; at most {MAX_SCENARIOS:,}")
     return grid if file.round_trip_ms is None else grid.with_round_trip(file.round_trip_ms / 1e3)
@@ -299,10 +334,12 @@ def one_device(given: Any, network: str | None = None, cost_model: CostModel | N
     return Device(item.label(), speed, item.compute_w, item.radio_w, item.idle_w, item.times(cost_model))
 
 
-def one_server(given: Any, network: str | None = None, cost_model: CostModel | None = None) -> Server:
-    """A single server from a name, a YAML file or a mapping; the rest as in :func:`device_of`."""
+def one_server(
+    given: Any, network: str | None = None, cost_model: CostModel | None = None, load: float | None = None
+) -> Server:
+    """A single server from a name, a YAML file or a mapping; the rest as in :func:`server_of`."""
     item = _one("server", ServerItem, given)
-    speed = item.speeds(() if network is None else (network,), cost_model).item()
+    speed = item.loaded_speeds(() if network is None else (network,), cost_model, load).item()
     return Server(item.label(), speed, item.per_crossing_ms / 1e3, item.times(cost_model))
 
 
@@ -404,6 +441,7 @@ def _joined(parts: list[Axis]) -> Axis:
         np.concatenate([np.full(len(part), labels.index(part.labels[0]), dtype=np.int32) for part in parts]),
         {name: _side_by_side([part.columns[name] for part in parts]) for name in parts[0].columns},
         {first + row: times for first, part in zip(starts, parts, strict=True) for row, times in part.times.items()},
+        {name: np.concatenate([part.powers[name] for part in parts]) for name in parts[0].powers},
     )
 
 

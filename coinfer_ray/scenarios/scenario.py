@@ -19,13 +19,13 @@ import numpy as np
 from coinfer_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from coinfer_ray.problem.layer_times import LayerTimes
+    from coinfer_ray.problem.network_times import SideTimes
 
 DEFAULT_CONFIDENCE = 0.9
 
 Objective = Literal["latency", "energy"]  # weighted sums of a strategy's costs
 Goal = Literal["latency", "energy", "throughput"]  # the last is no sum: a stream's slowest stage counts
-CostModel = Literal["flops", "layers"]  # operations over a speed, or measured times of layers
+CostModel = Literal["flops", "layers", "profile"]  # operations over a speed; measured times of layers, of the network
 Given: TypeAlias = "str | Path | Mapping[str, Any]"  # a preset's name, a YAML file, or what such a file holds
 
 # Table II, FLOP/s. Table III, bit/s.
@@ -46,20 +46,21 @@ class Device:
     compute_w: float | None = None
     radio_w: float | None = None
     idle_w: float | None = None
-    times: LayerTimes | None = None
+    times: SideTimes | None = None
 
 
 @dataclass(frozen=True)
 class Server:
     """Where the second half runs. ``per_crossing_s`` is what it takes to take in a request and to answer it (s).
 
-    ``times`` as a :class:`Device` has them.
+    Other work on it is in ``flops_per_s``, which is then less, and less than 1 where its costs are seconds. ``times``
+    as a :class:`Device` has them.
     """
 
     name: str
     flops_per_s: float
     per_crossing_s: float = 0.0
-    times: LayerTimes | None = None
+    times: SideTimes | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Scenario:
     confidence: float | None = DEFAULT_CONFIDENCE
 
     @property
-    def times(self) -> tuple[LayerTimes | None, LayerTimes | None]:
+    def times(self) -> tuple[SideTimes | None, SideTimes | None]:
         """The measured times of the device's layers and of the server's, for the problem that it is of."""
         return self.device.times, self.server.times
 

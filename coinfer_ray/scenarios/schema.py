@@ -15,8 +15,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.problem.layer_times import LayerTimes
+from coinfer_ray.problem.network_times import Coefficients, MeasuredSide, NetworkTimes, SideTimes
 from coinfer_ray.problem.space import Cuts
-from coinfer_ray.scenarios.grid import Axis
+from coinfer_ray.scenarios.grid import Axis, GridObjective
 from coinfer_ray.scenarios.presets import presets_of
 from coinfer_ray.scenarios.scenario import (
     DEFAULT_CONFIDENCE,
@@ -26,6 +27,7 @@ from coinfer_ray.scenarios.scenario import (
 )
 
 MAX_NUMBERS = 10_000_000  # of one axis
+MAX_LOAD = 1e6
 MAX_CROSSING_MS = 1e9  # far above any link's; times remain numbers that can be added up
 SHOWN = 60  # characters of a value in an error message
 _SPACINGS: dict[str, Callable[[float, float, int], np.ndarray]] = {"logspace": np.geomspace, "linspace": np.linspace}
@@ -143,6 +145,18 @@ def _milliseconds(value: Any) -> float:
     return number
 
 
+def load_factor(value: Any) -> float:
+    """By how many times itself other work makes all that a server does longer.
+
+    Raises:
+        ValueError: it is negative, or no number.
+    """
+    number = _number(value)
+    if not 0 <= number <= MAX_LOAD:
+        raise ValueError(f"{number:g} must be in [0, {MAX_LOAD:g}]; 0 is an idle server, 1 takes twice as long")
+    return number
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{value!r} must be a name")
@@ -156,6 +170,7 @@ Speed = Annotated[float, BeforeValidator(_speed)]
 Shares = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_share)]
 Confidences = Annotated[tuple[float, ...], BeforeValidator(_confidences)]
 Power = Annotated[float, BeforeValidator(_power)]
+Load = Annotated[float, BeforeValidator(load_factor)]
 Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]
 Name = Annotated[str, BeforeValidator(_text)]
 
@@ -199,12 +214,40 @@ class LayerSeconds(BaseModel):
         return self
 
 
+def _seconds(values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"{value:g} must be >= 0 and finite: no layer may get slower as channels go")
+    return values
+
+
+class NetworkSeconds(BaseModel):
+    """The numbers of :class:`coinfer_ray.problem.network_times.NetworkTimes`, by layer, and what they rest on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    network: Name
+    input_px: Annotated[int, Field(ge=1)]
+    fingerprint: Name
+    call: Power
+    layers: Annotated[dict[str, Annotated[Coefficients, AfterValidator(_seconds)]], Field(min_length=1)]
+    held_out_error: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _any(self) -> NetworkSeconds:
+        if not any(map(any, self.layers.values())):
+            raise ValueError("layers: all of them take 0 s; at least one number must be > 0")
+        return self
+
+
 class _Side(_Item):
     """A device or a server: one speed for all networks, or several; or one for each network."""
 
     gflops: Speeds | None = None
     gflops_by_network: Annotated[dict[str, Speed], Field(min_length=1)] | None = None
     layer_seconds: LayerSeconds | None = None
+    network_seconds: Annotated[list[NetworkSeconds], Field(min_length=1)] | None = None
     held_out_error: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
 
@@ -213,13 +256,30 @@ class _Side(_Item):
         speeds = (self.gflops is not None) + (self.gflops_by_network is not None)
         if speeds > 1 or not (speeds or self.layer_seconds):
             raise ValueError("needs either gflops, or gflops_by_network, or layer_seconds")
+        if self.network_seconds and not self.layer_seconds:
+            raise ValueError("network_seconds needs layer_seconds beside it, by which the codec is counted")
         return self
 
-    def times(self, cost_model: CostModel | None = None) -> LayerTimes | None:
+    def times(self, cost_model: CostModel | None = None) -> SideTimes | None:
         """The times of its layers; None where its speed is to count, or is all that is known."""
         if self.layer_seconds is None or cost_model == "flops":
             return None
-        return LayerTimes(**self.layer_seconds.model_dump())
+        layers = LayerTimes(**self.layer_seconds.model_dump())
+        if self.network_seconds is None or cost_model == "layers":
+            return layers
+        networks = tuple(
+            NetworkTimes(
+                each.network,
+                each.input_px,
+                each.fingerprint,
+                tuple(each.layers),
+                tuple(each.layers.values()),
+                each.call,
+                layers,
+            )
+            for each in self.network_seconds
+        )
+        return MeasuredSide(self.label(), layers, networks, required=cost_model == "profile")
 
     def speeds(self, networks: Sequence[str], cost_model: CostModel | None = None) -> np.ndarray:
         """(n,) speeds in FLOP/s; (networks, 1) where each network has its own; 1 where costs are seconds.
@@ -264,7 +324,9 @@ class DeviceItem(_Side):
     idle_w: Power | None = None
 
     def axis(self, networks: Sequence[str], cost_model: CostModel | None) -> Axis:
-        return _axis(self.label(), {"device_flops_per_s": self.speeds(networks, cost_model)}, self.times(cost_model))
+        columns = {"device_flops_per_s": self.speeds(networks, cost_model)}
+        powers = {"compute_w": self.compute_w, "radio_w": self.radio_w, "idle_w": self.idle_w}
+        return _axis(self.label(), columns, self.times(cost_model), powers)
 
 
 class ServerItem(_Side):
@@ -272,9 +334,14 @@ class ServerItem(_Side):
     presets = {name: preset.item() for name, preset in presets_of("server").items()}
 
     per_crossing_ms: Milliseconds = 0.0
+    load: Load = 0.0
 
-    def axis(self, networks: Sequence[str], cost_model: CostModel | None) -> Axis:
-        speeds = self.speeds(networks, cost_model)
+    def loaded_speeds(self, networks: Sequence[str], cost_model: CostModel | None, load: float | None) -> np.ndarray:
+        """:meth:`speeds` as they are beside the server's other work: divided by 1 + its load, or ``load`` instead."""
+        return self.speeds(networks, cost_model) / (1 + (self.load if load is None else load))
+
+    def axis(self, networks: Sequence[str], cost_model: CostModel | None, load: float | None = None) -> Axis:
+        speeds = self.loaded_speeds(networks, cost_model, load)
         columns = {
             "server_flops_per_s": speeds,
             "per_crossing_s": np.full(speeds.shape[-1], self.per_crossing_ms / 1e3),
@@ -326,7 +393,9 @@ class LinkItem(_Item):
             snr = np.array([decibels for _, decibels in pairs])
             label = f"{_range(self.bandwidth_mhz)} MHz, {_range(self.snr_db)} dB"
         round_trip = np.full(len(rate), self.round_trip_ms / 1e3)
-        return _axis(self.name or label, {"rate_bps": rate, "snr_db": snr, "round_trip_s": round_trip})
+        powers = {key: None if self.radio is None else getattr(self.radio, key) for key in Radio.model_fields}
+        columns = {"rate_bps": rate, "snr_db": snr, "round_trip_s": round_trip}
+        return _axis(self.name or label, columns, powers=powers)
 
 
 class GridFile(BaseModel):
@@ -339,6 +408,8 @@ class GridFile(BaseModel):
     max_loss: Shares
     confidence: Confidences = (DEFAULT_CONFIDENCE,)
     round_trip_ms: Milliseconds | None = None
+    server_load: Load | None = None
+    objective: GridObjective = "latency"
     cost_model: CostModel | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     cuts: Cuts = "all"
@@ -353,6 +424,12 @@ def _range(values: tuple[float, ...]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _axis(label: str, columns: dict[str, np.ndarray], times: LayerTimes | None = None) -> Axis:
+def _axis(
+    label: str,
+    columns: dict[str, np.ndarray],
+    times: SideTimes | None = None,
+    powers: Mapping[str, float | None] | None = None,
+) -> Axis:
     length = next(iter(columns.values())).shape[-1]
-    return Axis((label,), np.zeros(length, dtype=np.int32), columns, {} if times is None else {0: times})
+    known = {name: np.full(length, np.nan if value is None else value) for name, value in (powers or {}).items()}
+    return Axis((label,), np.zeros(length, dtype=np.int32), columns, {} if times is None else {0: times}, known)

@@ -102,7 +102,7 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
     if how.atlases is not None:
         found = Found.by_atlas(problem, grid, chunk.start, chunk.stop, how.atlases[key])
     else:
-        batch = ScenarioBatch.of_grid(grid, chunk.start, chunk.stop)
+        batch = ScenarioBatch.of_grid(grid, chunk.start, chunk.stop, grid.objective)
         scenarios = Scenarios(batch.weights, problem.base_accuracy - batch.max_loss, batch.snr_db)
         solutions = solve(
             problem,

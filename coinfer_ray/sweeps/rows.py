@@ -13,7 +13,7 @@ from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.problem.costs import parts
 from coinfer_ray.scenarios.batch import ScenarioBatch
-from coinfer_ray.scenarios.grid import Grid
+from coinfer_ray.scenarios.grid import Grid, GridObjective
 from coinfer_ray.sweeps.found import NOTHING, Found, measured_speeds, strategy_ids
 
 if TYPE_CHECKING:
@@ -53,28 +53,31 @@ FULL = (
     *(f"{name}_s" for name in PLAIN_METHODS),
     "evaluations",
 )
+ENERGY = ("energy_j", "lower_bound_j")  # in full rows where they are known
 SETS = {"full": FULL, "compact": COMPACT}
 ROW_GROUP = 1 << 18
 SOURCES = ("base", "measured", "predicted")
 _NUMBERED = ("device", "server", "link", "cut_after", "accuracy_source", "strategy", "strategy_id", "feature_bits")
 
 
-def chosen_columns(asked: str | Sequence[str]) -> tuple[str, ...]:
+def chosen_columns(asked: str | Sequence[str], grid: Grid | None = None) -> tuple[str, ...]:
     """The columns that ``full``, ``compact``, or names, in a sequence or with commas between, stand for.
 
-    ``scenario`` is always the first: without it a row says nothing.
+    ``scenario`` is always the first: without it a row says nothing. ``full`` of a ``grid`` in which the energy of any
+    scenario is known has that as well, and its lower bound where it is the objective.
 
     Raises:
         InputError: a column that a sweep does not have.
     """
     if isinstance(asked, str) and asked in SETS:
-        return SETS[asked]
+        known = 0 if grid is None or asked != "full" else grid.knows_energy + (grid.objective == "energy")
+        return (*SETS[asked], *ENERGY[:known])
     names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)
     for name in names:
-        check_name("columns", name, (*SETS, *FULL))
+        check_name("columns", name, (*SETS, *FULL, *ENERGY))
         if name in SETS:
             raise InputError(f"columns: {name} stands for a set of columns; give it alone")
-    return ("scenario", *(name for name in FULL if name in names and name != "scenario"))
+    return ("scenario", *(name for name in (*FULL, *ENERGY) if name in names and name != "scenario"))
 
 
 def make_table(
@@ -86,8 +89,8 @@ def make_table(
     columns: Sequence[str],
     document: Mapping[str, Any],
 ) -> pa.Table:
-    """The ``columns`` of the scenarios from ``start`` on. Times in seconds, ``uplink_bit`` in bits; nulls where no
-    strategy is feasible. Exactly the :data:`COMPACT` columns have their times in float32.
+    """The ``columns`` of the scenarios from ``start`` on. Times in seconds, energies in joules, ``uplink_bit`` in bits;
+    nulls where no strategy is feasible. Exactly the :data:`COMPACT` columns have their times in float32.
 
     ``key`` is the problem's in its sweep. The metadata holds ``document`` and the strategies that the rows name.
     """
@@ -246,10 +249,23 @@ class _Makers:
         known = self.problem.is_known(self.levels)
         return self._labelled(np.where(known, 0, np.where(self.measured, 1, 2)), SOURCES)
 
+    def _energy_j(self) -> Any:
+        weights = self.grid.energy_weights(self.start, self.stop)
+        joules = parts(self._once(self._costs)[self.index], weights).sum(axis=1)
+        return self._nullable(joules, np.isnan(joules))
+
     def _lower_bound_s(self) -> Any:
+        return self._bound("latency")
+
+    def _lower_bound_j(self) -> Any:
+        return self._bound("energy")
+
+    def _bound(self, objective: GridObjective) -> Any:
+        """What is proven of the objective, and nothing of the other one."""
         import pyarrow as pa
 
-        return pa.array(self.found.lower_bound, mask=~np.isfinite(self.found.lower_bound))
+        bound = self.found.lower_bound
+        return pa.array(bound, mask=~np.isfinite(bound) | (objective != self.grid.objective))
 
     def _points(self) -> np.ndarray:
         cut = self.problem.space.cut_variable

@@ -30,7 +30,7 @@ from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, OPTIMIZERS
 from coinfer_ray.runtime.executors import Envelope, Executor, make_executor
 from coinfer_ray.runtime.files import RUN_FILE, read_holder, read_run, run_folder, write_whole
 from coinfer_ray.runtime.progress import Progress
-from coinfer_ray.scenarios.grid import Grid
+from coinfer_ray.scenarios.grid import Grid, GridObjective
 from coinfer_ray.scenarios.read import parse_grid, read_grid, round_trip_of
 from coinfer_ray.scenarios.scenario import CostModel
 from coinfer_ray.sweeps.chunks import Chunk, How, file_name, problem_key, split_grid, start_worker, write_content
@@ -82,7 +82,9 @@ def sweep(
     seed: int | None = None,
     confidence: float | None = None,
     round_trip_ms: float | None = None,
+    server_load: float | None = None,
     cost_model: CostModel | None = None,
+    objective: GridObjective | None = None,
     certify: bool = False,
     time_limit_s: float | None = None,
     solver_options: Mapping[str, Any] | None = None,
@@ -108,8 +110,9 @@ def sweep(
         executor: ``ray``, ``local``, or an executor that the caller has entered. ``address`` and ``workers`` are
             for the first (:class:`RayExecutor`).
         seed, confidence: instead of the grid's own; so is ``cuts`` among the ``options``, and ``round_trip_ms``
-            (1e-3 s) of every link. ``cost_model``: ``flops`` counts operations where times of layers are measured,
-            too; ``layers`` asks for some.
+            (1e-3 s) of every link, and ``server_load`` of every server. ``cost_model``: ``flops`` counts operations
+            where times of layers are measured, too; ``layers`` and ``profile`` ask for some. ``objective``:
+            ``latency`` (s), or ``energy``, the device's (J), which needs the powers of every device.
         certify: prove a lower bound beside the answers of any optimizer.
         chunk: scenarios to a chunk; None suits the grid's size.
         columns: ``full``, ``compact`` (number, strategy and latency, from which the grid and the strategies give the
@@ -135,7 +138,9 @@ def sweep(
         seed=seed,
         confidence=confidence,
         round_trip_ms=round_trip_ms,
+        server_load=server_load,
         cost_model=cost_model,
+        objective=objective,
         certify=certify,
         time_limit_s=time_limit_s,
         solver_options=solver_options,
@@ -205,7 +210,9 @@ def prepare(
     seed: int | None,
     confidence: float | None,
     round_trip_ms: float | None,
+    server_load: float | None = None,
     cost_model: CostModel | None,
+    objective: GridObjective | None = None,
     certify: bool,
     time_limit_s: float | None,
     solver_options: Mapping[str, Any] | None,
@@ -224,13 +231,16 @@ def prepare(
         grid, networks = _named(grid)
     grid = grid if isinstance(grid, Grid) else read_grid(grid) if isinstance(grid, str | Path) else parse_grid(grid)
     check_name("solver", solver, SOLVERS)
-    wanted = chosen_columns(columns)
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk: {chunk} scenarios; at least 1 is needed")
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise InputError(f"shard: {shard[0]}/{shard[1]} is no part of a whole; give 1/4 to 4/4 for four parts")
-    if cost_model is not None:
-        grid = parse_grid({**grid.document, "cost_model": cost_model})
+    changed = {"cost_model": cost_model, "server_load": server_load, "objective": objective}
+    if changed := {key: value for key, value in changed.items() if value is not None}:
+        grid = parse_grid({**grid.document, **changed})
+    wanted = chosen_columns(columns, grid)
+    if grid.objective == "energy" and solver == "atlas":
+        raise InputError("solver: an atlas is of latencies; for energy take exact, or another solver")
     seed = grid.seed if seed is None else seed
     grid = grid if confidence is None else grid.asking(confidence)
     grid = grid if round_trip_ms is None else grid.with_round_trip(round_trip_of(round_trip_ms))
