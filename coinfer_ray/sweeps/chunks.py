@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.problem.costs import Times
 from coinfer_ray.runtime.executors import WorkerContext
-from coinfer_ray.runtime.files import read_holder, write_whole
+from coinfer_ray.runtime.places import open_store
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.sweeps.found import Found
@@ -77,20 +76,20 @@ def file_name(grid: Grid, chunk: Chunk) -> str:
 
 
 def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Chunk], tuple[Written, bytes | None]]:
-    """One worker: solves a chunk and writes its file, or returns its bytes where the folder is out of sight."""
+    """One worker: solves a chunk and writes its file, or returns its bytes where the store is out of sight."""
     grid: Grid = shared["grid"]
     # Arrays from the object store are read-only, which is another type to the compiler: one copy, one compilation.
     problems: dict[str, Problem] = copy.deepcopy(shared["problems"])
     how: How = copy.deepcopy(shared["how"])
-    folder = Path(shared["folder"])
-    sees_folder = read_holder(folder) == shared["holder"]
+    store = open_store(shared["address"])
+    sees_store = store.holder() == shared["holder"]
 
     def work(chunk: Chunk) -> tuple[Written, bytes | None]:
         content = encode(solve_chunk(grid, problems[key_of(grid, chunk)], chunk, how))
         written = Written.of(chunk.stop - chunk.start, content)
-        if not sees_folder:
+        if not sees_store:
             return written, content.to_pybytes()
-        write_content(folder / file_name(grid, chunk), content)
+        store.write(file_name(grid, chunk), content)
         return written, None
 
     return work
@@ -118,14 +117,3 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
         found = Found.of(solutions)
     document = {"solver": how.solver, "seed": how.seed, "problem": problem.provenance()}
     return make_table(key, problem, grid, chunk.start, found, how.columns, document)
-
-
-def write_content(path: Path, content: Any) -> None:
-    """Write a chunk's bytes, whole."""
-    path.parent.mkdir(exist_ok=True)
-
-    def fill(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(content)
-
-    write_whole(path, fill)
