@@ -19,9 +19,12 @@ from coinfer_ray.atlas import load_atlas
 from coinfer_ray.errors import InputError
 from coinfer_ray.report import read_sweep
 from coinfer_ray.runtime import lease, object_store
+from coinfer_ray.runtime.address import as_address
 from coinfer_ray.runtime.executors import LocalExecutor
+from coinfer_ray.runtime.files import run_folder
 from coinfer_ray.runtime.object_store import ObjectStore
-from coinfer_ray.runtime.places import as_address, local_copy, open_store
+from coinfer_ray.runtime.outputs import check_replaceable
+from coinfer_ray.runtime.places import local_copy, open_store
 from coinfer_ray.runtime.status import run_status
 from coinfer_ray.runtime.stores import Folder, Store
 from coinfer_ray.sweeps.manifest import MANIFEST_FILE, Manifest
@@ -422,6 +425,36 @@ def test_what_is_an_address() -> None:
     assert as_address("answers/") is None and as_address("/a:/b") is None and as_address(Path("x:/y")) is None
     assert str(open_store("file:///tmp/a%20b")) == "/tmp/a b"
     assert local_copy("file:///tmp/records.parquet", "records") == Path("/tmp/records.parquet")
+
+
+def test_a_worker_that_the_store_refuses_sends_its_rows(
+    s3: Any, prefix: str, records: Path, expected: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = ObjectStore.write
+
+    def refuse(self: ObjectStore, name: str, content: Any) -> None:
+        if self._lease is None:
+            raise InputError("permission denied")
+        written(self, name, content)
+
+    monkeypatch.setattr(ObjectStore, "write", refuse)
+    assert sweep(GRID, prefix, records=records, **QUICK).to_table().equals(expected)
+
+    def unreachable(address: str) -> None:
+        raise InputError("cannot be reached")
+
+    monkeypatch.setattr("coinfer_ray.sweeps.chunks.open_store", unreachable)
+    assert sweep(GRID, f"{prefix}-2", records=records, **QUICK).to_table().equals(expected)
+
+
+def test_other_commands_write_to_paths_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = "out: s3://bucket/x is an address, and only `coinfer sweep` writes to one; give a path"
+    with pytest.raises(InputError, match=told):
+        check_replaceable(Path("s3://bucket/x"), "page")
+    with pytest.raises(InputError, match=told), run_folder(Path("s3://bucket/x"), "collect", {}):
+        raise AssertionError
+    assert not list(tmp_path.iterdir())
 
 
 def test_file_addresses_are_folders(records: Path, expected: pa.Table, tmp_path: Path) -> None:

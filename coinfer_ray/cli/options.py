@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.runtime.places import as_address, local_copy
+from coinfer_ray.runtime.address import as_address
+from coinfer_ray.runtime.places import local_copy
 
 Command = TypeVar("Command", bound=Callable[..., None])
 

@@ -12,7 +12,7 @@ import typer
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import note, print_json, stdout_for_answers
 from coinfer_ray.errors import InputError
-from coinfer_ray.runtime.places import as_address
+from coinfer_ray.runtime.address import as_address
 
 if TYPE_CHECKING:
     from coinfer_ray.sweeps.sweep import Prepared

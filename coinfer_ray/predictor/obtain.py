@@ -35,8 +35,9 @@ from coinfer_ray.predictor.fit import (
 )
 from coinfer_ray.predictor.predictor import PREDICTOR_FORMAT, Predictor
 from coinfer_ray.records.store import Records, Split, shipped_file, shipped_records, with_few_bits
+from coinfer_ray.runtime.address import as_address
 from coinfer_ray.runtime.cache import cache_folder
-from coinfer_ray.runtime.places import as_address, local_copy
+from coinfer_ray.runtime.places import local_copy
 
 _SOURCES = ("coinfer_ray.predictor", "coinfer_ray.problem")  # the code that decides what a fit gives
 

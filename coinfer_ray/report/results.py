@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from coinfer_ray.errors import InputError
 from coinfer_ray.methods.proposed import Proposed
 from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
+from coinfer_ray.runtime.address import Place
 from coinfer_ray.runtime.files import RUN_FILE
-from coinfer_ray.runtime.places import Place, open_store
+from coinfer_ray.runtime.places import open_store
 from coinfer_ray.sweeps.manifest import Manifest
 from coinfer_ray.sweeps.reader import check_files, open_files
 

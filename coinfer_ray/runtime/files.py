@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.runtime.address import refuse_address
 
 RUN_FILE = "_run.json"  # pyarrow's data sets pass over names that begin with _ or a dot
 LOCK_FILE = ".coinfer.lock"
@@ -227,6 +228,7 @@ def claim_text(document: Mapping[str, Any]) -> str:
 
 def _check_claim(folder: Path, wanted: Mapping[str, Any], joins: Callable[[Path], bool] | None) -> None:
     """Raise the InputError of :func:`claim_folder`, or nothing; touches nothing."""
+    refuse_address(folder)
     if not (folder / RUN_FILE).exists():
         try:
             taken = any(not entry.name.startswith(".") for entry in folder.iterdir())

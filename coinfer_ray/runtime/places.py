@@ -1,35 +1,20 @@
-"""What a user names as the place of files: a path, or the address of a store (``s3://bucket/prefix``)."""
+"""What a user names as the place of files, opened: a path, or the address of a store (``s3://bucket/prefix``)."""
 
 from __future__ import annotations
 
 import atexit
 import hashlib
-import re
 import shutil
 import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.runtime.address import SCHEMES, Place, as_address
 from coinfer_ray.runtime.cache import cache_folder
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.object_store import ObjectStore
 from coinfer_ray.runtime.stores import Folder, Store
-
-SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "file")
-Place = str | Path
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/(/?)(.*)", re.DOTALL)
-
-
-def as_address(place: Place) -> str | None:
-    """The address that ``place`` is (``s3://bucket/prefix``), None for a path.
-
-    ``pathlib`` makes one slash of two; of the schemes that we know it is taken back.
-    """
-    found = _ADDRESS.fullmatch(str(place))
-    if found is None or not (found[2] or (isinstance(place, Path) and found[1] in SCHEMES)):
-        return None
-    return f"{found[1]}://{found[3]}"
 
 
 def open_store(place: Place | Store) -> Store:

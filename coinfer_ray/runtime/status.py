@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.runtime.places import Place, open_store
+from coinfer_ray.runtime.address import Place
+from coinfer_ray.runtime.places import open_store
 from coinfer_ray.runtime.stores import Folder
 
 

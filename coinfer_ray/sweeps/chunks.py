@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -11,11 +12,13 @@ from urllib.parse import quote
 from coinfer_kernels import Scenarios
 
 from coinfer_ray.atlas.atlas import StrategyAtlas
+from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.problem.costs import Times
 from coinfer_ray.runtime.executors import WorkerContext
 from coinfer_ray.runtime.places import open_store
+from coinfer_ray.runtime.stores import Store
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.sweeps.found import Found
@@ -81,18 +84,27 @@ def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[
     # Arrays from the object store are read-only, which is another type to the compiler: one copy, one compilation.
     problems: dict[str, Problem] = copy.deepcopy(shared["problems"])
     how: How = copy.deepcopy(shared["how"])
-    store = open_store(shared["address"])
-    sees_store = store.holder() == shared["holder"]
+    store = _same_store(shared["address"], shared["holder"])
 
     def work(chunk: Chunk) -> tuple[Written, bytes | None]:
         content = encode(solve_chunk(grid, problems[key_of(grid, chunk)], chunk, how))
         written = Written.of(chunk.stop - chunk.start, content)
-        if not sees_store:
-            return written, content.to_pybytes()
-        store.write(file_name(grid, chunk), content)
-        return written, None
+        if store is not None:
+            with suppress(InputError):  # a store may refuse this worker, and take the same from the driver
+                store.write(file_name(grid, chunk), content)
+                return written, None
+        return written, content.to_pybytes()
 
     return work
+
+
+def _same_store(address: str, holder: str | None) -> Store | None:
+    """The driver's store as this worker reaches it; None where it doesn't."""
+    try:
+        store = open_store(address)
+    except InputError:
+        return None
+    return store if store.holder() == holder else None
 
 
 def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Table:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.runtime.places import Place, open_store
+from coinfer_ray.runtime.address import Place
+from coinfer_ray.runtime.places import open_store
 from coinfer_ray.runtime.stores import Store
 from coinfer_ray.version import __version__
 

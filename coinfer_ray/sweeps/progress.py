@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.runtime.address import Place
 from coinfer_ray.runtime.files import RUN_FILE
-from coinfer_ray.runtime.places import Place, open_store
+from coinfer_ray.runtime.places import open_store
 from coinfer_ray.scenarios.read import parse_grid
 from coinfer_ray.sweeps.chunks import split_grid
 from coinfer_ray.sweeps.manifest import Manifest

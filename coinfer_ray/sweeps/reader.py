@@ -10,7 +10,8 @@ import numpy as np
 
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.problem.costs import parts
-from coinfer_ray.runtime.places import Place, open_store
+from coinfer_ray.runtime.address import Place
+from coinfer_ray.runtime.places import open_store
 from coinfer_ray.runtime.stores import Store
 from coinfer_ray.scenarios.grid import AXES, Grid
 from coinfer_ray.scenarios.read import parse_grid

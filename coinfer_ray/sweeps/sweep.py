@@ -27,8 +27,9 @@ from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.source import ModelSource, resolve_model
 from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, OPTIMIZERS
+from coinfer_ray.runtime.address import Place
 from coinfer_ray.runtime.executors import Envelope, Executor, make_executor
-from coinfer_ray.runtime.places import Place, open_store
+from coinfer_ray.runtime.places import open_store
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.runtime.stores import Folder, Store
 from coinfer_ray.scenarios.grid import Grid
