@@ -32,6 +32,7 @@ from coinfer_ray.optimizer.solve import judged
 from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.outputs import check_replaceable
+from coinfer_ray.runtime.places import local_copy
 from coinfer_ray.scenarios.grid import Grid
 
 ATLAS_FORMAT = 2
@@ -321,7 +322,7 @@ class StrategyAtlas:
 
 
 def load_atlas(path: str | Path) -> StrategyAtlas:
-    """Read what :meth:`StrategyAtlas.save` wrote.
+    """Read what :meth:`StrategyAtlas.save` wrote, at a path or an address (``s3://bucket/name``).
 
     Raises:
         InputError: no such file, or none of an atlas.
@@ -329,7 +330,8 @@ def load_atlas(path: str | Path) -> StrategyAtlas:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not Path(path).is_file():
+    path = local_copy(path, "atlas")
+    if not path.is_file():
         raise InputError(f"atlas: {path} does not exist; write one with `coinfer atlas build`")
     try:
         table = pq.read_table(path)

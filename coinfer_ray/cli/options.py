@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.runtime.address import as_address
+from coinfer_ray.runtime.places import local_copy
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -20,6 +22,17 @@ ExecutorChoice = Literal["ray", "local", "processes"]
 AccuracyChoice = Literal["validation", "test"]
 ObjectiveChoice = Literal["latency", "energy", "throughput"]
 CostModelChoice = Literal["flops", "layers", "profile"]
+
+
+def as_place(text: str | None) -> str | None:
+    """An option's folder or address as it is shown: paths without needless slashes."""
+    return None if text is None else as_address(text) or str(Path(text))
+
+
+def fetched(records: Path | None) -> Path | None:
+    """An option's records; those at an address as a copy of this machine."""
+    return None if records is None else local_copy(records, "records")
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Model = Annotated[
@@ -45,7 +58,9 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed; the same one giv
 Records = Annotated[
     Path | None,
     typer.Option(
-        "--records", help="Records (Parquet) or a predictor (`coinfer fit --out`); default: the shipped ones."
+        "--records",
+        callback=fetched,
+        help="Records (Parquet) or a predictor (`coinfer fit --out`), a path or an address; default: the shipped ones.",
     ),
 ]
 Accuracy = Annotated[

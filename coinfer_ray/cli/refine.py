@@ -41,7 +41,10 @@ def refine(
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained strategies; give it again to resume.")],
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="Trainings to spend at most, in all.")],
     records: Annotated[
-        Path | None, typer.Option("--records", help="Records to start from (Parquet); default: the shipped ones.")
+        Path | None,
+        typer.Option(
+            "--records", callback=options.fetched, help="Records to start from (Parquet); default: the shipped ones."
+        ),
     ] = None,
     base: options.Base = None,
     grid: Annotated[Path | None, typer.Option("--grid", help="Scenarios (YAML), instead of a single one.")] = None,

@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    answers: Annotated[Path, typer.Argument(help="Folder that `coinfer sweep` wrote.")],
+    answers: Annotated[
+        str, typer.Argument(callback=options.as_place, help="Folder or address that `coinfer sweep` wrote to.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(

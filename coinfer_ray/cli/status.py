@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,19 +19,25 @@ def register(app: typer.Typer) -> None:
 \b
   coinfer status answers/
   coinfer status records/ --json
+  coinfer status s3://bucket/answers
 """,
     )(status)
 
 
 def status(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a sweep, a collection or another run.")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            callback=options.as_place, help="Output folder of a run, or the address that a sweep writes to."
+        ),
+    ],
     json: options.Json = False,
 ) -> None:
     """Say how far a run is that goes on elsewhere, or has ended."""
     from coinfer_ray.runtime.status import run_status
 
     found = run_status(folder)
-    document: dict[str, Any] = {"folder": str(folder), **asdict(found)}
+    document: dict[str, Any] = {"folder": folder, **asdict(found)}
     if found.kind == "sweep":
         from coinfer_ray.sweeps.progress import sweep_progress
 

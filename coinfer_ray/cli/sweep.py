@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import note, print_json, stdout_for_answers
 from coinfer_ray.errors import InputError
+from coinfer_ray.runtime.address import as_address
 
 if TYPE_CHECKING:
     from coinfer_ray.sweeps.sweep import Prepared
@@ -32,6 +34,7 @@ def register(app: typer.Typer) -> None:
   coinfer sweep grid.yaml --out answers/ --dry-run
   coinfer sweep --check --out answers/
   coinfer sweep grid.yaml --out /shared/answers --address ray-head:6379
+  coinfer sweep grid.yaml --out s3://bucket/answers
 
 \b
 A grid file:
@@ -49,7 +52,14 @@ A grid file:
 def sweep(
     grid: Annotated[Path | None, typer.Argument(help="Grid file (YAML).")] = None,
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the answers; give it again to resume.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            callback=options.as_place,
+            help="Folder for the answers, or its address (s3://bucket/prefix); give it again to resume.",
+        ),
+    ] = None,
     solver: Annotated[
         str, typer.Option("--solver", help="exact, atlas, quantum, genetic, paper or paper-parent.")
     ] = "exact",
@@ -126,12 +136,13 @@ def sweep(
         if dry_run:
             expected = _estimate(prepare(grid, out, solver_options=None, **common), workers)
         else:
-            assert out is not None
             answers = run(grid, out, executor=executor, address=address, workers=workers, **common)
+            assert out is not None
             summary = _summary(out, answers.schema.names)
     if dry_run:
         _print_estimate(expected, json)
         return
+    assert out is not None
     if json:
         print_json(summary)
         return
@@ -141,12 +152,13 @@ def sweep(
         share = each["scenarios"] / max(1, summary["scenarios"])
         typer.echo(f"  {share:6.1%}  {each['model']} cut after {cut}{bits}, {each['accuracy_source']}, {each['id']}")
     if len(summary["strategies"]) > _SHOWN:
-        typer.echo(f"  and {len(summary['strategies']) - _SHOWN} more strategies, in {out}/_strategies.parquet")
+        where = out.partition("?")[0] if as_address(out) else out
+        typer.echo(f"  and {len(summary['strategies']) - _SHOWN} more strategies, in {where}/_strategies.parquet")
     if columns == "full" and shard is None:
-        note(f"`coinfer report {out}` shows them")
+        note(f"`coinfer report {quote(out)}` shows them")
 
 
-def _summary(out: Path, columns: list[str]) -> dict[str, Any]:
+def _summary(out: str, columns: list[str]) -> dict[str, Any]:
     """How many scenarios are answered, and by which strategies, the most frequent first."""
     from coinfer_ray.sweeps.reader import open_sweep
 
@@ -154,7 +166,7 @@ def _summary(out: Path, columns: list[str]) -> dict[str, Any]:
     shown = ["id", "model", "scenarios", "cut_after", "feature_bits", "accuracy_source"]
     strategies = sweep.strategies.select(shown).sort_by([("scenarios", "descending"), ("id", "ascending")]).to_pylist()
     return {
-        "out": str(out),
+        "out": out,
         "scenarios": len(sweep),
         "feasible": sum(each["scenarios"] for each in strategies),
         "columns": columns,
@@ -162,13 +174,13 @@ def _summary(out: Path, columns: list[str]) -> dict[str, Any]:
     }
 
 
-def _check(out: Path, json: bool) -> None:
+def _check(out: str, json: bool) -> None:
     from coinfer_ray.sweeps.reader import check_files, finished_manifest
 
     manifest = finished_manifest(out)
     check_files(manifest)
     if json:
-        print_json({"out": str(out), "files": len(manifest.files), "rows": manifest.rows, "bytes": manifest.bytes})
+        print_json({"out": out, "files": len(manifest.files), "rows": manifest.rows, "bytes": manifest.bytes})
     else:
         typer.echo(f"{out}: all {len(manifest.files):,} files ({manifest.rows:,} rows) are as they were written")
 

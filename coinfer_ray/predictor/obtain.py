@@ -35,7 +35,9 @@ from coinfer_ray.predictor.fit import (
 )
 from coinfer_ray.predictor.predictor import PREDICTOR_FORMAT, Predictor
 from coinfer_ray.records.store import Records, Split, shipped_file, shipped_records, with_few_bits
+from coinfer_ray.runtime.address import as_address
 from coinfer_ray.runtime.cache import cache_folder
+from coinfer_ray.runtime.places import local_copy
 
 _SOURCES = ("coinfer_ray.predictor", "coinfer_ray.problem")  # the code that decides what a fit gives
 
@@ -50,13 +52,16 @@ def obtain_predictor(
 ) -> Predictor:
     """The predictor for a network, which ``model`` names (:func:`coinfer_ray.models.source.resolve_model`).
 
-    ``source`` is a predictor, the npz file of one, records, or paths to them; None takes the shipped records of
-    that input size (by default the largest that ships). ``regressor`` is for records; a predictor has its own.
+    ``source`` is a predictor, the npz file of one, records, or paths or addresses of them; None takes the shipped
+    records of that input size (by default the largest that ships). ``regressor`` is for records; a predictor has its
+    own.
 
     Raises:
         InputError: an unknown model, or a source of another network, another input size or the other accuracy.
     """
     named = resolve_model(model)
+    if isinstance(source, str | Path) and as_address(source) is not None:
+        source = local_copy(source, "records")
     if source is None:
         check_known(named)
         source = shipped_records(named.name, input_px)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.methods.proposed import Proposed
 from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
-from coinfer_ray.runtime.files import RUN_FILE, read_run
+from coinfer_ray.runtime.address import Place
+from coinfer_ray.runtime.files import RUN_FILE
+from coinfer_ray.runtime.places import open_store
 from coinfer_ray.sweeps.manifest import Manifest
 from coinfer_ray.sweeps.reader import check_files, open_files
 
@@ -119,8 +120,8 @@ class SweepResults:
         return {label: sorted(rows, key=lambda row: row.rate_bps) for label, rows in groups.items()}
 
 
-def read_sweep(folder: str | Path) -> SweepResults:
-    """The answers in an output folder of ``coinfer sweep``.
+def read_sweep(folder: Place) -> SweepResults:
+    """The answers in an output folder of ``coinfer sweep``, or at the address that it wrote to.
 
     Raises:
         InputError: another kind of folder, no answers in it, columns left out, a damaged file, or more scenarios than
@@ -130,23 +131,23 @@ def read_sweep(folder: str | Path) -> SweepResults:
 
     from coinfer_ray.scenarios.read import parse_grid
 
-    folder = Path(folder)
-    run = read_run(folder)
+    store = open_store(folder)
+    run = store.read_run()
     if run["kind"] != "sweep":
         raise InputError(f"report: {folder} was written by `coinfer {run['kind']}`; give the folder of a sweep")
     settings = run["settings"]
     missing = [name for name in ("grid", "problems", "solver", "columns") if name not in settings]
     if missing:
-        raise InputError(f"report: {folder / RUN_FILE} does not say its {missing[0]}; run its sweep again")
+        raise InputError(f"report: {store.path(RUN_FILE)} does not say its {missing[0]}; run its sweep again")
     lacking = [name for name in _COLUMNS if name not in (*settings["columns"], "model")]
     if lacking:
         raise InputError(f"report: {folder} has no column {lacking[0]}; run its sweep with --columns full")
-    manifest = Manifest.read(folder)
+    manifest = Manifest.read(store)
     if not manifest.files:
         raise InputError(f"report: {folder} holds no answers yet; run its sweep first")
     check_files(manifest)
     try:
-        dataset = open_files(folder, sorted(manifest.files))
+        dataset = open_files(store, sorted(manifest.files))
         return open_results(
             dataset, settings["problems"], settings["solver"], scenarios=len(parse_grid(settings["grid"]))
         )

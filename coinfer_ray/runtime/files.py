@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.runtime.address import refuse_address
 
 RUN_FILE = "_run.json"  # pyarrow's data sets pass over names that begin with _ or a dot
 LOCK_FILE = ".coinfer.lock"
 RUN_FORMAT = 1
 _ASKED_S = 0.05
-_TEMPORARY = re.compile(r"\.coinfer-.+\.\d+\.[0-9a-f]{12}\.tmp")  # as write_whole names them
+TEMPORARY = re.compile(r"\.coinfer-.+\.\d+\.[0-9a-f]{12}\.tmp")  # as write_whole names them
 _SHOWN = 60  # characters of a setting's value in an error message
 
 
@@ -69,7 +70,7 @@ def run_folder(
             be written.
     """
     folder = Path(folder)
-    wanted = _claim_document(kind, settings)
+    wanted = claim_document(kind, settings)
     _check_claim(folder, wanted, joins)  # before the lock, which would be the first thing to be written there
     fresh = not (folder / RUN_FILE).exists()
     created = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -158,10 +159,10 @@ def claim_folder(
             named), or holds files that no run has claimed.
     """
     path = Path(folder) / RUN_FILE
-    wanted = _claim_document(kind, settings)
+    wanted = claim_document(kind, settings)
     _check_claim(path.parent, wanted, joins)
     if not path.exists():
-        write_whole(path, lambda temporary: temporary.write_text(_claim_text(wanted)))
+        write_whole(path, lambda temporary: temporary.write_text(claim_text(wanted)))
 
 
 def remove_run(folder: str | Path, own: str) -> None:
@@ -188,10 +189,23 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / RUN_FILE
     try:
-        document = json.loads(path.read_text())
+        return parse_run(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise InputError(f"{folder}: no {RUN_FILE} there; give the output folder of a run") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be read ({reason}); give another folder") from None
+
+
+def parse_run(content: bytes, path: str) -> dict[str, Any]:
+    """The document in a ``_run.json``, whose ``path`` messages name.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        document = json.loads(content)
+    except ValueError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); give another folder") from None
     if not isinstance(document, dict) or document.get("format") != RUN_FORMAT:
@@ -202,16 +216,19 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     return document
 
 
-def _claim_document(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def claim_document(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``_run.json`` holds."""
     return {"format": RUN_FORMAT, "kind": kind, "settings": json.loads(json.dumps(settings))}
 
 
-def _claim_text(document: Mapping[str, Any]) -> str:
+def claim_text(document: Mapping[str, Any]) -> str:
+    """It as it is written."""
     return json.dumps(document, indent=2) + "\n"
 
 
 def _check_claim(folder: Path, wanted: Mapping[str, Any], joins: Callable[[Path], bool] | None) -> None:
     """Raise the InputError of :func:`claim_folder`, or nothing; touches nothing."""
+    refuse_address(folder)
     if not (folder / RUN_FILE).exists():
         try:
             taken = any(not entry.name.startswith(".") for entry in folder.iterdir())
@@ -223,13 +240,17 @@ def _check_claim(folder: Path, wanted: Mapping[str, Any], joins: Callable[[Path]
             raise InputError(f"out: {folder} holds files but no {RUN_FILE}; give an empty or a new folder")
         return
     there = read_run(folder)
-    if joins is not None and joins(folder):
-        return
+    if joins is None or not joins(folder):
+        check_same_run(there, wanted, str(folder))
+
+
+def check_same_run(there: Mapping[str, Any], wanted: Mapping[str, Any], place: str) -> None:
+    """Raise InputError, naming the first difference, unless the claim that is ``there`` is the one ``wanted``."""
     difference = _first_difference(there, wanted)
     if difference is not None:
         key, theirs, ours = difference
         raise InputError(
-            f"out: {folder} belongs to another run: {key} is {theirs} there and {ours} here; "
+            f"out: {place} belongs to another run: {key} is {theirs} there and {ours} here; "
             "give another folder or the same settings"
         )
 
@@ -241,7 +262,7 @@ def _withdraw(folder: Path, wanted: Mapping[str, Any]) -> None:
         if ours_or_seen and entry.name not in (RUN_FILE, LOCK_FILE):
             return
     path = folder / RUN_FILE
-    if path.exists() and path.read_text() == _claim_text(wanted):
+    if path.exists() and path.read_text() == claim_text(wanted):
         path.unlink()
     if not path.exists():
         (folder / LOCK_FILE).unlink(missing_ok=True)
@@ -249,7 +270,7 @@ def _withdraw(folder: Path, wanted: Mapping[str, Any]) -> None:
 
 def _remove_temporaries(folder: Path) -> None:
     for path in (*folder.glob(".coinfer-*"), *folder.glob("*/.coinfer-*")):  # a run may have folders of its own
-        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 

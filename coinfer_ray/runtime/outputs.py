@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.runtime.address import refuse_address
 
 PAGE_MARK = '<meta name="generator" content="coinfer">'
 PICTURE_MARK = "coinfer atlas"  # what its metadata names as the creator
@@ -27,6 +28,7 @@ _HEAD = 4096  # bytes of a page in which its mark stands
 
 def check_replaceable(path: str | Path, kind: str) -> None:
     """Raise InputError where writing a ``kind`` (a key of :data:`KINDS`) to ``path`` would destroy something else."""
+    refuse_address(path)
     path = Path(path)
     if path.is_dir():
         raise InputError(f"out: {path} is a folder; give the name of a file")

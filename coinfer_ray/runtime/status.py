@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.runtime.files import LOCK_FILE, read_holder, read_run
+from coinfer_ray.runtime.address import Place
+from coinfer_ray.runtime.places import open_store
+from coinfer_ray.runtime.stores import Folder
 
 
 @dataclass(frozen=True)
@@ -21,39 +22,21 @@ class RunStatus:
     quiet_s: float | None
 
 
-def run_status(folder: str | Path) -> RunStatus:
-    """The status of the run that ``folder`` is the output of, on this machine or wherever the folder is seen.
+def run_status(place: Place) -> RunStatus:
+    """The status of the run that ``place`` (a folder, or an address) is the output of, wherever it is seen.
 
     Raises:
         InputError: no run has claimed the folder.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: does not exist; give the output folder of a run")
-    kind = read_run(folder)["kind"]
-    results = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if _is_result(path)]
-    newest = max((path.stat().st_mtime for path in results), default=None)
+    store = open_store(place)
+    if isinstance(store, Folder) and not store.folder.is_dir():
+        raise InputError(f"{store}: does not exist; give the output folder of a run")
+    kind = store.read_run()["kind"]
+    results = store.results()
+    newest = max((seen.time_s for seen in results.values()), default=None)
     return RunStatus(
         kind=kind,
-        holder=read_holder(folder) if _is_held(folder) else None,
+        holder=store.held_by(),
         files=len(results),
         quiet_s=None if newest is None else max(0.0, time.time() - newest),
     )
-
-
-def _is_result(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith((".", "_"))
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a process holds the folder. A shared lock is all that asking takes: it is refused while one does."""
-    import fcntl
-
-    try:
-        with (folder / LOCK_FILE).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

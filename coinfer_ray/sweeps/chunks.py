@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from coinfer_kernels import Scenarios
 
 from coinfer_ray.atlas.atlas import StrategyAtlas
+from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.problem.costs import Times
 from coinfer_ray.runtime.executors import WorkerContext
-from coinfer_ray.runtime.files import read_holder, write_whole
+from coinfer_ray.runtime.places import open_store
+from coinfer_ray.runtime.stores import Store
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.grid import Grid
 from coinfer_ray.sweeps.found import Found
@@ -77,23 +79,32 @@ def file_name(grid: Grid, chunk: Chunk) -> str:
 
 
 def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Chunk], tuple[Written, bytes | None]]:
-    """One worker: solves a chunk and writes its file, or returns its bytes where the folder is out of sight."""
+    """One worker: solves a chunk and writes its file, or returns its bytes where the store is out of sight."""
     grid: Grid = shared["grid"]
     # Arrays from the object store are read-only, which is another type to the compiler: one copy, one compilation.
     problems: dict[str, Problem] = copy.deepcopy(shared["problems"])
     how: How = copy.deepcopy(shared["how"])
-    folder = Path(shared["folder"])
-    sees_folder = read_holder(folder) == shared["holder"]
+    store = _same_store(shared["address"], shared["holder"])
 
     def work(chunk: Chunk) -> tuple[Written, bytes | None]:
         content = encode(solve_chunk(grid, problems[key_of(grid, chunk)], chunk, how))
         written = Written.of(chunk.stop - chunk.start, content)
-        if not sees_folder:
-            return written, content.to_pybytes()
-        write_content(folder / file_name(grid, chunk), content)
-        return written, None
+        if store is not None:
+            with suppress(InputError):  # a store may refuse this worker, and take the same from the driver
+                store.write(file_name(grid, chunk), content)
+                return written, None
+        return written, content.to_pybytes()
 
     return work
+
+
+def _same_store(address: str, holder: str | None) -> Store | None:
+    """The driver's store as this worker reaches it; None where it doesn't."""
+    try:
+        store = open_store(address)
+    except InputError:
+        return None
+    return store if store.holder() == holder else None
 
 
 def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Table:
@@ -118,14 +129,3 @@ def solve_chunk(grid: Grid, problem: Problem, chunk: Chunk, how: How) -> pa.Tabl
         found = Found.of(problem, solutions, batch.snr_db)
     document = {"solver": how.solver, "seed": how.seed, "problem": problem.provenance()}
     return make_table(key, problem, grid, chunk.start, found, how.columns, document)
-
-
-def write_content(path: Path, content: Any) -> None:
-    """Write a chunk's bytes, whole."""
-    path.parent.mkdir(exist_ok=True)
-
-    def fill(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(content)
-
-    write_whole(path, fill)

@@ -1,24 +1,26 @@
-"""What a sweep's folder holds: every finished file with its rows, its size and a checksum."""
+"""What a sweep's store holds: every finished file with its rows, its size and a checksum."""
 
 from __future__ import annotations
 
 import json
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from coinfer_ray.errors import InputError
-from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.address import Place
+from coinfer_ray.runtime.places import open_store
+from coinfer_ray.runtime.stores import Store
 from coinfer_ray.version import __version__
 
 MANIFEST_FILE = "_manifest.json"
 STRATEGIES_FILE = "_strategies.parquet"
 MANIFEST_FORMAT = 1
 _EVERY_S = 1.0  # between two writings: what a kill can cost, at most, beside the chunks in hand
-_PIECE = 1 << 22
+_SHARE = 0.05  # of the time that writing it may take, where the store is slow
 
 
 @dataclass(frozen=True)
@@ -34,54 +36,45 @@ class Written:
         """Of a file with so many rows and that ``content`` (a buffer)."""
         return cls(rows, memoryview(content).nbytes, zlib.crc32(content))
 
-    def is_at(self, path: Path) -> bool:
-        """Whether the file at ``path`` is this one, to the bit."""
-        try:
-            if path.stat().st_size != self.bytes:
-                return False
-            crc32 = 0
-            with path.open("rb") as file:
-                while piece := file.read(_PIECE):
-                    crc32 = zlib.crc32(piece, crc32)
-        except OSError:
-            return False
-        return crc32 == self.crc32
-
 
 @dataclass
 class Manifest:
-    """The finished files of a folder by their path in it, and the table of ``strategies`` beside them.
+    """The finished files of a store by their names in it, and the table of ``strategies`` beside them.
 
     It is ``complete`` once no scenario is missing.
     """
 
-    folder: Path
+    store: Store
     files: dict[str, Written] = field(default_factory=dict)
     strategies: Written | None = None
     complete: bool = False
     _saved: float = 0.0
+    _every_s: float = _EVERY_S
 
     @classmethod
-    def read(cls, folder: str | Path) -> Manifest:
-        """The folder's manifest; an empty one where there is none yet.
+    def read(cls, place: Place | Store) -> Manifest:
+        """The manifest of a folder, an address or a store; an empty one where there is none yet.
 
         Raises:
             InputError: it cannot be read.
         """
-        path = Path(folder) / MANIFEST_FILE
+        store = open_store(place)
         try:
-            document = json.loads(path.read_text())
+            document = json.loads(store.read(MANIFEST_FILE))
             if document["format"] != MANIFEST_FORMAT:
                 raise ValueError(f"of format {document['format']}, not {MANIFEST_FORMAT}")
             files = {name: Written(**entry) for name, entry in document["files"].items()}
             strategies = document["strategies"] and Written(**document["strategies"])
-            return cls(Path(folder), files, strategies, bool(document["complete"]))
+            return cls(store, files, strategies, bool(document["complete"]))
         except FileNotFoundError:
-            return cls(Path(folder))
+            return cls(store)
+        except InputError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(
-                f"{path}: cannot be read ({reason}); remove it, and the sweep's next run writes all files anew"
+                f"{store.path(MANIFEST_FILE)}: cannot be read ({reason}); remove it, and the sweep's next run writes "
+                "all files anew"
             ) from None
 
     @property
@@ -93,9 +86,9 @@ class Manifest:
         return sum(written.bytes for written in self.files.values())
 
     def add(self, name: str, written: Written) -> None:
-        """Take note of a finished file; on the disk a second later, at the latest with the next one."""
+        """Take note of a finished file; in the store a second later, at the latest with the next one."""
         self.files[name] = written
-        if time.monotonic() - self._saved >= _EVERY_S:
+        if time.monotonic() - self._saved >= self._every_s:
             self.save()
 
     def save(self) -> None:
@@ -110,12 +103,26 @@ class Manifest:
             "files": {name: asdict(self.files[name]) for name in sorted(self.files)},
         }
         text = json.dumps(document, indent=1) + "\n"
-        write_whole(self.folder / MANIFEST_FILE, lambda temporary: temporary.write_text(text))
+        began = time.monotonic()
+        self.store.write(MANIFEST_FILE, text.encode())
         self._saved = time.monotonic()
+        self._every_s = max(_EVERY_S, (self._saved - began) / _SHARE)
+
+    def whole(self, names: Iterable[str]) -> set[str]:
+        """Those of ``names`` (:data:`STRATEGIES_FILE` may be one) whose files are there as they were written, to the
+        bit: first by their sizes, then by reading them."""
+        listed = {**self.files, **({} if self.strategies is None else {STRATEGIES_FILE: self.strategies})}
+        known = [name for name in names if name in listed]
+        sizes = self.store.sizes(known)
+        likely = [name for name in known if sizes.get(name) == listed[name].bytes]
+        if self.store.readers == 1 or len(likely) < 2:
+            found = [self.store.crc32(name) for name in likely]
+        else:
+            with ThreadPoolExecutor(self.store.readers) as readers:
+                found = list(readers.map(self.store.crc32, likely))
+        return {name for name, crc32 in zip(likely, found, strict=True) if crc32 == listed[name].crc32}
 
     def damaged(self) -> Iterator[str]:
         """The files that are not there as they were written, by reading all of them."""
-        beside = {} if self.strategies is None else {STRATEGIES_FILE: self.strategies}
-        for name, written in sorted({**self.files, **beside}.items()):
-            if not written.is_at(self.folder / name):
-                yield name
+        names = [*self.files, *([] if self.strategies is None else [STRATEGIES_FILE])]
+        yield from sorted(set(names) - self.whole(names))

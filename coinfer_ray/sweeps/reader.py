@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.problem.costs import parts
-from coinfer_ray.runtime.files import read_run
+from coinfer_ray.runtime.address import Place
+from coinfer_ray.runtime.places import open_store
+from coinfer_ray.runtime.stores import Store
 from coinfer_ray.scenarios.grid import AXES, Grid
 from coinfer_ray.scenarios.read import parse_grid
 from coinfer_ray.sweeps.found import measured_speeds
@@ -131,8 +132,8 @@ class Sweep:
         return pa.array(values, mask=np.isnan(values))
 
 
-def open_sweep(folder: str | Path | Sequence[str | Path], *, check: bool = False) -> Sweep:
-    """Open the folder of a finished sweep, or those of its shards together.
+def open_sweep(folder: Place | Sequence[Place], *, check: bool = False) -> Sweep:
+    """Open the folder of a finished sweep, or those of its shards together; ``s3://bucket/prefix`` is a folder, too.
 
     ``check`` reads every file and compares it with what was written.
 
@@ -143,7 +144,7 @@ def open_sweep(folder: str | Path | Sequence[str | Path], *, check: bool = False
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    folders = [Path(folder)] if isinstance(folder, str | Path) else [Path(each) for each in folder]
+    folders = [open_store(each) for each in ([folder] if isinstance(folder, Place) else folder)]
     if not folders:
         raise InputError("sweep: no folder is given; give that of `coinfer sweep --out`")
     opened = [_open_folder(each, check) for each in folders]
@@ -175,19 +176,21 @@ def check_shards(shards: Sequence[Sequence[int] | None]) -> None:
         raise InputError(f"sweep: of the {count} shards {wrong}; give each once")
 
 
-def _open_folder(folder: Path, check: bool) -> tuple[Dataset, pa.Table, dict[str, Any]]:
+def _open_folder(store: Store, check: bool) -> tuple[Dataset, pa.Table, dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    manifest = finished_manifest(folder)
+    manifest = finished_manifest(store)
     if check:
         check_files(manifest)
-    missing = [name for name in (*manifest.files, STRATEGIES_FILE) if not (folder / name).is_file()]
+    wanted = (*manifest.files, STRATEGIES_FILE)
+    there = store.sizes(wanted)
+    missing = [name for name in wanted if name not in there]
     if missing:
-        raise InputError(f"sweep: {folder / missing[0]} is missing; run its sweep again")
+        raise InputError(f"sweep: {store.path(missing[0])} is missing; run its sweep again")
     try:
-        dataset = open_files(folder, sorted(manifest.files, key=_number))
-        return dataset, pq.read_table(folder / STRATEGIES_FILE), read_run(folder)["settings"]
+        dataset = open_files(store, sorted(manifest.files, key=_number))
+        return dataset, pq.read_table(pa.BufferReader(store.read(STRATEGIES_FILE))), store.read_run()["settings"]
     except (pa.ArrowException, OSError):
         check_files(manifest)  # names what is damaged
         raise
@@ -209,18 +212,19 @@ def _merged(strategies: pa.Table) -> pa.Table:
     return distinct.set_column(place, "scenarios", counts["scenarios_sum"])
 
 
-def finished_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished sweep.
+def finished_manifest(place: Place | Store) -> Manifest:
+    """The manifest of a finished sweep, by its folder or address.
 
     Raises:
         InputError: no folder of a sweep, or one that is not finished.
     """
-    run = read_run(folder)
+    store = open_store(place)
+    run = store.read_run()
     if run["kind"] != "sweep":
-        raise InputError(f"sweep: {folder} was written by `coinfer {run['kind']}`; give the folder of a sweep")
-    manifest = Manifest.read(folder)
+        raise InputError(f"sweep: {store} was written by `coinfer {run['kind']}`; give the folder of a sweep")
+    manifest = Manifest.read(store)
     if not manifest.complete:
-        raise InputError(f"sweep: {folder} is not finished ({manifest.rows:,} rows so far); run its sweep again")
+        raise InputError(f"sweep: {store} is not finished ({manifest.rows:,} rows so far); run its sweep again")
     return manifest
 
 
@@ -230,16 +234,17 @@ def check_files(manifest: Manifest) -> None:
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise InputError(
-            f"sweep: {manifest.folder / bad[0]}{more} is not as it was written (of {len(manifest.files)} files); run "
-            "its sweep again, which does the damaged ones anew"
+            f"sweep: {manifest.store.path(bad[0])}{more} is not as it was written (of {len(manifest.files)} files); "
+            "run its sweep again, which does the damaged ones anew"
         )
 
 
-def open_files(folder: Path, names: Sequence[str]) -> Dataset:
+def open_files(store: Store, names: Sequence[str]) -> Dataset:
     """The data set of a sweep's files, ``model`` from their folders' names."""
     import pyarrow as pa
     import pyarrow.dataset as ds
 
     hive = ds.partitioning(pa.schema([("model", pa.string())]), flavor="hive")
-    paths = [str(folder / name) for name in names]
-    return ds.dataset(paths, format="parquet", partitioning=hive, partition_base_dir=str(folder))
+    system, base = store.arrow
+    paths = [f"{base}/{name}" for name in names]
+    return ds.dataset(paths, format="parquet", partitioning=hive, partition_base_dir=base, filesystem=system)

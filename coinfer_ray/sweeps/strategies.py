@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coinfer_ray.optimizer.problem import Problem
-from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.stores import Store
 from coinfer_ray.sweeps.manifest import STRATEGIES_FILE, Written
 from coinfer_ray.sweeps.rows import METADATA_KEY, SOURCES
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def write_strategies(folder: Path, files: Sequence[Path], problems: Mapping[str, Problem]) -> Written:
-    """Collect what the chunks' ``files`` say of their strategies and write one row for each.
+def write_strategies(store: Store, names: Sequence[str], problems: Mapping[str, Problem]) -> Written:
+    """Collect what the chunks' files (their ``names`` in the store) say of their strategies and write one row for each.
 
     ``device_cost`` and ``server_cost`` are FLOPs, or seconds on a side whose layers' times are measured. Over noise an
     accuracy and what it rests on differ by link: null, and the trainings 0, where noise reaches the strategy.
@@ -33,8 +33,7 @@ def write_strategies(folder: Path, files: Sequence[Path], problems: Mapping[str,
 
     found: dict[str, dict[int, tuple[tuple[int, ...], int]]] = {key: {} for key in problems}
     models = {key: problem.graph.model for key, problem in problems.items()}  # or what the grid calls them
-    for file in files:
-        own = json.loads(pq.read_metadata(file).metadata[METADATA_KEY])["strategies"]
+    for own in _said(store, names):
         of_problem, models[own["problem"]] = found[own["problem"]], own["model"]
         for number, levels, scenarios in zip(own["id"], own["levels"], own["scenarios"], strict=True):
             there, before = of_problem.get(number, (tuple(levels), 0))
@@ -50,8 +49,26 @@ def write_strategies(folder: Path, files: Sequence[Path], problems: Mapping[str,
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     content = sink.getvalue()
-    write_whole(folder / STRATEGIES_FILE, lambda temporary: temporary.write_bytes(content))
+    store.write(STRATEGIES_FILE, content)
     return Written.of(len(table), content)
+
+
+def _said(store: Store, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """What each file's metadata says of its strategies."""
+    import pyarrow.parquet as pq
+
+    system, base = store.arrow
+
+    def read(name: str) -> Mapping[str, Any]:
+        metadata = pq.read_metadata(f"{base}/{name}", filesystem=system)
+        own: Mapping[str, Any] = json.loads(metadata.metadata[METADATA_KEY])["strategies"]
+        return own
+
+    if store.readers == 1:
+        yield from map(read, names)
+        return
+    with ThreadPoolExecutor(store.readers) as readers:
+        yield from readers.map(read, names)
 
 
 def _table(model: str, problem: Problem, found: Mapping[int, tuple[tuple[int, ...], int]]) -> pa.Table:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import errno
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -21,19 +21,21 @@ from urllib.parse import quote
 
 import numpy as np
 
-from coinfer_ray.atlas.build import grid_atlases, rename_old_atlases
+from coinfer_ray.atlas.build import ATLASES, grid_atlases, rename_old_atlases
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.source import ModelSource, resolve_model
 from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, OPTIMIZERS
+from coinfer_ray.runtime.address import Place
 from coinfer_ray.runtime.executors import Envelope, Executor, make_executor
-from coinfer_ray.runtime.files import RUN_FILE, read_holder, read_run, run_folder, write_whole
+from coinfer_ray.runtime.places import open_store
 from coinfer_ray.runtime.progress import Progress
+from coinfer_ray.runtime.stores import Folder, Store
 from coinfer_ray.scenarios.grid import Grid, GridObjective
 from coinfer_ray.scenarios.read import parse_grid, read_grid, round_trip_of
 from coinfer_ray.scenarios.scenario import CostModel
-from coinfer_ray.sweeps.chunks import Chunk, How, file_name, problem_key, split_grid, start_worker, write_content
+from coinfer_ray.sweeps.chunks import Chunk, How, file_name, problem_key, split_grid, start_worker
 from coinfer_ray.sweeps.estimate import sample
 from coinfer_ray.sweeps.manifest import STRATEGIES_FILE, Manifest, Written
 from coinfer_ray.sweeps.progress import FAILED_FILE
@@ -73,7 +75,7 @@ class Prepared:
 
 def sweep(
     grid: Grid | Mapping[str, Any] | str | Path,
-    out: str | Path | None = None,
+    out: Place | None = None,
     *,
     solver: str = DEFAULT_OPTIMIZER,
     executor: Executor | str = "ray",
@@ -99,8 +101,9 @@ def sweep(
     Args:
         grid: a :class:`Grid`, the mapping that a grid file holds, or the file's path. The mapping's networks may be
             whatever :func:`coinfer_ray.models.source.resolve_model` takes.
-        out: folder of the answers, ``model=NAME/chunk-NNNNNN.parquet``; run again with the same to resume, which reads
-            what is there and does again what is not as it was written. It holds answers alone besides files whose
+        out: folder of the answers, ``model=NAME/chunk-NNNNNN.parquet``, or the address of one in a store
+            (``s3://bucket/prefix``, ``gs://``, ``hdfs://``, ``file://``); run again with the same to resume, which
+            reads what is there and does again what is not as it was written. It holds answers alone besides files whose
             names begin with ``_`` or a dot: any reader of Parquet takes the folder, or ``FOLDER/*/*.parquet``.
             ``_strategies.parquet`` says what a ``strategy_id`` stands for, ``_manifest.json`` lists the files
             (:func:`coinfer_ray.open_sweep` reads all of it). None: nothing is kept, the data set is in memory.
@@ -157,30 +160,33 @@ def sweep(
     )
     with (
         tempfile.TemporaryDirectory() if out is None else nullcontext(out) as place,
-        run_folder(place, "sweep", prepared.settings) as folder,
+        _held(place, prepared.settings) as store,
     ):
-        rename_old_atlases(folder)
+        if isinstance(store, Folder):
+            rename_old_atlases(store.folder)
         chunks = prepared.chunks
-        manifest = Manifest.read(folder)
+        manifest = Manifest.read(store)
         names = {each.number: file_name(grid, each) for each in chunks}
-        pending = [each for each in chunks if not _finished(manifest, names[each.number], each)]
+        whole = manifest.whole(names.values())
+        pending = [each for each in chunks if not _finished(manifest, names[each.number], each, whole)]
         if pending:
             manifest.complete = False
             manifest.files = {name: manifest.files[name] for name in set(names.values()) & set(manifest.files)}
             for each in pending:
                 manifest.files.pop(names[each.number], None)
             if solver == "atlas":
-                atlases = {
-                    key: grid_atlases(
-                        grid.of_times(problem.delay.times),
-                        problem,
-                        folder=folder,
-                        quiet=quiet,
-                        name=quote(key, safe=""),
-                        **(solver_options or {}),
-                    )
-                    for key, problem in problems.items()
-                }
+                with store.working_folder(ATLASES) as folder:
+                    atlases = {
+                        key: grid_atlases(
+                            grid.of_times(problem.delay.times),
+                            problem,
+                            folder=folder,
+                            quiet=quiet,
+                            name=quote(key, safe=""),
+                            **(solver_options or {}),
+                        )
+                        for key, problem in problems.items()
+                    }
                 how = replace(how, atlases=atlases)
             elif solver == "exact" and address is None:
                 from coinfer_kernels.warm_up import compile_solvers
@@ -195,16 +201,23 @@ def sweep(
                     manifest.save()
                 raise
             manifest.save()
-        if not (manifest.complete and manifest.strategies and manifest.strategies.is_at(folder / STRATEGIES_FILE)):
-            manifest.strategies = write_strategies(folder, [folder / name for name in names.values()], problems)
+        if not (manifest.complete and manifest.whole([STRATEGIES_FILE])):
+            manifest.strategies = write_strategies(store, list(names.values()), problems)
             manifest.complete = True
             manifest.save()
-        return _open(folder, list(names.values()), in_memory=out is None)
+        return _open(store, list(names.values()), in_memory=out is None)
+
+
+@contextmanager
+def _held(place: Place, settings: Mapping[str, Any]) -> Iterator[Store]:
+    store = open_store(place)
+    with store.run("sweep", settings):
+        yield store
 
 
 def prepare(
     grid: Grid | Mapping[str, Any] | str | Path,
-    out: str | Path | None,
+    out: Place | None,
     *,
     solver: str,
     seed: int | None,
@@ -274,7 +287,7 @@ def prepare(
     prepared = Prepared(grid, problems, how, chunks, settings)
     # Shards run on different machines, and must all cut the grid alike: by what it is, not by how long it takes.
     if chunk is None and shard is None and solver != "atlas" and len(grid) > LARGE_GRID:
-        return _by_cost(prepared, None if out is None else Path(out))
+        return _by_cost(prepared, None if out is None else open_store(out))
     return prepared
 
 
@@ -300,8 +313,8 @@ def _run(
     chunks: dict[Any, Chunk] = {chunk.number: chunk for chunk in pending}
     done = total - sum(chunk.stop - chunk.start for chunk in pending)
     failed: list[Envelope[tuple[Written, bytes | None]]] = []
-    folder = manifest.folder
-    shared = {**shared, "folder": str(folder.resolve()), "holder": read_holder(folder)}
+    store = manifest.store
+    shared = {**shared, "address": store.address, "holder": store.holder()}
     tasks = ((chunk.number, chunk) for chunk in pending)
     with (
         Progress("scenarios", total, done=done, quiet=quiet) as progress,
@@ -311,18 +324,18 @@ def _run(
             if envelope.value is None:
                 if NO_SPACE in (envelope.error or ""):
                     raise InputError(
-                        f"out: no space is left for {folder}; make room and run again, {manifest.rows:,} rows are there"
+                        f"out: no space is left for {store}; make room and run again, {manifest.rows:,} rows are there"
                     )
                 failed.append(envelope)
                 continue
             written, content = envelope.value
             name = file_name(shared["grid"], chunks[envelope.task_id])
             if content is not None:
-                write_content(folder / name, content)
+                store.write(name, content)
             manifest.add(name, written)
             progress.advance(written.rows)
     if not failed:
-        (folder / FAILED_FILE).unlink(missing_ok=True)
+        store.remove(FAILED_FILE)
         return
     failed.sort(key=lambda envelope: chunks[envelope.task_id].number)
     document = [
@@ -336,7 +349,7 @@ def _run(
         for chunk in [chunks[envelope.task_id]]
     ]
     text = json.dumps(document, indent=2) + "\n"
-    write_whole(folder / FAILED_FILE, lambda temporary: temporary.write_text(text))
+    store.write(FAILED_FILE, text.encode())
     raise RuntimeError(
         f"{len(failed)} of {len(pending)} chunks failed, chunk {failed[0].task_id} so: {failed[0].reason}; "
         "run again to try them again"
@@ -350,11 +363,11 @@ def _chunk_size(scenarios: int, solver: str) -> int:
     return max(1, suited, -(-scenarios // MAX_CHUNKS))
 
 
-def _by_cost(prepared: Prepared, place: Path | None) -> Prepared:
-    """A large grid in chunks of some seconds each: those of the run that ``place`` holds, or by a sample."""
+def _by_cost(prepared: Prepared, store: Store | None) -> Prepared:
+    """A large grid in chunks of some seconds each: those of the run that ``store`` holds, or by a sample."""
     scenarios = len(prepared.grid)
-    if place is not None and (place / RUN_FILE).exists():
-        size = read_run(place)["settings"].get("chunk")
+    if store is not None and store.has_run():
+        size = store.read_run()["settings"].get("chunk")
         if not isinstance(size, int) or size < 1:
             return prepared  # whatever it is, it is no run of these settings: claiming the folder says so
     else:
@@ -386,14 +399,13 @@ def _check_snr(grid: Grid, problems: Mapping[str, Problem]) -> None:
             )
 
 
-def _finished(manifest: Manifest, name: str, chunk: Chunk) -> bool:
-    """Whether a chunk's file is there as it was written."""
-    written = manifest.files.get(name)
-    return written is not None and written.rows == chunk.stop - chunk.start and written.is_at(manifest.folder / name)
+def _finished(manifest: Manifest, name: str, chunk: Chunk, whole: Set[str]) -> bool:
+    """Whether a chunk's file is there, is one of those that are ``whole``, and holds its rows."""
+    return name in whole and manifest.files[name].rows == chunk.stop - chunk.start
 
 
-def _open(folder: Path, names: list[str], *, in_memory: bool) -> Dataset:
+def _open(store: Store, names: list[str], *, in_memory: bool) -> Dataset:
     import pyarrow.dataset as ds
 
-    dataset = open_files(folder, names)
+    dataset = open_files(store, names)
     return ds.dataset(dataset.to_table()) if in_memory else dataset
