@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def _range(option: str, what: str) -> Any:
-    return Annotated[str | None, typer.Option(option, help=f"{what}: LOW:HIGH, or one number.")]
+    return Annotated[str | None, typer.Option(option, help=f"LOW:HIGH, or one number: {what}.")]
 
 
 RANGES = {
-    "device_gflops": _range("--device-gflops", "The device's speed instead of a name"),
-    "server_gflops": _range("--server-gflops", "The server's speed instead of a name"),
-    "rate_mbps": _range("--rate-mbps", "Uplink rate instead of a link's name"),
-    "round_trip_ms": _range("--round-trip-ms", "Time that crossing the link takes besides; default: the link's own"),
+    "device_gflops": _range("--device-gflops", "the device's speed instead of a name"),
+    "server_gflops": _range("--server-gflops", "the server's speed instead of a name"),
+    "rate_mbps": _range("--rate-mbps", "uplink rate instead of a link's name"),
+    "round_trip_ms": _range("--round-trip-ms", "time that crossing the link takes besides; default: the link's own"),
 }
 SCENARIO = {name: (RANGES.get(name, option), default) for name, (option, default) in options.SCENARIO.items()}
 ROLES = {
