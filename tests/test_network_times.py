@@ -181,7 +181,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append(work.name)
         return Prepared(lambda: seconds(work), lambda: None)
 
-    monkeypatch.setattr(module, "_backend", lambda name: SimpleNamespace(version=lambda: "fake 1", prepare=prepare))
+    monkeypatch.setattr(module, "backend_of", lambda name: SimpleNamespace(version=lambda: "fake 1", prepare=prepare))
     monkeypatch.setattr(module, "time_calls", lambda work: (work.call(), 0.01))
     return ran
 

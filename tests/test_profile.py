@@ -130,7 +130,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def timed(work: Prepared) -> tuple[float, float]:
         return work.call(), 0.01
 
-    monkeypatch.setattr(module, "_backend", lambda name: SimpleNamespace(version=lambda: "fake 1", prepare=prepare))
+    monkeypatch.setattr(module, "backend_of", lambda name: SimpleNamespace(version=lambda: "fake 1", prepare=prepare))
     monkeypatch.setattr(module, "time_calls", timed)
     return ran
 
@@ -229,7 +229,7 @@ BACKENDS = [
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_piece_of_work_runs_and_gives_what_its_last_layer_says(backend: str) -> None:
-    runner = module._backend(backend)  # type: ignore[arg-type]
+    runner = module.backend_of(backend)  # type: ignore[arg-type]
     small = [each for each in plan(GRAPHS) if each.terms[3] < 3e6]
     assert {each.part for each in small} == {"layer", "run", "half"}
     for each in small:

@@ -125,6 +125,13 @@ class AtlasInfo:
     crossings: bool = False
 
     @property
+    def measured(self) -> tuple[bool, bool]:
+        """Whether the costs of the device and of the server are seconds, for their times were measured; the speed that
+        is a scenario's is then 1, and less where a server has other work."""
+        said = self.problem.get("layer_seconds") or {}
+        return said.get("device") is not None, said.get("server") is not None
+
+    @property
     def proven(self) -> bool:
         return self.ratio <= 1 + self.tolerance
 

@@ -12,7 +12,12 @@ from coinfer_ray.cli.output import check_output, note, print_json, print_table, 
 from coinfer_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from coinfer_ray.atlas.atlas import StrategyAtlas
+    from coinfer_ray.atlas.atlas import Range, StrategyAtlas
+    from coinfer_ray.problem.network_times import SideTimes
+    from coinfer_ray.scenarios.scenario import CostModel, Device, Server
+
+DEVICE_GFLOPS, SERVER_GFLOPS, DEFAULT_SERVER = "0.1:1000", "10600", "p100"
+_SIDES = ("device", "server")
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +34,7 @@ def register(app: typer.Typer) -> None:
   coinfer atlas build --model alexnet --out alexnet.atlas.parquet
   coinfer atlas build --model alexnet --max-loss 0.05 --device-gflops 0.1:500 --rate-mbps 0.1:100 --out a.parquet
   coinfer atlas build --model alexnet --crossings --out alexnet.crossings.parquet
+  coinfer atlas build --model alexnet --device pi5.yaml --server box.yaml --server-load 0:4 --out pi5.parquet
 
 \b
 Run the same line again after it was stopped: it goes on where it was.
@@ -42,6 +48,7 @@ Run the same line again after it was stopped: it goes on where it was.
   coinfer atlas show alexnet.atlas.parquet --device rpi3b+ --server p100
   coinfer atlas show alexnet.atlas.parquet --device rpi3b+ --server p100 --rate-mbps 3 --json
   coinfer atlas show alexnet.crossings.parquet --device-gflops 40 --server p100 --link 4g --round-trip-ms 40
+  coinfer atlas show pi5.parquet --rate-mbps 20 --server-load 1.5
   coinfer atlas show alexnet.atlas.parquet --picture atlas.png
 """,
     )(show)
@@ -61,8 +68,19 @@ def build(
     out: Annotated[Path, typer.Option("--out", help="The atlas's file (Parquet).")],
     model: options.Model = None,
     *,
-    device_gflops: Annotated[str, typer.Option("--device-gflops", help="LOW:HIGH, or one speed.")] = "0.1:1000",
-    server_gflops: Annotated[str, typer.Option("--server-gflops", help="LOW:HIGH, or one speed.")] = "10600",
+    device: options.Device = None,
+    device_gflops: Annotated[
+        str | None, typer.Option("--device-gflops", help=f"LOW:HIGH, or one speed; default: {DEVICE_GFLOPS}.")
+    ] = None,
+    server: options.Server = None,
+    server_gflops: Annotated[
+        str | None, typer.Option("--server-gflops", help=f"LOW:HIGH, or one speed; default: {SERVER_GFLOPS}.")
+    ] = None,
+    server_load: Annotated[
+        str,
+        typer.Option("--server-load", help="LOW:HIGH, or one: other work on the server."),
+    ] = "0",
+    cost_model: options.CostModel = None,
     rate_mbps: Annotated[str, typer.Option("--rate-mbps", help="LOW:HIGH, or one rate.")] = "0.01:1000",
     max_loss: options.MaxLoss = 0.02,
     confidence: options.Confidence = 0.9,
@@ -79,7 +97,7 @@ def build(
     json: options.Json = False,
     **chosen: Any,
 ) -> None:
-    """Build the atlas of a network for ranges of device speeds and uplink rates."""
+    """Build the atlas of a network for ranges of device speeds and uplink rates, or for a measured device or server."""
     check_output(out, "atlas")
     with stdout_for_answers():
         from coinfer_ray.atlas.atlas import Ranges
@@ -88,12 +106,20 @@ def build(
         from coinfer_ray.optimizer.problem import assemble
 
         announce_compilation()
+        network = options.network_of(model, chosen["records"])
+        sides = _sides_to_build(network, device, device_gflops, server, server_gflops, cost_model)
+        load = options.read_range("server load", server_load, 1.0)
+        if not 0 <= load[0] <= load[1]:
+            raise InputError(
+                f"server load: {server_load} must rise from 0 on; 0 is an idle server, 1 takes twice as long"
+            )
+        slowest, fastest = sides[1][0]
         ranges = Ranges.of_speeds(
-            options.read_range("device gflops", device_gflops, 1e9),
-            options.read_range("server gflops", server_gflops, 1e9),
+            sides[0][0],
+            (slowest / (1 + load[1]), fastest / (1 + load[0])),
             options.read_range("rate mbps", rate_mbps, 1e6),
         )
-        problem = assemble(options.network_of(model, chosen["records"]), **options.given(chosen))
+        problem = assemble(network, times=(sides[0][1], sides[1][1]), **options.given(chosen))
         atlas = run(
             problem,
             ranges,
@@ -118,8 +144,9 @@ def show(
     atlas: Annotated[Path, typer.Argument(help="File that `coinfer atlas build` wrote.")],
     device: options.Device = None,
     device_gflops: options.DeviceGflops = None,
-    server: options.Server = "p100",
+    server: options.Server = None,
     server_gflops: options.ServerGflops = None,
+    server_load: options.ServerLoad = None,
     link: options.Link = None,
     rate_mbps: options.RateMbps = None,
     round_trip_ms: options.RoundTripMs = None,
@@ -132,15 +159,13 @@ def show(
     check_output(picture, "picture")
     with stdout_for_answers():
         from coinfer_ray.atlas.atlas import load_atlas
-        from coinfer_ray.scenarios.read import device_of, link_of, round_trip_of, server_of
-        from coinfer_ray.scenarios.scenario import Scenario, refuse_times
+        from coinfer_ray.scenarios.read import link_of, round_trip_of
+        from coinfer_ray.scenarios.scenario import Scenario
 
         found = load_atlas(atlas)
         document: dict[str, Any] = {"atlas": found.info.to_json(), "strategies": found.rows()}
-        if device is not None or device_gflops is not None:
-            side = device_of(device, device_gflops, found.info.model)
-            other = server_of(None if server_gflops is not None else server, server_gflops, found.info.model)
-            refuse_times("atlas", side, other)
+        if device is not None or device_gflops is not None or found.info.measured[0]:
+            side, other = _sides_to_ask(found, device, device_gflops, server, server_gflops, server_load)
             crossing_s = other.per_crossing_s + (0.0 if round_trip_ms is None else round_trip_of(round_trip_ms))
             if link is not None or rate_mbps is not None:
                 scenario = Scenario(side, other, link_of(link, rate_mbps, round_trip_ms=round_trip_ms))
@@ -154,6 +179,8 @@ def show(
         if picture is not None:
             from coinfer_ray.report.atlas_figure import draw_atlas
 
+            if any(found.info.measured):
+                raise InputError("picture: its axes are speeds and rates, and this atlas is of measured times")
             draw_atlas(found, picture)
             note(f"picture written to {picture}")
     if json:
@@ -171,6 +198,83 @@ def sql(
     from coinfer_ray.atlas.sql import atlas_sql
 
     typer.echo(atlas_sql(load_atlas(atlas), name), nl=False)
+
+
+def _sides_to_build(
+    network: Any,
+    device: str | None,
+    device_gflops: str | None,
+    server: str | None,
+    server_gflops: str | None,
+    cost_model: CostModel | None,
+) -> tuple[tuple[Range, SideTimes | None], tuple[Range, SideTimes | None]]:
+    """The speeds of the devices and of the servers (FLOP/s) that an atlas is for, and their measured times.
+
+    Raises:
+        InputError: a side by name and by speeds, or a cost model for which nothing is measured.
+    """
+    from coinfer_ray.models.source import resolve_model
+    from coinfer_ray.scenarios.read import check_measured, device_of, server_of
+
+    for what, named, speeds in (("device", device, device_gflops), ("server", server, server_gflops)):
+        if named is not None and speeds is not None:
+            raise InputError(f"{what}: {named} and gflops were both given; give one of them")
+    name = resolve_model(network).name
+    own = None if device is None else device_of(device, network=name, cost_model=cost_model)
+    other = None if server is None else server_of(server, network=name, cost_model=cost_model)
+    times = None if own is None else own.times, None if other is None else other.times
+    check_measured("cost model", cost_model, times)
+    slow = options.read_range("device gflops", device_gflops or DEVICE_GFLOPS, 1e9)
+    fast = options.read_range("server gflops", server_gflops or SERVER_GFLOPS, 1e9)
+    return (
+        (slow if own is None else (own.flops_per_s, own.flops_per_s), times[0]),
+        (fast if other is None else (other.flops_per_s, other.flops_per_s), times[1]),
+    )
+
+
+def _sides_to_ask(
+    atlas: StrategyAtlas,
+    device: str | None,
+    device_gflops: float | None,
+    server: str | None,
+    server_gflops: float | None,
+    server_load: float | None,
+) -> tuple[Device, Server]:
+    """A scenario's device and server; those that an atlas was built with where it is of measured times.
+
+    Raises:
+        InputError: times that the atlas does not count by, or none where it does.
+    """
+    from coinfer_ray.scenarios.read import device_of, server_of
+    from coinfer_ray.scenarios.scenario import Device, Server
+
+    info, said = atlas.info, atlas.info.problem.get("layer_seconds") or {}
+    if info.measured[0] and device is None and device_gflops is None:
+        own = Device("as measured", 1.0)
+    else:
+        own = device_of(device, device_gflops, info.model)
+    if info.measured[1] and server is None and server_gflops is None:
+        other = server_of(Server("as measured", 1.0), load=server_load)
+    else:
+        default = None if server_gflops is not None else DEFAULT_SERVER
+        other = server_of(server or default, server_gflops, info.model, load=server_load)
+    _check_times("device", own, said.get("device"), device is not None or device_gflops is not None)
+    _check_times("server", other, said.get("server"), server is not None or server_gflops is not None)
+    return own, other
+
+
+def _check_times(what: str, side: Device | Server, said: Any, given: bool) -> None:
+    """Raise InputError where a ``given`` side is counted otherwise than the atlas, whose problem ``said`` how."""
+    from coinfer_ray.problem.network_times import said_of
+    from coinfer_ray.scenarios.scenario import refuse_times
+
+    if said is None:
+        refuse_times("atlas", side)
+    elif given and said not in said_of(side.times):
+        raise InputError(
+            f"{what}: the atlas is of measured times, and not of those of {side.name}; give the file that it was built "
+            "with, or none"
+        )
 
 
 def _answer(atlas: StrategyAtlas, weights: tuple[float, ...]) -> dict[str, Any]:
@@ -198,7 +302,8 @@ def _print_atlas(atlas: StrategyAtlas, document: dict[str, Any]) -> None:
     typer.echo(_summary(atlas))
     intervals = document.get("intervals")
     table = Table("cut after", *(["rate Mb/s"] if intervals else ["share", "rate Mb/s"]))
-    for name in ("device MFLOP", "server MFLOP", "kbit", "accuracy"):
+    units = [("ms", 1e3) if measured else ("MFLOP", 1e-6) for measured in atlas.info.measured]
+    for name in (f"device {units[0][0]}", f"server {units[1][0]}", "kbit", "accuracy"):
         table.add_column(name, justify="right")
     table.add_column("pruned on average", justify="right")
     table.add_column("codec")
@@ -218,8 +323,7 @@ def _print_atlas(atlas: StrategyAtlas, document: dict[str, Any]) -> None:
             row["cut_after"],
             *([] if share is None else [share]),
             "-" if low is None or high is None else f"{low / 1e6:.3g} - {high / 1e6:.3g}",
-            f"{row['device_flop'] / 1e6:,.1f}",
-            f"{row['server_flop'] / 1e6:,.1f}",
+            *(f"{row[f'{side}_flop'] * unit:,.1f}" for side, (_, unit) in zip(_SIDES, units, strict=True)),
             f"{row['uplink_bit'] / 1e3:,.2f}",
             f"{row['predicted_accuracy']:.4f}{known}",
             f"{pruned:.0%}",

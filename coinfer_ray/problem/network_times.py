@@ -63,8 +63,8 @@ class NetworkTimes:
         return quadratic * in_channels * out_channels + out * out_channels + own * in_channels + constant
 
     def to_json(self) -> dict[str, Any]:
-        """What tells it from others: a digest stands for the rows."""
-        numbers = json.dumps([self.rows, self.call_s, self.layers.to_json()])
+        """What tells it from others: a digest stands for the rows, in whatever order they are."""
+        numbers = json.dumps([sorted(zip(self.names, self.rows, strict=True)), self.call_s, self.layers.to_json()])
         digest = hashlib.sha256(numbers.encode()).hexdigest()[:16]
         return {
             "network": self.network,
@@ -92,6 +92,15 @@ class MeasuredSide:
 
 SideTimes: TypeAlias = LayerTimes | MeasuredSide  # of a device or a server
 NetworkSeconds: TypeAlias = LayerTimes | NetworkTimes  # the same for one network
+
+
+def said_of(side: SideTimes | None) -> list[dict[str, Any] | None]:
+    """What a problem's provenance may say of a ``side``: of a network's own times, or of those of all layers."""
+    if side is None:
+        return [None]
+    if isinstance(side, MeasuredSide):
+        return [*(each.to_json() for each in side.networks), *([] if side.required else [side.layers.to_json()])]
+    return [side.to_json()]
 
 
 def times_for(side: SideTimes | None, graph: LayerGraph) -> NetworkSeconds | None:

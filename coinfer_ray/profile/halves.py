@@ -51,15 +51,15 @@ def halves_of(graph: LayerGraph, seed: int = 0) -> list[Half]:
     cuts = measured_cuts(graph)
     found = []
     for level in LEVELS:
-        pruned = _uniformly(graph, space, level)
-        found += [half for cut in cuts for half in _sides(pruned, cut, level, f"{graph.model}-{graph.input_px}")]
+        pruned = pruned_uniformly(graph, space, level)
+        found += [half for cut in cuts for half in both_halves(pruned, cut, level, f"{graph.model}-{graph.input_px}")]
     for number, cut in enumerate(sorted(rng.choice(cuts, min(HELD_OUT, len(cuts)), replace=False).tolist())):
         name = f"{graph.model}-{graph.input_px}-held-out-{number}"
-        found += _sides(pruned_at_random(graph, rng), cut, None, name)
+        found += both_halves(pruned_at_random(graph, rng), cut, None, name)
     return [found[position] for position in rng.permutation(len(found))]
 
 
-def _sides(pruned: LayerGraph, cut: int, level: float | None, name: str) -> list[Half]:
+def both_halves(pruned: LayerGraph, cut: int, level: float | None, name: str) -> list[Half]:
     """Both halves at a cut, or the one that has anything to do."""
     part: Part = "cut" if level is not None else "held out"
     share = "" if level is None else f"-{level:g}"
@@ -71,7 +71,7 @@ def _sides(pruned: LayerGraph, cut: int, level: float | None, name: str) -> list
     ]
 
 
-def _uniformly(graph: LayerGraph, space: SearchSpace, level: float) -> LayerGraph:
+def pruned_uniformly(graph: LayerGraph, space: SearchSpace, level: float) -> LayerGraph:
     """The network with all prunable sets pruned by a share, or the one that its space has nearest to it."""
     levels = np.zeros(len(space.variables), dtype=np.int64)
     for row in range(space.sets):

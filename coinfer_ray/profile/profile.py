@@ -87,7 +87,7 @@ def profile(
     if not minutes > 0 or threads < 1:
         raise InputError(f"profile: {minutes:g} minutes on {threads} threads; both must be above 0")
     check_replaceable(out, "device")
-    chosen = _backend(backend)
+    chosen = backend_of(backend)
     work = plan([load_graph(model, input_px or usual_input_px(model)) for model in models], seed)
     sources = [resolve_model(network) for network in networks]
     graphs = [load_graph(source, input_px or usual_input_px(source)) for source in sources]
@@ -113,7 +113,7 @@ def profile(
     return found
 
 
-def _backend(name: Backend) -> Any:
+def backend_of(name: Backend) -> Any:
     """The module that runs layers: :mod:`coinfer_ray.profile.onnx_layers`, or that of torch."""
     check_name("backend", name, get_args(Backend))
     if name != "torch":
