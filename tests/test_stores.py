@@ -282,6 +282,7 @@ def test_what_cannot_work_is_one_line(
     [
         ("AWS Error ACCESS_DENIED during PutObject operation: Access Denied", r"permission denied.*AWS_ACCESS_KEY_ID"),
         ("AWS Error INVALID_ACCESS_KEY_ID during HeadObject operation: No response body.", "no credentials"),
+        ("google::cloud::Status(UNAVAILABLE: Could not create a OAuth2 access token)", "no credentials"),
         ("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 28, Timeout", "cannot be reached"),
         ("AWS Error UNKNOWN (HTTP status 418) during x operation: I am a teapot (Request ID: 1)", "I am a teapot$"),
     ],

@@ -43,7 +43,7 @@ _NETWORK = re.compile(
 _NO_BUCKET = re.compile(r"NO_SUCH_BUCKET|bucket does not exist", re.IGNORECASE)
 _REFUSED = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE|INVALID_CLIENT_TOKEN|UNRECOGNIZED_CLIENT|EXPIRED_TOKEN|"
-    r"PERMISSION_DENIED|UNAUTHENTICATED|HTTP status 40[13]|AccessControlException|credentials",
+    r"PERMISSION_DENIED|UNAUTHENTICATED|HTTP status 40[13]|OAuth2 access token|AccessControlException|credentials",
     re.IGNORECASE,
 )
 _CREDENTIALS = {

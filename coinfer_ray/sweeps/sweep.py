@@ -334,6 +334,7 @@ def _run(
                 store.write(name, content)
             manifest.add(name, written)
             progress.advance(written.rows)
+            executor.progressed("scenarios", written.rows)
     if not failed:
         store.remove(FAILED_FILE)
         return

@@ -57,6 +57,13 @@ def test_every_task_comes_back_once(executor: Executor) -> None:
     assert all(envelope.seconds >= 0 for envelope in envelopes)
 
 
+def test_progress_may_be_told(executor: Executor) -> None:
+    for envelope in executor.run(start_adder, {"table": np.zeros(1)}, [("a", 1)]):
+        executor.progressed("scenarios", 3)
+        executor.progressed("scenarios", 0)
+        assert envelope.value == 1
+
+
 def test_no_tasks(executor: Executor) -> None:
     assert list(executor.run(start_adder, {"table": np.zeros(1)}, [])) == []
 

@@ -69,6 +69,10 @@ class Executor(Protocol):
         """
         ...
 
+    def progressed(self, what: str, count: int) -> None:
+        """Tell whoever watches the executor (metrics on Ray, nobody elsewhere) that ``count`` more of ``what`` the
+        tasks are made of is done; while :meth:`run` is under way."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(

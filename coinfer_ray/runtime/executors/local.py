@@ -39,6 +39,9 @@ class LocalExecutor:
             value, error, seconds = attempt(work, task)
             yield Envelope(task_id, value, error, 1, seconds)
 
+    def progressed(self, what: str, count: int) -> None:
+        """See :class:`coinfer_ray.runtime.executors.base.Executor`."""
+
     def __enter__(self) -> Self:
         return self
 

@@ -91,6 +91,9 @@ class ProcessExecutor:
             initargs=(start, path, self.context),
         )
 
+    def progressed(self, what: str, count: int) -> None:
+        """See :class:`coinfer_ray.runtime.executors.base.Executor`."""
+
     def __enter__(self) -> Self:
         return self
 

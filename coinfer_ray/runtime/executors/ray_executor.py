@@ -4,7 +4,7 @@ One plain actor per worker, never restarted by Ray: a lost one (killed, out of m
 by a fresh actor, and only the task that it was running is charged with an attempt. Replacements that find no room
 wait without holding up the others, so a cluster that shrinks goes on with what is left.
 
-This is the only module that imports ray.
+This module and ``ray_metrics`` are the only ones of the executors that import ray.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.runtime.executors.base import Envelope, R, Start, T, WorkerContext, attempt, describe
+from coinfer_ray.runtime.executors.ray_metrics import RunMetrics
 
 _POLL_S = 1.0
 _SHOWN = 300  # characters of Ray's message in ours
@@ -79,6 +80,7 @@ class RayExecutor:
         self.max_attempts = max_attempts
         self.start_timeout_s = start_timeout_s
         self._joined_here = False
+        self._metrics: RunMetrics | None = None
 
     def __enter__(self) -> Self:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -118,10 +120,19 @@ class RayExecutor:
         if not ray.is_initialized():
             raise RuntimeError("a RayExecutor runs tasks only inside its `with` block")
         crew: _Crew[T, R] = _Crew(self, start, shared, tasks)
+        self._metrics = RunMetrics(start.__module__)
         try:
-            yield from crew.envelopes()
+            for envelope in crew.envelopes():
+                self._metrics.took(envelope, sum(member.ready for member in crew.members))
+                yield envelope
         finally:
+            self._metrics.ended()
             crew.dismiss()
+
+    def progressed(self, what: str, count: int) -> None:
+        """See :class:`coinfer_ray.runtime.executors.base.Executor`."""
+        if self._metrics is not None:
+            self._metrics.progressed(what, count)
 
     def _join(self) -> None:
         with _own_sigterm():
