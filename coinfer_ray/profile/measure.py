@@ -201,6 +201,8 @@ def measure_bundle(bundle: Path, out: Path, threads: int, minutes: float | None)
             end = "\r" if sys.stderr.isatty() else "\n"
             print(f"{len(measured)} of {len(pieces)} measured, {left:.1f} min left ", end=end, file=sys.stderr)
             shown = now
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     _say_doubts(results)
     more = "" if len(measured) == len(pieces) else " (the same line again measures more)"
     return (
