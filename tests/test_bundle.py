@@ -191,6 +191,10 @@ def test_time_that_is_up_leaves_the_rest_for_later(
         (lambda it: it["made"].update(seed=-1), r"made\.seed: -1 must be a whole number from 0 on"),
         (lambda it: it["made"].pop("graphs"), r"made\.graphs: is missing or broken"),
         (lambda it: it["made"].update(graphs=[{"model": "alexnet"}]), r"made\.graphs\[0\]"),
+        (
+            lambda it: it["made"].update(graphs=[{"model": "antigravity:fly", "input_px": 64}]),
+            r"made\.graphs\[0\]: antigravity:fly at 64 px does not ship with coinfer",
+        ),
         (lambda it: it.update(threads=0), "threads: 0 must be a whole number from 1 on"),
         (lambda it: it.update(load_by_others=None), "load_by_others: None must be a number"),
         (lambda it: it["measured"].update({"7": [-1e-3, 0.1]}), r"measured: 7 \(\S+\): -0.001 s .* must be above 0"),

@@ -22,7 +22,7 @@ from typing import Any
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import LayerGraph
-from coinfer_ray.models.library import load_graph, ships
+from coinfer_ray.models.library import load_graph, shipped_graphs, ships
 from coinfer_ray.models.source import ModelLike, graph_from
 from coinfer_ray.profile import measure
 from coinfer_ray.profile.fit import Measurement
@@ -220,7 +220,12 @@ def _reference(graph: LayerGraph) -> dict[str, Any]:
 
 def _graph_of(reference: Mapping[str, Any], where: str) -> LayerGraph:
     if reference.keys() == {"model", "input_px"}:
-        return load_graph(str(reference["model"]), _whole(reference["input_px"], f"{where}.input_px"))
+        name, pixels = str(reference["model"]), _whole(reference["input_px"], f"{where}.input_px")
+        if (name, pixels) not in shipped_graphs():  # any other name might be one of code to import
+            raise InputError(
+                f"{where}: {name} at {pixels} px does not ship with coinfer {__version__}; fit where it was planned"
+            )
+        return load_graph(name, pixels)
     return graph_from(reference, where)
 
 
