@@ -26,7 +26,8 @@ from coinfer_ray.problem.network_times import NetworkTimes, times_for
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.profile.fit_network import half_seconds
 from coinfer_ray.profile.halves import Half, both_halves, measured_cuts, pruned_uniformly
-from coinfer_ray.profile.profile import backend_of, profile, time_calls
+from coinfer_ray.profile.measure import time_calls
+from coinfer_ray.profile.profile import backend_of, profile
 from coinfer_ray.profile.work import pruned_at_random
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.scenarios.read import device_of, read_yaml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,6 +37,76 @@ def test_weights_are_watts_times_seconds() -> None:
     assert Scenario(device, Server("s", 1e12, 0.001), link).weights("energy") == pytest.approx(expected, rel=1e-12)
     own = Device("phone", 5e9, compute_w=3, radio_w=2, idle_w=0.5)  # the device's own word goes before the link's
     assert Scenario(own, Server("s", 1e12), link).weights("energy")[2] == pytest.approx(2 / 4e6)
+
+
+PRICED: dict[str, Any] = {"device": "rpi4b-ncnn", "server": "v100-ncnn", "link": "4g-typical", "max_loss": 0.05}
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_weighted_is_seconds_and_the_price_of_joules(synthetic_predictor: Predictor, confidence: float | None) -> None:
+    asked: dict[str, Any] = {**PRICED, "records": trusted(synthetic_predictor), "confidence": confidence}
+    fast = coinfer_ray.optimize("alexnet", **asked)
+    lean = coinfer_ray.optimize("alexnet", **asked, objective="energy")
+    scenario = resolve(network="alexnet", **PRICED)
+    before = None
+    for price in (1e-6, 0.1, 1.0, 10.0, 1e6):
+        found = coinfer_ray.optimize("alexnet", **asked, objective="weighted", seconds_per_joule=price)
+        assert found.energy_j is not None
+        assert found.weighted_s == pytest.approx(found.latency_s + price * found.energy_j, rel=1e-9)
+        for other in (fast, lean):  # both are among what it may choose
+            watts = [j / s for j, s in zip(scenario.weights("energy"), scenario.weights(), strict=True)]
+            spent = (other.device_s, other.server_s, other.uplink_s, other.crossing_s)
+            joules = sum(watt * second for watt, second in zip(watts, spent, strict=True))
+            assert found.weighted_s <= (other.latency_s + price * joules) * (1 + 1.1e-3)
+        if before is not None:  # the dearer energy is, the less of it
+            assert found.energy_j <= before * (1 + 1.1e-3)
+        before = found.energy_j
+        assert found.lower_bound_s is None
+        assert found.to_json()["weighted_s"] == found.weighted_s
+    assert lean.energy_j is not None
+    assert before == pytest.approx(lean.energy_j, rel=1.1e-3)
+    assert "weighted_s" not in fast.to_json()
+
+
+def test_rows_by_the_weighted_objective_are_the_least_of_an_enumeration() -> None:
+    scenario = resolve(network="alexnet", **PRICED)
+    graph = load_graph("alexnet", 64)
+    names = ("all_local", "all_server", "neurosurgeon")
+    for price in (0.01, 0.3, 5.0):
+        asked: dict[str, Any] = {**PRICED, "objective": "weighted", "seconds_per_joule": price, "methods": names}
+        rows = {row["method"]: row for row in compare("alexnet", **asked)}
+        weights = [s + price * j for s, j in zip(scenario.weights(), scenario.weights("energy"), strict=True)]
+        every = []
+        for point in graph.cut_points:
+            flops = [sum(layer.flops for layer in part) for part in (graph.layers[:point], graph.layers[point:])]
+            sent = graph.input_elements if point == 0 else graph.layers[point - 1].output_elements
+            crosses = point < len(graph.layers)
+            bits = 32 * sent if crosses else 0
+            every.append(weights[0] * flops[0] + weights[1] * flops[1] + weights[2] * bits + weights[3] * crosses)
+        assert rows["neurosurgeon"]["weighted_s"] == pytest.approx(min(every), rel=1e-12)
+        assert rows["all_server"]["weighted_s"] == pytest.approx(every[0], rel=1e-12)
+        assert rows["all_local"]["weighted_s"] == pytest.approx(every[-1], rel=1e-12)
+        for row in rows.values():
+            assert row["weighted_s"] == pytest.approx(row["latency_s"] + price * row["energy_j"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"objective": "weighted"}, "objective: weighted is seconds and a price for energy; give the price by --sec"),
+        ({"objective": "weighted", "seconds_per_joule": 0.0}, "seconds per joule: 0 must be above 0, and finite"),
+        ({"objective": "weighted", "seconds_per_joule": float("nan")}, "seconds per joule: nan must be above 0"),
+        ({"objective": "energy", "seconds_per_joule": 1.0}, "weighted objective, and energy was asked for"),
+        ({"seconds_per_joule": 1.0}, "weighted objective, and latency was asked for; give --objective weighted"),
+        ({"objective": "weighted", "seconds_per_joule": 1.0, "device": "tk1"}, "the powers of tk1 are not known"),
+    ],
+)
+@pytest.mark.parametrize("ask", [coinfer_ray.optimize, compare])
+def test_a_price_that_is_missing_or_means_nothing_is_refused(
+    ask: Callable[..., Any], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        ask("alexnet", **{**PRICED, **given})
 
 
 def test_presets_have_powers_with_sources() -> None:

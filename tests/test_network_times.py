@@ -26,11 +26,13 @@ from coinfer_ray.problem.costs import DelayCalculator
 from coinfer_ray.problem.layer_times import FREE, LayerTimes
 from coinfer_ray.problem.network_times import NetworkTimes, times_for
 from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.profile import measure
 from coinfer_ray.profile import profile as module
 from coinfer_ray.profile.fit_network import fit_network, half_seconds
 from coinfer_ray.profile.halves import LEVELS, Half, halves_of, measured_cuts
+from coinfer_ray.profile.measure import Prepared
 from coinfer_ray.profile.profile import profile
-from coinfer_ray.profile.work import Prepared, Work
+from coinfer_ray.profile.work import Work
 from coinfer_ray.scenarios.read import device_of, parse_grid, resolve
 from coinfer_ray.sweeps.sweep import sweep
 from tests.synthetic import trusted
@@ -182,7 +184,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Prepared(lambda: seconds(work), lambda: None)
 
     monkeypatch.setattr(module, "backend_of", lambda name: SimpleNamespace(version=lambda: "fake 1", prepare=prepare))
-    monkeypatch.setattr(module, "time_calls", lambda work: (work.call(), 0.01))
+    monkeypatch.setattr(measure, "time_calls", lambda work: (work.call(), 0.01))
     return ran
 
 
@@ -208,19 +210,19 @@ def test_profile_writes_a_networks_own_times(fake: list[str], tmp_path: Path, su
 
 
 def test_it_goes_on_where_it_was_stopped(fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, real = tmp_path / "board.yaml", module.time_calls
+    out, real = tmp_path / "board.yaml", measure.time_calls
 
     def killed(work: Prepared) -> tuple[float, float]:
         if len(fake) > 250:
             raise KeyboardInterrupt
         return real(work)
 
-    monkeypatch.setattr(module, "time_calls", killed)
+    monkeypatch.setattr(measure, "time_calls", killed)
     with pytest.raises(KeyboardInterrupt):
         profile(out, networks=["alexnet"], quiet=True)
     with pytest.raises(InputError, match="networks"):
         profile(out, networks=["regnet_x_400mf"], quiet=True)
-    monkeypatch.setattr(module, "time_calls", real)
+    monkeypatch.setattr(measure, "time_calls", real)
     fake.clear()
     found = profile(out, networks=["alexnet"], quiet=True)
     assert len(fake) == found.planned - 250

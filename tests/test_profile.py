@@ -17,11 +17,13 @@ from coinfer_ray.cli import main
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.problem.layer_times import FREE, LayerTimes
+from coinfer_ray.profile import measure
 from coinfer_ray.profile import profile as module
 from coinfer_ray.profile.fit import Measurement, fit_times
 from coinfer_ray.profile.geometry import Window, window_of
-from coinfer_ray.profile.profile import profile, time_calls
-from coinfer_ray.profile.work import Prepared, Work, plan
+from coinfer_ray.profile.measure import Prepared
+from coinfer_ray.profile.profile import profile
+from coinfer_ray.profile.work import Work, plan
 from coinfer_ray.scenarios.read import device_of
 
 TIMES = LayerTimes(conv_flop=2e-11, grouped_flop=9e-11, element=5e-10, weight=2e-10, layer=8e-6)
@@ -95,7 +97,7 @@ def test_median_and_spread_after_a_warm_up() -> None:
     def touch() -> None:
         now[0] += 100.0  # is not counted
 
-    median, spread = time_calls(Prepared(call, touch), lambda: now[0])
+    median, spread = measure.time_calls(Prepared(call, touch), lambda: now[0])
     assert median == 2.0
     assert spread == pytest.approx((3.5 - 1.5) / 2)  # of 1, 2, 3, 4, 5, 1, 2
 
@@ -131,7 +133,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return work.call(), 0.01
 
     monkeypatch.setattr(module, "backend_of", lambda name: SimpleNamespace(version=lambda: "fake 1", prepare=prepare))
-    monkeypatch.setattr(module, "time_calls", timed)
+    monkeypatch.setattr(measure, "time_calls", timed)
     return ran
 
 
@@ -152,18 +154,18 @@ def test_the_file_is_a_device(fake: list[str], tmp_path: Path, suffix: str) -> N
 
 
 def test_it_goes_on_where_it_was_stopped(fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, real = tmp_path / "board.yaml", module.time_calls
+    out, real = tmp_path / "board.yaml", measure.time_calls
 
     def killed(work: Prepared) -> tuple[float, float]:
         if len(fake) > 40:
             raise KeyboardInterrupt
         return real(work)
 
-    monkeypatch.setattr(module, "time_calls", killed)
+    monkeypatch.setattr(measure, "time_calls", killed)
     with pytest.raises(KeyboardInterrupt):
         profile(out, quiet=True)
     assert not out.exists()
-    monkeypatch.setattr(module, "time_calls", real)
+    monkeypatch.setattr(measure, "time_calls", real)
     with pytest.raises(InputError, match="threads"):
         profile(out, threads=2, quiet=True)
     kept, broken = 40, tmp_path / "board.yaml.parts" / "measured-000007.json"
@@ -176,7 +178,7 @@ def test_it_goes_on_where_it_was_stopped(fake: list[str], tmp_path: Path, monkey
 
 def test_time_that_is_up_says_so(fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(measure.time, "monotonic", lambda: float(next(clock)))
     found = profile(tmp_path / "a.yaml", minutes=1.4, quiet=True)
     assert found.done < found.planned
     assert any(f"{found.done} of {found.planned} pieces of work were measured" in each for each in found.warnings)
@@ -185,9 +187,9 @@ def test_time_that_is_up_says_so(fake: list[str], tmp_path: Path, monkeypatch: p
 
 
 def test_a_busy_machine_is_told_of(fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.os, "getloadavg", lambda: (0.1, 0.1, 0.1))
+    monkeypatch.setattr(measure.os, "getloadavg", lambda: (0.1, 0.1, 0.1))
     assert profile(tmp_path / "a.yaml", quiet=True).warnings == ()
-    monkeypatch.setattr(module.os, "getloadavg", lambda: (3.0, 0.1, 0.1))
+    monkeypatch.setattr(measure.os, "getloadavg", lambda: (3.0, 0.1, 0.1))
     (warning,) = profile(tmp_path / "b.yaml", quiet=True).warnings
     assert warning.startswith("the machine was busy with other work (load 3.0")
 
@@ -266,10 +268,10 @@ def test_both_backends_measure_the_same_network() -> None:
 def test_the_command_measures_this_machine(
     backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WARM_UP_S", 0.0)
-    monkeypatch.setattr(module, "MEASURE_S", 0.0)
-    monkeypatch.setattr(module, "FEWEST_CALLS", 2)
-    monkeypatch.setattr(module, "EVICT_BYTES", 8)
+    monkeypatch.setattr(measure, "WARM_UP_S", 0.0)
+    monkeypatch.setattr(measure, "MEASURE_S", 0.0)
+    monkeypatch.setattr(measure, "FEWEST_CALLS", 2)
+    monkeypatch.setattr(measure, "EVICT_BYTES", 8)
     out = tmp_path / "me.json"
     command = [
         "profile",

@@ -38,6 +38,7 @@ def compare(
     optimizer: options.Optimizer = "exact",
     time_limit: options.TimeLimit = 10.0,
     objective: options.Objective = "latency",
+    seconds_per_joule: options.SecondsPerJoule = None,
     seed: options.Seed = 0,
     json: options.Json = False,
     **chosen: Any,
@@ -55,6 +56,7 @@ def compare(
             methods=DEFAULT_METHODS if methods is None else [name.strip() for name in methods.split(",")],
             optimizer=optimizer,
             objective=objective,
+            seconds_per_joule=seconds_per_joule,
             seed=seed,
             time_limit_s=time_limit,
         )
@@ -68,10 +70,12 @@ def _print_comparison(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     energy, streams = rows[0]["energy_j"] is not None, "items_per_s" in rows[0]
-    measured = [1 / row["items_per_s"] if streams else row["energy_j" if energy else "latency_s"] for row in rows]
+    weighted = "weighted_s" in rows[0]
+    counted = "weighted_s" if weighted else "energy_j" if energy else "latency_s"
+    measured = [1 / row["items_per_s"] if streams else row[counted] for row in rows]
     times = ["latency", "device", "uplink", "server", *(["crossing"] if any(row["crossing_s"] for row in rows) else [])]
     names = [*(f"{name} ms" for name in times), *(["energy J"] if energy else [])]
-    names += ["items/s"] if streams else []
+    names += ["items/s"] if streams else ["weighted ms"] if weighted else []
     bounded = any(row["accuracy_bound"] is not None for row in rows)
     table = Table("method")
     for name in (*names, "to the best", "accuracy", *(["at least"] if bounded else [])):
@@ -81,7 +85,9 @@ def _print_comparison(rows: list[dict[str, Any]]) -> None:
     for row, own in zip(rows, measured, strict=True):
         cells = [f"{row[f'{name}_s'] * 1e3:,.3f}" for name in times]
         if energy:
-            cells.append(f"{own:,.4g}")
+            cells.append(f"{row['energy_j']:,.4g}")
+        if weighted:
+            cells.append(f"{own * 1e3:,.3f}")
         if streams:
             cells.append(f"{row['items_per_s']:,.4g}")
         cells.append(f"{own / best:,.2f}x" if best else "-")

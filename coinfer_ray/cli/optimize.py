@@ -39,6 +39,7 @@ def optimize(
     time_limit: options.TimeLimit = 10.0,
     certify: options.Certify = False,
     objective: options.Objective = "latency",
+    seconds_per_joule: options.SecondsPerJoule = None,
     max_energy_j: Annotated[
         float | None, typer.Option("--max-energy-j", help="The fastest that draws no more, among measured strategies.")
     ] = None,
@@ -63,6 +64,7 @@ def optimize(
             **options.given(chosen),
             optimizer=optimizer,
             objective=objective,
+            seconds_per_joule=seconds_per_joule,
             seed=seed,
             certify=certify,
             time_limit_s=time_limit,
@@ -72,7 +74,8 @@ def optimize(
     if json:
         print_json(answer.to_json())
     else:
-        best = {"latency": "fastest", "energy": "leanest", "throughput": "greatest throughput"}[objective]
+        names = {"latency": "fastest", "energy": "leanest", "weighted": "best", "throughput": "greatest throughput"}
+        best = names[objective]
         _print_answer(answer, best if max_energy_j is None and max_latency_ms is None else f"{best} within the budget")
 
 
@@ -96,6 +99,8 @@ def _print_answer(answer: Answer, best: str) -> None:
         table.add_row("throughput", f"{answer.items_per_s:,.4g} items/s, held up by the {slowest}")
     if answer.energy_j is not None:
         table.add_row("energy", f"{answer.energy_j:,.4g} J")
+    if answer.weighted_s is not None:
+        table.add_row("weighted", f"{answer.weighted_s * 1e3:,.3f} ms, with the price of the energy")
     table.add_row("sent", f"{answer.uplink_bit / 1e3:,.1f} kbit")
     known = answer.accuracy_source == "base"
     rests_on = {

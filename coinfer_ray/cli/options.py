@@ -20,7 +20,7 @@ CodecFlopsChoice = Literal["count", "neglect"]
 FeatureBitsChoice = Literal["any", "32", "8"]
 ExecutorChoice = Literal["ray", "local", "processes"]
 AccuracyChoice = Literal["validation", "test"]
-ObjectiveChoice = Literal["latency", "energy", "throughput"]
+ObjectiveChoice = Literal["latency", "energy", "weighted", "throughput"]
 CostModelChoice = Literal["flops", "layers", "profile"]
 
 
@@ -82,8 +82,13 @@ Objective = Annotated[
     ObjectiveChoice,
     typer.Option(
         "--objective",
-        help="Energy: the device's, needs its powers. Throughput: of a stream, among measured strategies.",
+        help="Energy: the device's, needs its powers. Weighted: seconds and priced energy. "
+        "Throughput: of a stream, among measured strategies.",
     ),
+]
+SecondsPerJoule = Annotated[
+    float | None,
+    typer.Option("--seconds-per-joule", help="With --objective weighted: seconds that a joule of the device is worth."),
 ]
 MaxLoss = Annotated[float, typer.Option("--max-loss", help="Allowed loss of accuracy; 0.02: 2 points.")]
 Confidence = Annotated[

@@ -15,6 +15,7 @@ from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.optimize import TIME_LIMIT_S, OptimizeOptions, explain_infeasible, split_options
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER
+from coinfer_ray.problem.costs import objective as objective_of
 from coinfer_ray.problem.costs import parts
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
@@ -32,6 +33,7 @@ def compare(
     objective: Goal = "latency",
     seed: int = 0,
     time_limit_s: float | None = TIME_LIMIT_S,
+    seconds_per_joule: float | None = None,
     **options: Unpack[OptimizeOptions],
 ) -> list[dict[str, Any]]:
     """One row for each of ``methods``, in their order, as ``coinfer compare --json`` prints them.
@@ -43,9 +45,9 @@ def compare(
     known of the accuracy, which is then None. ``accuracy_bound`` is what a row reaches with the ``confidence`` that
     was asked for, None where none was; a measured accuracy is its own bound.
 
-    ``model``, ``device``, ``server``, ``link``, ``objective``, ``seed`` and ``options`` are those of
-    :func:`coinfer_ray.optimize`. By ``throughput`` every method chooses among what was measured, and rows have
-    ``items_per_s`` as well; ``genetic`` and ``cia`` cannot.
+    ``model``, ``device``, ``server``, ``link``, ``objective``, ``seconds_per_joule``, ``seed`` and ``options`` are
+    those of :func:`coinfer_ray.optimize`. By ``throughput`` every method chooses among what was measured, and rows have
+    ``items_per_s`` as well; ``genetic`` and ``cia`` cannot. By ``weighted`` they have ``weighted_s``, and ``energy_j``.
 
     Raises:
         InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that
@@ -55,6 +57,7 @@ def compare(
         check_name("method", method, tuple(METHODS))
     of_problem, of_scenario = split_options("compare", options)
     scenario = resolve(network=resolve_model(model).name, device=device, server=server, link=link, **of_scenario)
+    scenario = scenario.priced(objective, seconds_per_joule)
     chosen = [_asked(METHODS[name], optimizer, time_limit_s) for name in methods]
     predict = any(method.predicts for method in chosen) or of_problem.get("records") is not None
     problem = assemble(model, predict=predict, times=scenario.times, **of_problem)
@@ -110,6 +113,9 @@ def _row(
     }
     if objective == "throughput":
         row["items_per_s"] = 1 / float(found.objective[0])
+    if objective == "weighted":
+        row["energy_j"] = float(objective_of(costs, np.array(scenario.weights("energy"))))
+        row["weighted_s"] = float(found.objective[0])
     if found.levels is not None:
         row["strategy"] = problem.space.strategy(found.levels[0]).to_json()
     return row

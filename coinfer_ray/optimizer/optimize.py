@@ -56,10 +56,11 @@ class Answer:
     out of fold) in either direction.
     ``accuracy_bound`` is what it reaches with the ``confidence`` that was asked for; both None where none was.
     ``seconds`` is the time of the search alone, without reading and fitting the records. ``energy_j`` is None
-    unless energy was the objective or bounded. ``lower_bound_s``: no strategy that the predictor holds for accurate
-    enough is faster; ``gap``: by which share the answer may be above the best; both None where nothing was proven,
-    and within a budget among measured strategies alone.
-    ``graph_fingerprint``: of the network's layer graph. ``items_per_s`` is None unless throughput was the objective.
+    unless energy was the objective, part of it or bounded. ``lower_bound_s``: no strategy that the predictor holds for
+    accurate enough is faster; ``gap``: by which share the answer may be above the best; both None where nothing was
+    proven, and within a budget among measured strategies alone.
+    ``graph_fingerprint``: of the network's layer graph. ``items_per_s`` is None unless throughput was the objective,
+    ``weighted_s`` unless that was: the latency, and the price of the energy (s).
     """
 
     model: str
@@ -88,12 +89,14 @@ class Answer:
     crossing_s: float = 0.0
     graph_fingerprint: str | None = None
     items_per_s: float | None = None
+    weighted_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``coinfer optimize --json`` prints."""
         document = vars(self) | {"strategy": self.strategy.to_json()}
-        if self.items_per_s is None:  # as answers have always been
-            del document["items_per_s"]
+        for name in ("items_per_s", "weighted_s"):
+            if document[name] is None:  # as answers have always been
+                del document[name]
         return document
 
 
@@ -114,6 +117,7 @@ def optimize(
     time_limit_s: float | None = TIME_LIMIT_S,
     max_energy_j: float | None = None,
     max_latency_ms: float | None = None,
+    seconds_per_joule: float | None = None,
     **options: Unpack[OptimizeOptions],
 ) -> Answer:
     """The strategy with the least latency (or energy, or the greatest throughput) whose accuracy stays within
@@ -121,7 +125,8 @@ def optimize(
 
     ``model`` is a network's name (``coinfer models`` lists them), ``package.module:callable``, a layer graph file, or
     an ``nn.Module`` or what builds one (:func:`coinfer_ray.models.source.resolve_model`). ``objective``: ``latency`` in
-    seconds, ``energy``, the device's in joules, which needs its powers, or ``throughput`` of a stream, in items per
+    seconds, ``energy``, the device's in joules, which needs its powers, ``weighted``, seconds and ``seconds_per_joule``
+    for each joule, or ``throughput`` of a stream, in items per
     second, whose slowest stage counts (:mod:`coinfer_ray.optimizer.stream`): among measured strategies alone, all of
     which are compared.
 
@@ -141,6 +146,7 @@ def optimize(
     """
     of_problem, of_scenario = split_options("optimize", options)
     scenario = resolve(network=resolve_model(model).name, device=device, server=server, link=link, **of_scenario)
+    scenario = scenario.priced(objective, seconds_per_joule)
     budget = Budget.given(
         max_energy_j, max_latency_ms, objective=objective, optimizer=optimizer, confidence=scenario.confidence
     )
@@ -220,7 +226,7 @@ def answer(
         raise explain_infeasible(problem, scenario, float(found.accuracy[0]), predictions=searched)
     answers = problem.answers(found)
     costs, known = answers.costs[0], bool(answers.known[0])
-    counts_energy = objective == "energy" or (budget is not None and objective != "throughput")
+    counts_energy = objective in ("energy", "weighted") or (budget is not None and objective != "throughput")
     device_s, server_s, uplink_s, crossing_s = parts(answers.costs, np.array([scenario.weights("latency")]))[0]
     strategy = problem.space.strategy(found.levels[0])
     trainings = 0 if answers.trainings is None else int(answers.trainings[0])
@@ -257,6 +263,7 @@ def answer(
         crossing_s=float(crossing_s),
         graph_fingerprint=problem.graph.fingerprint,
         items_per_s=1 / float(found.objective[0]) if objective == "throughput" else None,
+        weighted_s=float(found.objective[0]) if objective == "weighted" else None,
     )
 
 

@@ -1,46 +1,46 @@
-"""Layers as an ONNX model, run by ONNX Runtime on this machine's processor."""
+"""Layers as an ONNX model, which :mod:`coinfer_ray.profile.measure` runs on this machine's processor."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import Layer
+from coinfer_ray.profile import measure
 from coinfer_ray.profile.geometry import window_of
-from coinfer_ray.profile.work import Prepared, Work
+from coinfer_ray.profile.work import Work
 
 _OPSET, _IR = 17, 8  # old enough for runtimes on boards
 
 
-def version() -> str:
-    return f"onnxruntime {onnxruntime.__version__}"
+version = measure.version
 
 
-def prepare(work: Work, threads: int) -> Prepared:
+@dataclass(frozen=True)
+class Model:
+    """An ONNX model but for its ``weights`` (name to shape), which :func:`coinfer_ray.profile.measure.with_weights`
+    fills in."""
+
+    content: bytes
+    weights: dict[str, tuple[int, ...]]
+
+
+def prepare(work: Work, threads: int) -> measure.Prepared:
     """The work ready to be run on so many threads of this processor.
 
     Raises:
         InputError: a kind of layer that has no ONNX form here.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model_of(work).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    entry = session.get_inputs()[0]
-    feature = np.random.default_rng(0).random(entry.shape, dtype=np.float32)
-    return Prepared(lambda: session.run(None, {entry.name: feature}), feature.sum)
+    model = model_of(work)
+    return measure.prepare(model.content, model.weights, threads)
 
 
-def model_of(work: Work) -> onnx.ModelProto:
-    """The work as an ONNX model with weights all alike, batch norms folded away.
+def model_of(work: Work) -> Model:
+    """The work as an ONNX model, batch norms folded away.
 
     Raises:
         InputError: a kind of layer that has no ONNX form here.
@@ -48,14 +48,12 @@ def model_of(work: Work) -> onnx.ModelProto:
     builder = _Builder(work)
     for layer in work.layers:
         builder.add(layer)
-    first, last = work.layers[0], work.layers[-1]
-    shape = [1, first.in_channels, first.in_height, first.in_width]  # a vector keeps its channels
-    entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
-    result = helper.make_tensor_value_info(builder.tensors[last.index], TensorProto.FLOAT, None)
-    graph = helper.make_graph(builder.nodes, "work", [entry], [result], builder.weights)
+    entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, work.input_shape)
+    result = helper.make_tensor_value_info(builder.tensors[work.layers[-1].index], TensorProto.FLOAT, None)
+    graph = helper.make_graph(builder.nodes, "work", [entry], [result], builder.shapes)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
     model.ir_version = _IR
-    return model
+    return Model(model.SerializeToString(), builder.weights)
 
 
 class _Builder:
@@ -63,7 +61,8 @@ class _Builder:
 
     def __init__(self, work: Work) -> None:
         self.nodes: list[Any] = []
-        self.weights: list[Any] = []
+        self.weights: dict[str, tuple[int, ...]] = {}
+        self.shapes: list[Any] = []  # tensors of sizes, which a model keeps
         self.tensors: dict[int, str] = {}
         self.inside = {layer.index for layer in work.layers}
 
@@ -91,10 +90,7 @@ class _Builder:
         self.tensors[layer.index] = result
 
     def _weight(self, name: str, *shape: int) -> str:
-        values = np.full(
-            shape, 1 / max(1, math.prod(shape[1:])), dtype=np.float32
-        )  # no value takes longer than another
-        self.weights.append(numpy_helper.from_array(values, name))
+        self.weights[name] = shape
         return name
 
     def _convolution(self, layer: Layer, source: str) -> None:
@@ -128,7 +124,7 @@ class _Builder:
         elif layer.in_height <= layer.out_height:  # adaptive, and nothing to average: values are repeated
             name = f"s{layer.index}"
             shape = np.array([1, layer.out_channels, layer.out_height, layer.out_width], dtype=np.int64)
-            self.weights.append(numpy_helper.from_array(shape, name))
+            self.shapes.append(numpy_helper.from_array(shape, name))
             self._node(
                 "Expand" if layer.in_height == 1 else "Identity", layer, [source, name][: 1 + (layer.in_height == 1)]
             )

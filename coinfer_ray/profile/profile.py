@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +19,8 @@ from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.profile.fit import Fitted, Measurement, fit_times
 from coinfer_ray.profile.fit_network import FittedNetwork, fit_network
 from coinfer_ray.profile.halves import Half, halves_of
-from coinfer_ray.profile.work import Prepared, Work, plan
+from coinfer_ray.profile.measure import Prepared, doubts, load_before, machine, measure
+from coinfer_ray.profile.work import Work, plan
 from coinfer_ray.records.store import usual_input_px
 from coinfer_ray.runtime.files import remove_run, run_folder, write_whole
 from coinfer_ray.runtime.outputs import check_replaceable
@@ -30,11 +29,6 @@ from coinfer_ray.version import __version__
 
 Backend = Literal["auto", "onnxruntime", "torch"]
 MODELS = ("alexnet", "regnet_x_400mf")
-WARM_UP_S, MEASURE_S = 0.05, 0.25  # of one piece of work, at least
-FEWEST_CALLS, MOST_CALLS = 7, 200
-EVICT_BYTES = 64 << 20  # more than the caches of most processors hold
-BUSY_LOAD = 0.5  # processors that others keep at work, from which on times are in doubt
-WIDE_SPREAD = 0.25
 _PARTS = ".parts"
 _PART = "measured-{:06d}.json"
 _PART_NAME = r"measured-\d{6,}\.json"
@@ -53,6 +47,53 @@ class Profile:
     done: int
     planned: int
     networks: tuple[FittedNetwork, ...] = ()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is to be measured: ``work`` of ``models``, which the times of all layers are fitted to, and the ``halves``
+    of each network whose own times are fitted."""
+
+    models: tuple[LayerGraph, ...]
+    work: list[Work]
+    halves: list[tuple[LayerGraph, list[Half]]]
+
+    @property
+    def everything(self) -> list[Work]:
+        return [*self.work, *(half.work for _, each in self.halves for half in each)]
+
+    @property
+    def order(self) -> list[int]:
+        """The numbers in ``everything``, in an order of which any beginning holds its share of all."""
+        return _interleaved(len(self.work), len(self.everything) - len(self.work))
+
+    def settings(
+        self, models: Sequence[str], input_px: int | None, seed: int, ran: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the device file says of how it was measured; ``ran``: the threads, the backend and the machine."""
+        networks = [f"{graph.model} {graph.input_px} {graph.fingerprint}" for graph, _ in self.halves]
+        return {
+            "models": list(models),
+            "input_px": input_px,
+            **{key: ran[key] for key in ("threads", "backend", "machine")},
+            "seed": seed,
+            "version": __version__,
+            **({"networks": networks} if networks else {}),
+        }
+
+
+def planned_of(
+    models: Sequence[ModelLike], networks: Sequence[ModelLike], input_px: int | None = None, seed: int = 0
+) -> Planned:
+    """What to measure of the ``models`` and ``networks``, as :func:`profile` takes them.
+
+    Raises:
+        InputError: unknown names, or a network that cannot be built or traced here.
+    """
+    graphs = [load_graph(model, input_px or usual_input_px(model)) for model in models]
+    sources = [resolve_model(network) for network in networks]
+    own = [load_graph(source, input_px or usual_input_px(source)) for source in sources]
+    return Planned(tuple(graphs), plan(graphs, seed), [(graph, halves_of(graph, seed)) for graph in own])
 
 
 def profile(
@@ -82,35 +123,30 @@ def profile(
             too few measurements for a fit.
     """
     out = Path(out)
-    if out.suffix not in (".yaml", ".yml", ".json"):
-        raise InputError(f"out: {out} must end in .yaml or .json, by which --device knows a file")
     if not minutes > 0 or threads < 1:
         raise InputError(f"profile: {minutes:g} minutes on {threads} threads; both must be above 0")
-    check_replaceable(out, "device")
+    check_device_file(out)
     chosen = backend_of(backend)
-    work = plan([load_graph(model, input_px or usual_input_px(model)) for model in models], seed)
-    sources = [resolve_model(network) for network in networks]
-    graphs = [load_graph(source, input_px or usual_input_px(source)) for source in sources]
-    halves = [(graph, halves_of(graph, seed)) for graph in graphs]
-    everything = [*work, *(half.work for _, each in halves for half in each)]
-    settings = {
-        "models": list(models),
-        "input_px": input_px,
-        "threads": threads,
-        "backend": chosen.version(),
-        "machine": _machine(),
-        "seed": seed,
-        "version": __version__,
-        **({"networks": [f"{each.model} {each.input_px} {each.fingerprint}" for each in graphs]} if graphs else {}),
-    }
+    planned = planned_of(models, networks, input_px, seed)
+    ran = {"threads": threads, "backend": chosen.version(), "machine": machine()}
+    settings = planned.settings(models, input_px, seed, ran)
     with run_folder(out.with_name(out.name + _PARTS), "profile", settings) as folder:
-        order = _interleaved(len(work), len(everything) - len(work))
-        measured, load = _measure(everything, order, chosen.prepare, folder, minutes * 60, threads, quiet)
-        found = _profile(measured, len(everything), settings, load, name or platform.node() or "this machine")
-        found = _with_networks(found, halves, [measured.get(number) for number in range(len(work), len(everything))])
-        _write(out, document_text(found.document, out.suffix))
+        measured, load = _measure(planned, chosen.prepare, folder, minutes * 60, threads, quiet)
+        found = fitted_profile(planned, measured, settings, load, name or platform.node())
+        write_device(out, found)
         remove_run(folder, _PART_NAME)
     return found
+
+
+def check_device_file(out: Path) -> None:
+    """Raise InputError where a device file can't be written to ``out``, or would destroy something else."""
+    if out.suffix not in (".yaml", ".yml", ".json"):
+        raise InputError(f"out: {out} must end in .yaml or .json, by which --device knows a file")
+    check_replaceable(out, "device")
+
+
+def write_device(out: Path, found: Profile) -> None:
+    _write(out, document_text(found.document, out.suffix))
 
 
 def backend_of(name: Backend) -> Any:
@@ -120,6 +156,7 @@ def backend_of(name: Backend) -> Any:
         try:
             from coinfer_ray.profile import onnx_layers
 
+            onnx_layers.version()  # what runs the models is imported here
             return onnx_layers
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in ("onnx", "onnxruntime"):
@@ -146,57 +183,31 @@ def _interleaved(first: int, second: int) -> list[int]:
 
 
 def _measure(
-    work: Sequence[Work],
-    order: Sequence[int],
+    planned: Planned,
     prepare: Callable[[Work, int], Prepared],
     folder: Path,
     seconds: float,
     threads: int,
     quiet: bool,
 ) -> tuple[dict[int, Measurement], float]:
-    """Measure what is not there yet, in that order, until the time is up; all that is measured, by its number, and the
-    highest load by others."""
+    """Measure what is not there yet until the time is up; all that is measured, by its number, and the highest load by
+    others."""
+    work = planned.everything
     kept = {number: found for number in range(len(work)) if (found := _read(folder / _PART.format(number)))}
-    deadline, load = time.monotonic() + seconds, _load()
+    rest = [number for number in planned.order if number not in kept]
+    load = load_before(threads, resumed=bool(kept))
     with Progress("measurements", len(work), done=len(kept), quiet=quiet) as progress:
-        for number in order:
-            each = work[number]
-            if number in kept:
-                continue
-            if time.monotonic() > deadline:
-                break
-            median, spread = time_calls(prepare(each, threads))
-            found = Measurement(each.name, each.part, tuple(each.terms.tolist()), each.flops, median, spread)
-            _write(folder / _PART.format(number), json.dumps(asdict(found)) + "\n")
-            kept[number] = found
-            load = max(load, _load() - threads)
+        for timed in measure(rest, lambda number: prepare(work[number], threads), threads, seconds):
+            found = measurement_of(work[timed.number], timed.seconds, timed.spread)
+            _write(folder / _PART.format(timed.number), json.dumps(asdict(found)) + "\n")
+            kept[timed.number] = found
+            load = max(load, timed.load)
             progress.advance()
     return {number: kept[number] for number in sorted(kept)}, load
 
 
-def time_calls(work: Prepared, clock: Callable[[], float] = time.perf_counter) -> tuple[float, float]:
-    """The median time of a call (s), and its spread: the range of the middle half over the median.
-
-    Calls until :data:`WARM_UP_S` have passed are not counted; then until :data:`MEASURE_S` and at least
-    :data:`FEWEST_CALLS`, at most :data:`MOST_CALLS`. Before each the caches are emptied and the input is read: in a
-    network a layer's input has just been written, and its weights have been forgotten since the last image. (Weights
-    that stay in the cache made AlexNet's linear layers nine times too fast.)
-    """
-    others = np.zeros(EVICT_BYTES // 8)
-    begun = clock()
-    while True:
-        work.call()
-        if clock() - begun >= WARM_UP_S:
-            break
-    times: list[float] = []
-    while len(times) < MOST_CALLS and (len(times) < FEWEST_CALLS or sum(times) < MEASURE_S):
-        np.add(others, 1.0, out=others)
-        work.touch()
-        before = clock()
-        work.call()
-        times.append(clock() - before)
-    low, median, high = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
-    return median, (high - low) / median
+def measurement_of(work: Work, seconds: float, spread: float) -> Measurement:
+    return Measurement(work.name, work.part, tuple(work.terms.tolist()), work.flops, seconds, spread)
 
 
 def _write(path: Path, text: str) -> None:
@@ -212,18 +223,34 @@ def _read(path: Path) -> Measurement | None:
         return None
 
 
-def _profile(
-    found: Mapping[int, Measurement], planned: int, settings: dict[str, Any], load: float, name: str
+def fitted_profile(
+    planned: Planned,
+    measured: Mapping[int, Measurement],
+    settings: dict[str, Any],
+    load: float,
+    name: str,
+    when: str | None = None,
+) -> Profile:
+    """What is fitted to all that was ``measured``, by its number in ``planned.everything``, on the day ``when``
+    (default: today) beside a ``load`` by others.
+
+    Raises:
+        InputError: too few measurements.
+    """
+    everything, first = planned.everything, len(planned.work)
+    when = when or datetime.datetime.now(datetime.UTC).date().isoformat()
+    found = _of_layers(measured, len(everything), settings, load, name or "this machine", when)
+    return _with_networks(found, planned.halves, [measured.get(number) for number in range(first, len(everything))])
+
+
+def _of_layers(
+    found: Mapping[int, Measurement], planned: int, settings: dict[str, Any], load: float, name: str, when: str
 ) -> Profile:
     """What is fitted for all layers, as a device file."""
     measured = list(found.values())
     fitted = fit_times(measured)
     spread = float(np.median([each.spread for each in measured]))
-    warnings = []
-    if load > BUSY_LOAD:
-        warnings.append(f"the machine was busy with other work (load {load:.1f} besides): times may be too long")
-    if spread > WIDE_SPREAD:
-        warnings.append(f"times of one layer differ by {spread:.0%} (half of them): measure on a quiet machine")
+    warnings = doubts(load, spread)
     if len(measured) < planned:
         warnings.append(f"{len(measured)} of {planned} pieces of work were measured; more --minutes fit better")
     parts = {part: sum(each.part == part for each in measured) for part in ("layer", "run", "half")}
@@ -238,7 +265,7 @@ def _profile(
         },
         "measured": {
             **{key: value for key, value in settings.items() if value is not None},
-            "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "when": when,
             "layers": parts["layer"],
             "runs": parts["run"],
             "halves": parts["half"],
@@ -297,19 +324,3 @@ def document_text(document: dict[str, Any], suffix: str) -> str:
         return text
     rows: str = yaml.safe_dump({"network_seconds": networks}, sort_keys=False, default_flow_style=None, width=120)
     return text + rows
-
-
-def _load() -> float:
-    """Processes that ran or waited over the last minute."""
-    return os.getloadavg()[0]
-
-
-def _machine() -> str:
-    """The processor by name, where the system says it, and how many there are."""
-    named = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        named = next(line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
-    except (OSError, StopIteration):
-        pass
-    return f"{named}, {os.cpu_count()} processors"

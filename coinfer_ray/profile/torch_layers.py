@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import Layer
 from coinfer_ray.profile.geometry import window_of
-from coinfer_ray.profile.work import Prepared, Work
+from coinfer_ray.profile.measure import Prepared
+from coinfer_ray.profile.work import Work
 
 Step = Callable[[list[torch.Tensor]], torch.Tensor]
 

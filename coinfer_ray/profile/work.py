@@ -6,9 +6,9 @@ do not depend on what the weights are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -22,14 +22,6 @@ RUNS = 24  # of each network
 HALVES = 6  # cuts of each network, of which both halves are measured
 LONGEST_RUN = 30  # layers; a residual block has a dozen
 MOST_LAYERS = 40  # different ones of each network
-
-
-class Prepared(NamedTuple):
-    """Work that is ready: ``call`` does it once; ``touch`` reads its input, which the layer before would just have
-    written."""
-
-    call: Callable[[], object]
-    touch: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -49,6 +41,12 @@ class Work:
         rows = [terms_of(layer, layer.in_channels, layer.out_channels) for layer in self.layers]
         total: np.ndarray = np.sum(rows, axis=0)
         return total
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Of the tensor that enters, one image: a vector keeps its channels."""
+        first = self.layers[0]
+        return 1, first.in_channels, first.in_height, first.in_width
 
     @property
     def flops(self) -> int:

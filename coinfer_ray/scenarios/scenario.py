@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIDENCE = 0.9
 
-Objective = Literal["latency", "energy"]  # weighted sums of a strategy's costs
-Goal = Literal["latency", "energy", "throughput"]  # the last is no sum: a stream's slowest stage counts
+Objective = Literal["latency", "energy", "weighted"]  # weighted sums of a strategy's costs
+Goal = Literal["latency", "energy", "weighted", "throughput"]  # the last is no sum: a stream's slowest stage counts
 CostModel = Literal["flops", "layers", "profile"]  # operations over a speed; measured times of layers, of the network
 Given: TypeAlias = "str | Path | Mapping[str, Any]"  # a preset's name, a YAML file, or what such a file holds
 
@@ -108,7 +108,8 @@ class Scenario:
     """One question: the best strategy for these, losing at most ``max_loss`` of the base accuracy (a share).
 
     Of the answers that a ``confidence`` is asked of, at least that share keeps the bound
-    (:mod:`coinfer_ray.predictor.calibration`); None takes predictions as they are.
+    (:mod:`coinfer_ray.predictor.calibration`); None takes predictions as they are. ``seconds_per_joule``: the price of
+    the device's energy in the weighted objective, None where that is not asked for.
     """
 
     device: Device
@@ -116,6 +117,28 @@ class Scenario:
     link: Link
     max_loss: float = 0.02
     confidence: float | None = DEFAULT_CONFIDENCE
+    seconds_per_joule: float | None = None
+
+    def priced(self, objective: Goal, seconds_per_joule: float | None) -> Scenario:
+        """The scenario with that price of energy, which the ``weighted`` objective needs and no other has.
+
+        Raises:
+            InputError: a price that is missing, not above 0, or of no use.
+        """
+        if objective != "weighted":
+            if seconds_per_joule is not None:
+                raise InputError(
+                    f"seconds per joule: is the price of energy in the weighted objective, and {objective} was asked "
+                    "for; give --objective weighted, or leave it out"
+                )
+            return self
+        if seconds_per_joule is None:
+            raise InputError(
+                "objective: weighted is seconds and a price for energy; give the price by --seconds-per-joule"
+            )
+        if not 0 < seconds_per_joule < math.inf:
+            raise InputError(f"seconds per joule: {seconds_per_joule:g} must be above 0, and finite")
+        return replace(self, seconds_per_joule=seconds_per_joule)
 
     @property
     def times(self) -> tuple[SideTimes | None, SideTimes | None]:
@@ -128,7 +151,8 @@ class Scenario:
         return self.link.round_trip_s + self.server.per_crossing_s
 
     def weights(self, objective: Objective = "latency") -> tuple[float, ...]:
-        """Cost of a device FLOP, a server FLOP and an uplink bit, in seconds or in joules of the device's battery.
+        """Cost of a device FLOP, a server FLOP and an uplink bit, in seconds or in joules of the device's battery, or
+        (``weighted``) in seconds and ``seconds_per_joule`` more for each joule.
 
         A fourth is that of a crossing, where it takes time. While it lasts the device waits. Energy is
         ``compute_w`` times the device's seconds, the radio's power (``radio_w``, or else the link's at its rate) times
@@ -138,6 +162,10 @@ class Scenario:
             InputError: energy is asked of a device whose powers are not known, or at a rate at which the radio's is
             not.
         """
+        if objective == "weighted":
+            priced = self.priced(objective, self.seconds_per_joule)
+            pairs = zip(self.weights("latency"), self.weights("energy"), strict=True)
+            return tuple(second + (priced.seconds_per_joule or 0.0) * joule for second, joule in pairs)
         seconds = 1 / self.device.flops_per_s, 1 / self.server.flops_per_s, 1 / self.link.rate_bps
         crossing = (self.crossing_s,) if self.crossing_s else ()
         if objective == "latency":
