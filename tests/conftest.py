@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -62,3 +63,32 @@ def synthetic_predictor(synthetic_records: Path) -> Predictor:
     from tests.synthetic import trusted
 
     return trusted(obtain_predictor(synthetic_records, model="alexnet"))
+
+
+@pytest.fixture(scope="session")
+def s3_client() -> Iterator[Any]:
+    """boto3's client of a real S3 server on this machine, with a bucket."""
+    for name in ("moto.server", "flask_cors"):
+        pytest.importorskip(name, reason="moto[s3], flask and flask-cors (the extra `dev`) are not installed")
+    from tests.s3 import s3_server
+
+    with s3_server() as client:
+        yield client
+
+
+@pytest.fixture
+def s3(s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """That client, its server being what ``s3://`` leads to."""
+    from tests.s3 import CREDENTIALS
+
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": s3_client.meta.endpoint_url}.items():
+        monkeypatch.setenv(name, value)
+    return s3_client
+
+
+@pytest.fixture
+def prefix(s3: Any, request: pytest.FixtureRequest) -> str:
+    """An address that no other test writes to."""
+    from tests.s3 import BUCKET
+
+    return f"s3://{BUCKET}/{request.node.name.replace('[', '-').rstrip(']')}/out"

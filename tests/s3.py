@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, for tests: moto's, in a process of its own."""
+"""A real S3 server on loopback, for tests: moto's, in a process of its own; and the sweep that is written there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,24 @@ CREDENTIALS = {
     "AWS_SECRET_ACCESS_KEY": "of-nothing",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+
+GRID: dict[str, Any] = {
+    "model": ["alexnet"],
+    "device": ["rpi3b+", "tk1"],
+    "server": ["p100"],
+    "link": ["3g", "4g", "wifi", {"rate_mbps": [0.1, 1, 10]}],
+    "max_loss": [0.1, 0.2],
+    "confidence": [None],
+}
+SCENARIOS = 24
+QUICK: dict[str, Any] = {
+    "solver": "paper",
+    "solver_options": {"max_evaluations": 1000},
+    "executor": "local",
+    "quiet": True,
+    "chunk": 2,
+}
+COINFER = "import sys; from coinfer_ray.cli import main; sys.exit(main())"
 
 
 @contextmanager
@@ -56,3 +74,20 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             return
         except OSError:
             time.sleep(0.05)
+
+
+def key(address: str, name: str) -> str:
+    return f"{address.removeprefix(f's3://{BUCKET}/')}/{name}"
+
+
+def keys(s3: Any, address: str) -> set[str]:
+    beginning = key(address, "")
+    listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=beginning).get("Contents", [])
+    return {each["Key"].removeprefix(beginning) for each in listed} - {""}
+
+
+def coinfer(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", COINFER, *arguments]
+    return subprocess.run(
+        command, env={**os.environ, **settings}, capture_output=True, text=True, check=False, timeout=120
+    )

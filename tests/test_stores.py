@@ -1,245 +1,32 @@
-"""Sweeps in an object store: on a real S3 server, killed, resumed, damaged; leases; what cannot work is one line."""
+"""Object stores and leases, on a real S3 server; addresses; what cannot work is one line."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from coinfer_ray import open_sweep, sweep
-from coinfer_ray.atlas import load_atlas
 from coinfer_ray.errors import InputError
-from coinfer_ray.report import read_sweep
 from coinfer_ray.runtime import lease, object_store
 from coinfer_ray.runtime.address import as_address
-from coinfer_ray.runtime.executors import LocalExecutor
 from coinfer_ray.runtime.files import run_folder
 from coinfer_ray.runtime.object_store import ObjectStore
 from coinfer_ray.runtime.outputs import check_replaceable
 from coinfer_ray.runtime.places import local_copy, open_store
-from coinfer_ray.runtime.status import run_status
 from coinfer_ray.runtime.stores import Folder, Store
-from coinfer_ray.sweeps.manifest import MANIFEST_FILE, Manifest
-from coinfer_ray.sweeps.progress import sweep_progress
-from tests.s3 import BUCKET, CREDENTIALS, s3_server
+from tests.s3 import BUCKET, GRID, QUICK
 from tests.synthetic import write_synthetic_records
-
-pytest.importorskip("moto.server", reason="moto[s3], flask and flask-cors (the extra `dev`) are not installed")
-
-GRID: dict[str, Any] = {
-    "model": ["alexnet"],
-    "device": ["rpi3b+", "tk1"],
-    "server": ["p100"],
-    "link": ["3g", "4g", "wifi", {"rate_mbps": [0.1, 1, 10]}],
-    "max_loss": [0.1, 0.2],
-    "confidence": [None],
-}
-SCENARIOS = 24
-QUICK: dict[str, Any] = {
-    "solver": "paper",
-    "solver_options": {"max_evaluations": 1000},
-    "executor": "local",
-    "quiet": True,
-    "chunk": 2,
-}
-COINFER = "import sys; from coinfer_ray.cli import main; sys.exit(main())"
-STUCK = """
-import sys, time
-from itertools import islice
-from coinfer_ray import sweep
-from coinfer_ray.runtime.executors import LocalExecutor
-
-class Stuck(LocalExecutor):
-    def run(self, start, shared, tasks):
-        yield from super().run(start, shared, islice(tasks, 3))
-        time.sleep(600)
-
-sweep({grid!r}, {out!r}, records={records!r}, **{{**{quick!r}, "executor": Stuck()}})
-"""
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
-    with s3_server() as client, pytest.MonkeyPatch.context() as patch:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        patch.setenv("AWS_ENDPOINT_URL", client.meta.endpoint_url)
-        yield client
-
-
-@pytest.fixture
-def prefix(s3: Any, request: pytest.FixtureRequest) -> str:
-    return f"s3://{BUCKET}/{request.node.name.replace('[', '-').rstrip(']')}/out"
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_synthetic_records(tmp_path_factory.mktemp("records") / "alexnet.parquet")
-
-
-@pytest.fixture(scope="module")
-def expected(records: Path) -> pa.Table:
-    return sweep(GRID, records=records, **QUICK).to_table()
-
-
-def key(address: str, name: str) -> str:
-    return f"{address.removeprefix(f's3://{BUCKET}/')}/{name}"
-
-
-def keys(s3: Any, address: str) -> set[str]:
-    beginning = key(address, "")
-    listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=beginning).get("Contents", [])
-    return {each["Key"].removeprefix(beginning) for each in listed} - {""}
-
-
-def coinfer(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", COINFER, *arguments]
-    return subprocess.run(
-        command, env={**os.environ, **settings}, capture_output=True, text=True, check=False, timeout=120
-    )
-
-
-def test_a_killed_sweep_goes_on_and_is_row_for_row_a_local_one(
-    s3: Any, prefix: str, records: Path, expected: pa.Table
-) -> None:
-    script = STUCK.format(grid=GRID, out=prefix, records=str(records), quick=QUICK)
-    command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 100
-        while MANIFEST_FILE not in keys(s3, prefix) or "model=alexnet/chunk-000002.parquet" not in keys(s3, prefix):
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-            time.sleep(0.01)
-        held = coinfer("status", prefix)
-        assert f"sweep, at work: process {process.pid} on " in held.stdout, held.stderr
-        with pytest.raises(InputError, match=f"is in use by process {process.pid} on .* wait for it"):
-            sweep(GRID, prefix, records=records, **QUICK)
-        process.kill()
-    before = Manifest.read(prefix).files
-    assert 0 < len(before) < SCENARIOS / 2
-    assert any(name.startswith(lease.PREFIX) for name in keys(s3, prefix))  # the kill left it
-    status = run_status(prefix)
-    assert (status.kind, status.holder) == ("sweep", None)
-    assert sweep_progress(prefix).rows == sum(each.rows for each in before.values())
-    with pytest.raises(InputError, match=r"is not finished \(\d+ rows so far\)"):
-        open_sweep(prefix)
-
-    given: list[Any] = []
-
-    class Counting(LocalExecutor):
-        def run(self, start: Any, shared: Any, tasks: Any) -> Any:
-            def counted() -> Iterator[Any]:
-                for task in tasks:
-                    given.append(task[0])
-                    yield task
-
-            return super().run(start, shared, counted())
-
-    answers = sweep(GRID, prefix, records=records, **{**QUICK, "executor": Counting()})
-    assert len(given) == SCENARIOS / 2 - len(before)
-    assert answers.to_table().equals(expected)
-    assert not any(name.startswith(".") for name in keys(s3, prefix))
-    opened = open_sweep(prefix, check=True)
-    assert opened.to_table(expected.schema.names).equals(expected)
-    assert sweep_progress(prefix).complete
-    assert {row.latency_s for row in read_sweep(prefix).rows} == set(expected["latency_s"].to_pylist())
-
-
-def test_the_objects_are_the_files_of_a_local_sweep_to_the_bit(
-    s3: Any, prefix: str, records: Path, tmp_path: Path
-) -> None:
-    sweep(GRID, prefix, records=records, **QUICK)
-    sweep(GRID, tmp_path, records=records, **QUICK)
-    files = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
-    files.pop(".coinfer.lock")
-    assert keys(s3, prefix) == set(files)
-    for name, path in files.items():
-        assert s3.get_object(Bucket=BUCKET, Key=key(prefix, name))["Body"].read() == path.read_bytes(), name
-
-
-def test_a_flipped_byte_is_found_and_done_anew(s3: Any, prefix: str, records: Path, expected: pa.Table) -> None:
-    sweep(GRID, prefix, records=records, **QUICK)
-    whole = coinfer("sweep", "--check", "--out", prefix)
-    assert whole.returncode == 0 and f"all 12 files ({SCENARIOS} rows) are as they were written" in whole.stdout
-    name = key(prefix, "model=alexnet/chunk-000003.parquet")
-    content = bytearray(s3.get_object(Bucket=BUCKET, Key=name)["Body"].read())
-    content[len(content) // 2] ^= 1
-    s3.put_object(Bucket=BUCKET, Key=name, Body=bytes(content))
-    found = coinfer("sweep", "--check", "--out", prefix)
-    assert found.returncode == 2
-    assert found.stderr.startswith(f"coinfer: sweep: s3://{BUCKET}/{name} is not as it was written (of 12 files)")
-    s3.delete_object(Bucket=BUCKET, Key=key(prefix, "model=alexnet/chunk-000005.parquet"))
-    with pytest.raises(InputError, match=r"chunk-000005\.parquet is missing; run its sweep again"):
-        open_sweep(prefix)
-    assert list(Manifest.read(prefix).damaged()) == [f"model=alexnet/chunk-00000{n}.parquet" for n in (3, 5)]
-    assert sweep(GRID, prefix, records=records, **QUICK).to_table().equals(expected)
-    open_sweep(prefix, check=True)
-
-
-def test_shards_and_the_command_line(s3: Any, prefix: str, records: Path, expected: pa.Table, tmp_path: Path) -> None:
-    parts = [f"{prefix}-{number}" for number in (1, 2)]
-    for number, part in enumerate(parts, 1):
-        sweep(GRID, part, records=records, shard=(number, 2), **QUICK)
-    both = open_sweep(parts)
-    assert len(both) == SCENARIOS
-    assert both.to_table(expected.schema.names).sort_by("scenario").equals(expected.combine_chunks())
-    page = tmp_path / "page.html"
-    shown = coinfer("report", parts[0], "--out", str(page))
-    assert shown.returncode == 0 and page.is_file(), shown.stderr
-    asked = ("sweep", str(tmp_path / "grid.yaml"), "--records", str(records), "--solver", "atlas", "--out", prefix)
-    (tmp_path / "grid.yaml").write_text(str(GRID).replace("None", "null"))
-    dry = coinfer(*asked, "--dry-run")
-    assert dry.returncode == 0 and f"{SCENARIOS} scenarios in 1 files" in dry.stdout, dry.stderr
-    assert keys(s3, prefix) == set()
-    done = coinfer(*asked, "--executor", "local")
-    assert done.returncode == 0 and f"{SCENARIOS} scenarios in {prefix}, {SCENARIOS} of them" in done.stdout, (
-        done.stderr
-    )
-    atlases = {name for name in keys(s3, prefix) if name.startswith("_atlas-")}
-    assert atlases == {"_atlas-alexnet-000.atlas", "_atlas-alexnet-001.atlas"}
-    assert load_atlas(f"{prefix}/_atlas-alexnet-000.atlas").info.model == "alexnet"
-
-
-def test_workers_of_another_process_write_to_the_store(prefix: str, records: Path, expected: pa.Table) -> None:
-    answers = sweep(GRID, prefix, records=records, workers=2, **{**QUICK, "executor": "processes"})
-    assert answers.to_table().equals(expected)
-
-
-def test_records_and_atlases_are_read_from_an_address(
-    s3: Any, prefix: str, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setenv("COINFER_CACHE_DIR", str(tmp_path / "cache"))
-        for name in ("records.parquet", "folder/a.parquet"):
-            s3.upload_file(str(records), BUCKET, key(prefix, name))
-        copy = local_copy(f"{prefix}/records.parquet", "records")
-        assert copy.read_bytes() == records.read_bytes() and copy.name == "records.parquet"
-        assert local_copy(Path(f"{prefix}/records.parquet"), "records") == copy  # whose two slashes pathlib made one
-        s3.put_object(Bucket=BUCKET, Key=key(prefix, "records.parquet"), Body=b"changed")
-        assert local_copy(f"{prefix}/records.parquet", "records").read_bytes() == b"changed"
-        folder = local_copy(f"{prefix}/folder", "records")
-        assert [path.name for path in folder.iterdir()] == ["a.parquet"]
-        with pytest.raises(InputError, match=r"records: s3://.*/none\.parquet does not exist"):
-            local_copy(f"{prefix}/none.parquet", "records")
-
-    s3.upload_file(str(records), BUCKET, key(prefix, "records.parquet"))
-    asked = ("--device-gflops", "3", "--server-gflops", "1000", "--rate-mbps", "1", "--json")
-    here, there = (
-        coinfer("optimize", "--records", place, "--optimizer", "paper", *asked)
-        for place in (str(records), f"{prefix}/records.parquet")
-    )
-    assert here.returncode == there.returncode == 0, there.stderr
-    ours, theirs = json.loads(here.stdout), json.loads(there.stdout)
-    assert ours.keys() == theirs.keys() and ours["latency_s"] == theirs["latency_s"]
-    nothing = coinfer("optimize", "--records", f"{prefix}/no.npz", *asked)
-    assert (nothing.returncode, nothing.stderr.count("\n")) == (2, 1) and "does not exist" in nothing.stderr
 
 
 NOBODY = "127.0.0.1:1"  # refuses every connection
@@ -428,26 +215,6 @@ def test_what_is_an_address() -> None:
     assert local_copy("file:///tmp/records.parquet", "records") == Path("/tmp/records.parquet")
 
 
-def test_a_worker_that_the_store_refuses_sends_its_rows(
-    s3: Any, prefix: str, records: Path, expected: pa.Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = ObjectStore.write
-
-    def refuse(self: ObjectStore, name: str, content: Any) -> None:
-        if self._lease is None:
-            raise InputError("permission denied")
-        written(self, name, content)
-
-    monkeypatch.setattr(ObjectStore, "write", refuse)
-    assert sweep(GRID, prefix, records=records, **QUICK).to_table().equals(expected)
-
-    def unreachable(address: str) -> None:
-        raise InputError("cannot be reached")
-
-    monkeypatch.setattr("coinfer_ray.sweeps.chunks.open_store", unreachable)
-    assert sweep(GRID, f"{prefix}-2", records=records, **QUICK).to_table().equals(expected)
-
-
 def test_other_commands_write_to_paths_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = "out: s3://bucket/x is an address, and only `coinfer sweep` writes to one; give a path"
@@ -456,12 +223,3 @@ def test_other_commands_write_to_paths_alone(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(InputError, match=told), run_folder(Path("s3://bucket/x"), "collect", {}):
         raise AssertionError
     assert not list(tmp_path.iterdir())
-
-
-def test_file_addresses_are_folders(records: Path, expected: pa.Table, tmp_path: Path) -> None:
-    out = f"file://{tmp_path}/out"
-    assert sweep(GRID, out, records=records, **QUICK).to_table().equals(expected)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
-        [".coinfer.lock", "_manifest.json", "_run.json", "_strategies.parquet", "model=alexnet"]
-    )
-    assert len(open_sweep(out, check=True)) == SCENARIOS
