@@ -104,7 +104,7 @@ def profile(
         **({"networks": [f"{each.model} {each.input_px} {each.fingerprint}" for each in graphs]} if graphs else {}),
     }
     with run_folder(out.with_name(out.name + _PARTS), "profile", settings) as folder:
-        order = _interleaved(len(work), len(everything) - len(work))
+        order = _interleaved([len(work), *(len(each) for _, each in halves)])
         measured, load = _measure(everything, order, chosen.prepare, folder, minutes * 60, threads, quiet)
         found = _profile(measured, len(everything), settings, load, name or platform.node() or "this machine")
         found = _with_networks(found, halves, [measured.get(number) for number in range(len(work), len(everything))])
@@ -137,11 +137,11 @@ def backend_of(name: Backend) -> Any:
     return torch_layers
 
 
-def _interleaved(first: int, second: int) -> list[int]:
-    """The numbers of ``first`` things and of ``second`` more behind them, so that any beginning holds its share of
-    both."""
-    place = [(number / first, number) for number in range(first)]
-    place += [(number / second, first + number) for number in range(second)]
+def _interleaved(counts: Sequence[int]) -> list[int]:
+    """The numbers of all things of several kinds, so many of each, that stand one kind behind the other: in an order of
+    which any beginning holds its share of every kind."""
+    first = [sum(counts[:kind]) for kind in range(len(counts))]
+    place = [(k / count, start + k) for start, count in zip(first, counts, strict=True) for k in range(count)]
     return [number for _, number in sorted(place)]
 
 
