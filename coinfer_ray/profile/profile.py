@@ -65,7 +65,7 @@ class Planned:
     @property
     def order(self) -> list[int]:
         """The numbers in ``everything``, in an order of which any beginning holds its share of all."""
-        return _interleaved(len(self.work), len(self.everything) - len(self.work))
+        return _interleaved([len(self.work), *(len(each) for _, each in self.halves)])
 
     def settings(
         self, models: Sequence[str], input_px: int | None, seed: int, ran: Mapping[str, Any]
@@ -174,11 +174,11 @@ def backend_of(name: Backend) -> Any:
     return torch_layers
 
 
-def _interleaved(first: int, second: int) -> list[int]:
-    """The numbers of ``first`` things and of ``second`` more behind them, so that any beginning holds its share of
-    both."""
-    place = [(number / first, number) for number in range(first)]
-    place += [(number / second, first + number) for number in range(second)]
+def _interleaved(counts: Sequence[int]) -> list[int]:
+    """The numbers of all things of several kinds, so many of each, that stand one kind behind the other: in an order of
+    which any beginning holds its share of every kind."""
+    first = [sum(counts[:kind]) for kind in range(len(counts))]
+    place = [(k / count, start + k) for start, count in zip(first, counts, strict=True) for k in range(count)]
     return [number for _, number in sorted(place)]
 
 
