@@ -80,7 +80,8 @@ def main() -> None:
         while True:
             measured = accuracies(problem, [*sources, folder])
             wanted = next_noisy(problem, scenarios, LADDER_DB, measured, confidence=given.confidence)
-            wanted = [each for each in wanted if each not in tried][: min(given.batch, given.budget - len(measured))]
+            left = max(0, min(given.batch, given.budget - len(measured)))
+            wanted = [each for each in wanted if each not in tried][:left]
             print(f"{len(measured)} trainings through noise; {len(wanted)} to do next", flush=True)
             if not wanted:
                 break
