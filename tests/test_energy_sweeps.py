@@ -128,7 +128,7 @@ def test_full_rows_have_it_where_powers_are_known(options: dict[str, Any]) -> No
             {"device": [OWN, "rpi4b"]},
             r"^device: the powers of rpi4b are not known; for energy give it compute_w and",
         ),
-        ({"link": [*LINKS, "4g"]}, r"^device: the powers of rpi4b-ncnn are not known"),
+        ({"link": [*LINKS, "4g"]}, r"^link: what sending draws is known neither of rpi4b-ncnn nor of 4g"),
         (
             {"link": [{"rate_mbps": [5, 7], "radio": RADIO}]},
             r"^link: .*5 to 7 Mb/s is known up to 6 Mb/s, and it has 7",

@@ -169,8 +169,13 @@ GOOD = blocks("board")
         (table([*GOOD, "alexnet,board,conv1,1"]), r"line 13: conv1 is in line 2 already"),
         (table(GOOD[1:]), r"alexnet: no row holds conv1; give the times of all layers"),
         (table(GOOD[2:]), r"no row holds conv1 and 1 more"),
-        (table([GOOD[0].replace("4.0", "-4"), *GOOD[1:]]), r"line 2: ms: '-4' must be a number from 0 on"),
-        (table([GOOD[0].replace("4.0", "fast"), *GOOD[1:]]), r"line 2: ms: 'fast' must be a number"),
+        (table([GOOD[0].replace("4.0", "1e308"), *GOOD[1:]]), r"line 2: ms: '1e308' must be 0, or between"),
+        (table([GOOD[0].replace("4.0", "1e-300"), *GOOD[1:]]), r"line 2: ms: '1e-300' must be 0, or between"),
+        (
+            table([GOOD[0].replace("4.0", "-4"), *GOOD[1:]]),
+            r"line 2: ms: '-4' must be 0, or between 1e-12 and 1e[+]06 s",
+        ),
+        (table([GOOD[0].replace("4.0", "fast"), *GOOD[1:]]), r"line 2: ms: 'fast' must be 0, or between"),
         (table([f"alexnet,board,{NAMES[0]}..{NAMES[-1]},60"]), r"1 rows say how long a layer takes, 5 are needed"),
         (table([*GOOD, *blocks("box")]), r"holds the times of board, box; pick one by --side"),
         (

@@ -234,7 +234,7 @@ def test_time_that_is_up_leaves_every_network_its_share(
     fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(100_000))
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(measure.time, "monotonic", lambda: float(next(clock)))
     found = profile(tmp_path / "a.yaml", networks=MODELS, minutes=8, quiet=True)
     assert 0.2 < found.done / found.planned < 0.8
     shares = [

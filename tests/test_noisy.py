@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from coinfer_ray.atlas.atlas import Ranges, solve_by_atlas
 from coinfer_ray.atlas.build import build
+from coinfer_ray.methods.registry import METHODS
 from coinfer_ray.optimizer.optimize import answer
 from coinfer_ray.optimizer.pareto import front
 from coinfer_ray.optimizer.problem import Problem, assemble
@@ -27,6 +28,7 @@ from coinfer_ray.records.store import read_records
 from coinfer_ray.refine.cases import Case
 from coinfer_ray.refine.facts import Facts
 from coinfer_ray.refine.noisy import next_noisy
+from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import parse_grid, resolve
 from coinfer_ray.sweeps.sweep import sweep
 from tests.synthetic import write_synthetic_records
@@ -301,3 +303,14 @@ def _best_known(
                 costs.append(objective(problem.delay.costs(np.array([levels])), weights[None]).item())
         best.append(min(costs, default=float("inf")))
     return best
+
+
+def test_plain_methods_send_nothing_through_noise_that_nobody_measured(noisy: Problem) -> None:
+    scenarios = [
+        resolve(device="rpi3b+", server="p100", bandwidth_mhz=mhz, snr_db=20.0) for mhz in (0.01, 0.1, 1.0, 10.0)
+    ]
+    batch = ScenarioBatch.of(scenarios)
+    answers = METHODS["neurosurgeon"].solve(noisy, batch)
+    assert set(answers.partition_point.tolist()) <= {0, len(noisy.graph.layers)}
+    ours = METHODS["coinfer"].solve(noisy, batch)
+    assert (ours.objective <= answers.objective * (1 + 1e-9)).all()

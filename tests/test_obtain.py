@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from coinfer_ray.predictor import obtain
-from coinfer_ray.predictor.fit import record_features, records_hash
+from coinfer_ray.predictor.fit import floats_of, measured_of, record_features, records_hash
 from coinfer_ray.predictor.obtain import kept_fit, obtain_predictor, shipped_predictor
 from coinfer_ray.predictor.predictor import Predictor
-from coinfer_ray.records.store import Records, Split, few_bits_beside, read_records, shipped_records
+from coinfer_ray.records.store import Records, Split, few_bits_beside, read_records, shipped_records, with_few_bits
 from coinfer_ray.runtime.cache import CACHE_VARIABLE, cache_folder
 from tests.synthetic import write_synthetic_records
 
@@ -56,7 +56,10 @@ def count_fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_shipped_predictors_belong_to_the_shipped_records(name: str, accuracy: Split) -> None:
     path = shipped_predictor(name, accuracy)
     assert path is not None, "run scripts/fit_shipped.sh"
-    predictor, records = Predictor.load(path), read_records(name)
+    predictor, everything = Predictor.load(path), read_records(with_few_bits(Path(name)))
+    fresh = measured_of(everything, accuracy)
+    assert predictor.measured.fingerprint == fresh.fingerprint
+    records = floats_of(everything)
     x, names = record_features(records)
     assert predictor.records_hash == records_hash(x, records.accuracy(accuracy))
     assert predictor.settings_hash == records.info.settings_hash

@@ -177,6 +177,7 @@ def read(tmp_path: Path, text: str | bytes) -> RateTrace:
     [
         ("seconds,rate_mbps\n0,1.5\n2,3\n", [0, 2]),
         ("0,1.5\n2,3", [0, 2]),
+        ('# "a quotation mark in a remark\nseconds,rate_mbps\n"0","1.5"\n2,3\n', [0, 2]),
         ("# of a walk\r\n\r\n Rate_Mbps , Seconds\r\n1.5, -1\r\n3, 1.5\r\n", [-1, 1.5]),
         (
             "cell,rate_mbps,timestamp\na,1.5,2024-05-01T00:00:00\nb,3,2024-05-01 02:00:04+02:00\n",
@@ -211,6 +212,9 @@ def test_a_sample_holds_until_the_next() -> None:
         ("seconds,rate_mbps\n0,fast\n", r"line 2: rate_mbps 'fast' must be"),
         ("seconds,rate_mbps\n0,nan\n", r"line 2: rate_mbps 'nan' must be"),
         ("seconds,rate_mbps\n0,1e-320\n", r"line 2: rate_mbps '1e-320' must be"),
+        ("seconds,rate_mbps\n0,1_0\n", r"line 2: rate_mbps '1_0' must be"),
+        ('seconds,rate_mbps\n0,5,"a\n1,6,b\n', r"trace\.csv: line 2: is no line of a CSV file"),
+        ("seconds,rate_mbps,rate_mbps\n0,1,2\n", r"line 1: the header has two columns rate_mbps; leave one"),
         ("seconds,rate_mbps\n0,1e308\n", r"line 2: rate_mbps '1e308' must be"),
         ("seconds,rate_mbps\n5,1\n\n5,1\n", r"line 4: the time '5' is not after the one before; sort"),
         ("seconds,rate_mbps\n2024-05-01,1\n", r"line 2: the time '2024-05-01' must be a number of seconds"),
@@ -219,7 +223,7 @@ def test_a_sample_holds_until_the_next() -> None:
         ("seconds,rate_mbps\nnan,1\n", r"line 2: the time 'nan' must be"),
         ("seconds,rate_mbps\n0,1\n1e308,1\n", r"line 3: the time '1e308' must be"),
         (b"\xff\xfe\x00", r"trace\.csv: cannot be read \(not text\); give a CSV file"),
-        ("0,1\n1," + 200_000 * "1" + "\n", r"trace\.csv: cannot be read \(field larger than"),
+        ("0,1\n1," + 200_000 * "1" + "\n", r"trace\.csv: line \d+: is no line of a CSV file \(field larger than"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str | bytes, words: str) -> None:

@@ -174,7 +174,7 @@ def test_a_lock_of_another_machine_ends_with_its_lease(s3: Any, prefix: str, mon
     time.sleep(1.1)  # the store's times are whole seconds
     monkeypatch.setattr(lease, "LEASE_S", 0.5)
     with store.run("sweep", {}):
-        assert len(store.locks()) == 1 and "process 7" not in (store.holder() or "")
+        assert len(store.locks()) == 1 and "process 7 on" not in (store.holder() or "")
 
 
 def test_a_holder_that_could_not_renew_writes_no_more(s3: Any, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +210,10 @@ def test_a_process_that_ended_is_dead_and_this_one_is_not() -> None:
 
 def test_what_is_an_address() -> None:
     assert as_address("s3://bucket/a") == as_address(Path("s3://bucket/a")) == "s3://bucket/a"
+    assert as_address("S3://bucket/A") == as_address(Path("S3://bucket/A")) == "s3://bucket/A"
+    for address in ("s3://bucket/pre#fix", "file:///tmp/a#b", "file:///tmp/a?b"):
+        with pytest.raises(InputError, match="holds a "):
+            open_store(address)
     assert as_address("answers/") is None and as_address("/a:/b") is None and as_address(Path("x:/y")) is None
     assert str(open_store("file:///tmp/a%20b")) == "/tmp/a b"
     assert local_copy("file:///tmp/records.parquet", "records") == Path("/tmp/records.parquet")

@@ -160,6 +160,11 @@ def play(
 ) -> Replay:
     """The replay of an assembled problem: the rates are the ``trace``'s, the rest the ``scenario``'s; as
     :func:`replay`."""
+    if problem.fitted is not None and problem.fitted.noisy:
+        raise InputError(
+            "trace: holds rates alone, and the records come from a noisy channel, whose strategies hold from some "
+            "signal-to-noise ratio on; take records without noise"
+        )
     weights = np.tile(np.array(scenario.weights()), (len(trace), 1))
     weights[:, 2] = 1 / trace.rate_bps
     share = trace.duration_s / trace.duration_s.sum()

@@ -64,8 +64,10 @@ def check_output(path: Path | None, kind: str) -> None:
     """
     if path is None:
         return
+    from coinfer_ray.runtime.address import refuse_address
     from coinfer_ray.runtime.outputs import check_replaceable
 
+    refuse_address(path)
     folder = path.absolute().parent
     if not folder.is_dir():
         raise InputError(f"out: {path.parent} is no folder; create it, or write {path.name} elsewhere")

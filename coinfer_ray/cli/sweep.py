@@ -150,7 +150,8 @@ def sweep(
     for each in summary["strategies"][:_SHOWN]:
         cut, bits = each["cut_after"], f", {each['feature_bits']} bits" if each["feature_bits"] < _FLOAT_BITS else ""
         share = each["scenarios"] / max(1, summary["scenarios"])
-        typer.echo(f"  {share:6.1%}  {each['model']} cut after {cut}{bits}, {each['accuracy_source']}, {each['id']}")
+        source = each["accuracy_source"] or "its accuracy by link"
+        typer.echo(f"  {share:6.1%}  {each['model']} cut after {cut}{bits}, {source}, {each['id']}")
     if len(summary["strategies"]) > _SHOWN:
         where = out.partition("?")[0] if as_address(out) else out
         typer.echo(f"  and {len(summary['strategies']) - _SHOWN} more strategies, in {where}/_strategies.parquet")

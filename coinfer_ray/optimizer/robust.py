@@ -53,6 +53,7 @@ class RangeNumbers(TypedDict, total=False):
     bandwidth_mhz: float | None
     snr_db: float | None
     cost_model: CostModel | None
+    server_load: float | None
     max_loss: float
     confidence: float | None
 

@@ -108,17 +108,18 @@ def times_for(side: SideTimes | None, graph: LayerGraph) -> NetworkSeconds | Non
     operations.
 
     Raises:
-        InputError: its own times are required and were not measured, or those of another network of that name.
+        InputError: its own times are required and were not measured, or are those of another network of that name and
+            size.
     """
     if not isinstance(side, MeasuredSide):
         return side
     for each in side.networks:
         if each.fingerprint == graph.fingerprint:
             return each.ordered(graph)
-    if not side.required:
+    same = any((each.network, each.input_px) == (graph.model, graph.input_px) for each in side.networks)
+    if not (side.required or same):
         return side.layers
     known = ", ".join(f"{each.network} at {each.input_px} px" for each in side.networks)
-    same = any((each.network, each.input_px) == (graph.model, graph.input_px) for each in side.networks)
     wrong = "has other layers now than the one that was measured" if same else f"was not measured, only {known}"
     raise InputError(
         f"cost model: on {side.name} {graph.model} at {graph.input_px} px {wrong}; measure it with "

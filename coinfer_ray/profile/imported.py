@@ -32,6 +32,7 @@ from coinfer_ray.runtime.outputs import check_replaceable
 ALSO = {"model": "network", "platform": "side", "second_prediction": "seconds"}  # what Scission calls them
 UNITS = {"seconds": 1.0, "ms": 1e-3, "us": 1e-6}
 RANGE = ".."
+LEAST_S, MOST_S, MOST_PX = 1e-12, 1e6, 10_000  # beyond these a table is mistaken, and a fit of it has no digits left
 _KNOWN = ("network", "input_px", "side", "layer", "input_layer", "output_layer", *UNITS)
 
 
@@ -71,8 +72,10 @@ def import_times(
     blocks: dict[tuple[str, int | None], list[tuple[str, Mapping[str, str]]]] = {}
     for where, row in rows:
         pixels = row.get("input_px", "")
-        if pixels and not (pixels.isdecimal() and int(pixels)):
-            raise InputError(f"{where}: input_px: {pixels!r} must be a whole number above 0, the side in pixels")
+        if pixels and not (pixels.isdecimal() and 0 < int(pixels) <= MOST_PX):
+            raise InputError(
+                f"{where}: input_px: {pixels!r} must be a whole number from 1 to {MOST_PX}, the side in pixels"
+            )
         blocks.setdefault((_cell(row, "network", where), int(pixels) if pixels else input_px), []).append((where, row))
     networks = []
     for (network, px), own in blocks.items():
@@ -124,6 +127,8 @@ def _of_side(
         raise InputError(
             f"{table}: holds the times of {', '.join(each or 'none' for each in known)}; pick one by --side"
         )
+    if side is not None and known == [""]:
+        raise InputError(f"{table}: has no column side; leave --side out")
     if side is not None:
         check_name("side", side, known)
     return [(where, row) for where, row in rows if side is None or row.get("side", "") == side]
@@ -173,9 +178,10 @@ def _seconds_of(row: Mapping[str, str], where: str) -> float:
         value = float(_cell(row, unit, where))
     except ValueError:
         value = math.nan
-    if not 0 <= value < math.inf:
-        raise InputError(f"{where}: {unit}: {row[unit]!r} must be a number from 0 on")
-    return value * UNITS[unit]
+    seconds = value * UNITS[unit]
+    if not (seconds == 0 or LEAST_S <= seconds <= MOST_S):
+        raise InputError(f"{where}: {unit}: {row[unit]!r} must be 0, or between {LEAST_S:g} and {MOST_S:g} s")
+    return seconds
 
 
 def _document(networks: Sequence[tuple[LayerGraph, list[Block]]], name: str, source: str) -> dict[str, Any]:

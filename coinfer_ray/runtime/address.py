@@ -9,7 +9,7 @@ from coinfer_ray.errors import InputError
 
 SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "file")
 Place = str | Path
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/(/?)(.*)", re.DOTALL)
+_ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/(/?)(.*)", re.DOTALL)
 
 
 def as_address(place: Place) -> str | None:
@@ -18,9 +18,9 @@ def as_address(place: Place) -> str | None:
     ``pathlib`` makes one slash of two; of the schemes that we know it is taken back.
     """
     found = _ADDRESS.fullmatch(str(place))
-    if found is None or not (found[2] or (isinstance(place, Path) and found[1] in SCHEMES)):
+    if found is None or not (found[2] or (isinstance(place, Path) and found[1].lower() in SCHEMES)):
         return None
-    return f"{found[1]}://{found[3]}"
+    return f"{found[1].lower()}://{found[3]}"
 
 
 def refuse_address(path: Place) -> None:

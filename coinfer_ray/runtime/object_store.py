@@ -68,6 +68,8 @@ class ObjectStore:
     readers = 16
 
     def __init__(self, address: str) -> None:
+        if "#" in address:  # where an address ends for some readers, and a key goes on for others
+            raise InputError(f"{address}: holds a #, which no address may; name the prefix otherwise")
         parts = urlsplit(address)
         self.kind = {"gcs": "gs", "viewfs": "hdfs"}.get(parts.scheme, parts.scheme)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -36,6 +36,8 @@ def open_store(place: Place | Store) -> Store:
         return ObjectStore(address)
     if parts.netloc not in ("", "localhost") or not parts.path:
         raise InputError(f"{address}: names no folder; give file:///path/of/the/folder")
+    if parts.query or parts.fragment:
+        raise InputError(f"{address}: holds a ? or a #; write them as %3F and %23")
     return Folder(unquote(parts.path))
 
 

@@ -234,12 +234,18 @@ class Grid:
         power, rates = self._radio_w(), self.link.columns["rate_bps"]
         needs_link = np.isnan(radio_w)
         silent = np.isnan(self.link.powers["base_w"])
-        unknown = np.isnan(compute_w) | (needs_link & silent.any())
-        if unknown.any():
+        for unknown in (np.isnan(compute_w), needs_link & silent.any()):
+            if not unknown.any():
+                continue
             name = self.device.labels[self.device.label[np.flatnonzero(unknown)[0]]]
+            if np.isnan(compute_w).any():
+                raise InputError(
+                    f"device: the powers of {name} are not known; for energy give it compute_w and radio_w in a file"
+                )
+            link = self.link.labels[self.link.label[np.flatnonzero(silent)[0]]]
             raise InputError(
-                f"device: the powers of {name} are not known; for energy give it compute_w and radio_w (or links with "
-                "a radio)"
+                f"link: what sending draws is known neither of {name} nor of {link}; for energy give the device a "
+                "radio_w, or take links with a radio such as 4g-typical"
             )
         if needs_link.any() and np.isnan(power).any():
             link = int(np.flatnonzero(np.isnan(power))[0])

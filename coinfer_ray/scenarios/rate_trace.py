@@ -55,19 +55,25 @@ def read_rate_trace(path: str | Path) -> RateTrace:
     """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            return _trace(str(path), _rows(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text" if "codec" in str(error) else str(error)
+            return _trace(str(path), _rows(str(path), file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
         raise InputError(f"{path}: cannot be read ({reason}); give a CSV file: {_RIGHT}") from None
 
 
-def _rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
-    """The lines that count, with their numbers."""
-    lines = csv.reader(file, skipinitialspace=True)
-    for fields in lines:
+def _rows(where: str, file: TextIO) -> Iterator[tuple[int, list[str]]]:
+    """The lines that count, with their numbers. Each is read by itself: a quotation mark that is left open would
+    swallow all that follow."""
+    for number, line in enumerate(file, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            (fields,) = csv.reader([line.strip("\r\n")], skipinitialspace=True, strict=True)
+        except csv.Error as error:
+            raise InputError(f"{where}: line {number}: is no line of a CSV file ({error}); {_RIGHT}") from None
         row = [field.strip() for field in fields]
-        if any(row) and not row[0].startswith("#"):
-            yield lines.line_num, row
+        if any(row):
+            yield number, row
 
 
 def _trace(where: str, rows: Iterator[tuple[int, list[str]]]) -> RateTrace:
@@ -106,6 +112,9 @@ def _columns(place: str, names: list[str]) -> tuple[int, int, bool]:
         if not there:
             raise InputError(f"{place}: no column {name} in the header {_cut(','.join(names))}; {_RIGHT}")
     assert time is not None
+    for name in (time, RATE):
+        if names.count(name) > 1:
+            raise InputError(f"{place}: the header has two columns {name}; leave one")
     return names.index(time), names.index(RATE), time == "timestamp"
 
 
@@ -118,16 +127,13 @@ def _is_time(text: str) -> bool:
 
 
 def _seconds(place: str, text: str, dated: bool) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-        if dated:
-            try:
-                moment = datetime.fromisoformat(text)
-                number = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-            except (ValueError, OverflowError):
-                pass
+    number = _number(text)
+    if math.isnan(number) and dated:
+        try:
+            moment = datetime.fromisoformat(text)
+            number = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            pass
     if not abs(number) <= LONGEST_S:
         right = "seconds, or a date such as 2024-05-01T12:00:00" if dated else "a number of seconds"
         raise InputError(f"{place}: the time {_cut(text)} must be {right}")
@@ -135,16 +141,21 @@ def _seconds(place: str, text: str, dated: bool) -> float:
 
 
 def _rate(place: str, text: str) -> float:
-    try:
-        rate = float(text) * 1e6
-    except ValueError:
-        rate = math.nan
+    rate = _number(text) * 1e6
     if not (0 < rate < math.inf and 1 / rate < math.inf):
         raise InputError(
             f"{place}: {RATE} {_cut(text)} must be a number above 0, in Mb/s; where nothing got through, put the least "
             "rate that you reckon with"
         )
     return rate
+
+
+def _number(text: str) -> float:
+    """NaN where it is none as other programs write them: Python alone reads 1_0 as ten."""
+    try:
+        return math.nan if "_" in text else float(text)
+    except ValueError:
+        return math.nan
 
 
 def _cut(text: str) -> str:

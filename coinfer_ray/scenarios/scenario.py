@@ -173,10 +173,15 @@ class Scenario:
         compute_w, radio_w = self.device.compute_w, self.device.radio_w
         if radio_w is None and self.link.radio is not None:
             radio_w = self.link.radio.at(self.link.rate_bps)
-        if compute_w is None or radio_w is None:
+        if compute_w is None:
             raise InputError(
-                f"device: the powers of {self.device.name} are not known; "
-                "for energy give a YAML file with gflops, compute_w and radio_w"
+                f"device: the powers of {self.device.name} are not known; for energy give it compute_w and radio_w in "
+                "a file"
+            )
+        if radio_w is None:
+            raise InputError(
+                f"link: what sending draws is known neither of {self.device.name} nor of {self.link.name}; for energy "
+                "give the device a radio_w, or take a link with a radio such as 4g-typical"
             )
         idle_w = self.device.idle_w or 0.0
         return seconds[0] * compute_w, seconds[1] * idle_w, seconds[2] * radio_w, *(idle_w * each for each in crossing)

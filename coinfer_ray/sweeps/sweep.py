@@ -248,6 +248,8 @@ def prepare(
         raise InputError(f"chunk: {chunk} scenarios; at least 1 is needed")
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise InputError(f"shard: {shard[0]}/{shard[1]} is no part of a whole; give 1/4 to 4/4 for four parts")
+    if objective == "latency" and "objective" not in grid.document:
+        objective = None  # said or not, it is the same sweep
     changed = {"cost_model": cost_model, "server_load": server_load, "objective": objective}
     if changed := {key: value for key, value in changed.items() if value is not None}:
         grid = parse_grid({**grid.document, **changed})
