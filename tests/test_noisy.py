@@ -77,14 +77,15 @@ def some_facts(problem: Problem) -> list[tuple[np.ndarray, float, float]]:
         (coded, 10.0, base - 0.04),
         (coded, 30.0, base - 0.005),
         (coded, 20.0, base - 0.015),
+        (coded, 25.0, base - 0.02),  # less lucky than at 20 dB, whose network may be shipped as well
         (whole, np.nan, base - 0.01),
         (crossing, 20.0, base - 0.012),
     ]
 
 
-def test_a_measurement_holds_at_its_ratio_and_above_and_the_nearest_counts(noisy: Problem) -> None:
+def test_a_measurement_holds_at_its_ratio_and_above_and_the_best_counts(noisy: Problem) -> None:
     problem = with_facts(noisy, some_facts(noisy))
-    coded, crossing, base = some_facts(noisy)[0][0], some_facts(noisy)[4][0], noisy.base_accuracy
+    coded, crossing, base = some_facts(noisy)[0][0], some_facts(noisy)[-1][0], noisy.base_accuracy
     kinds = problem.delay.tables.cut_kind
     silent = np.flatnonzero(np.isin(kinds, (CUT_RAW, CUT_NONE)))
     for snr_db, of_coded, of_crossing in (
@@ -137,15 +138,15 @@ def test_a_batch_of_links_is_answered_as_each_of_them_alone_and_best_among_the_f
     compressed = 0
     for s in range(len(ratios)):
         best = objective(problem.known_costs, batch.weights[s : s + 1]).min()
-        heard: dict[tuple[int, ...], tuple[float, float]] = {}
+        heard: dict[tuple[int, ...], float] = {}
         for levels, ratio, accuracy in facts:
             cuts = np.flatnonzero(silent) if np.isnan(ratio) else [levels[problem.space.cut_variable]]
             for cut in cuts:
                 own = levels.copy()
                 own[problem.space.cut_variable] = cut
-                if np.isnan(ratio) or (ratio <= ratios[s] and ratio > heard.get(tuple(own), (-np.inf, 0))[0]):
-                    heard[tuple(own)] = ratio, accuracy
-        for own, (_, accuracy) in heard.items():
+                if np.isnan(ratio) or ratio <= ratios[s]:
+                    heard[tuple(own)] = max(accuracy, heard.get(tuple(own), 0.0))
+        for own, accuracy in heard.items():
             if accuracy - margin >= batch.accuracy_floor[s]:
                 best = min(best, objective(problem.delay.costs(np.array([own])), batch.weights[s : s + 1]).item())
         assert found.objective[s] == pytest.approx(best, rel=1e-12)

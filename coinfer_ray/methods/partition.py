@@ -52,18 +52,19 @@ def cheapest_partition(problem: Problem, batch: ScenarioBatch, points: np.ndarra
     """The cheapest of the partition ``points`` (K,) of the unmodified network in each scenario.
 
     Where the records come from a noisy channel a feature that crosses is damaged, and nobody has measured by how much:
-    of the points those are left at which none does, if there are any.
+    of the points those are left at which none does. Are there none, the accuracy is not known.
     """
+    sure = problem.fitted is not None
     if problem.fitted is not None and problem.fitted.noisy:
         ends = points[(points == 0) | (points == len(problem.graph.layers))]
-        points = ends if len(ends) else points
+        points, sure = (ends, True) if len(ends) else (points, False)
     costs = partition_costs(problem.delay)[points]
     chosen, objective = cheapest(costs, batch)
     return Answers.unproven(
         objective,
         costs[chosen],
         np.asarray(points, dtype=np.int64)[chosen],
-        accuracy=np.full(len(batch), problem.base_accuracy),
-        known=np.full(len(batch), problem.fitted is not None),
+        accuracy=np.full(len(batch), problem.base_accuracy if sure else np.nan),
+        known=np.full(len(batch), sure),
         choices=len(points),
     )

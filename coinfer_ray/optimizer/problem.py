@@ -223,8 +223,8 @@ class MeasuredLevels:
     was left of it after Huffman coding, where that is less than its bits.
 
     Through noise a strategy is measured at its own cut alone, and holds at the ratio that it was measured at and above,
-    where there is less noise; of several ratios the nearest counts. What sends nothing through it, or the input's bits,
-    is measured without a codec as above, at these cuts.
+    where there is less noise; of several ratios the best counts, for its network may be shipped. What sends nothing
+    through it, or the input's bits, is measured without a codec as above, at these cuts.
     """
 
     levels: np.ndarray
@@ -260,7 +260,7 @@ class MeasuredLevels:
             plain &= np.isnan(measured.snr_db) | (same.any(axis=1) & silent_cuts[levels[:, cut]])
             link = -np.inf if problem.snr_db is None else problem.snr_db
             holds = on_levels & same.any(axis=1) & (measured.snr_db <= link)
-            heard = _nearest(levels, np.where(holds, measured.snr_db, -np.inf))
+            heard = _best(levels, np.where(holds, measured.accuracy, -np.inf))
         here, anywhere = on_levels & same.any(axis=1) & ~plain & heard, on_levels & plain
         pooled, accuracy, trainings = _pooled(
             levels[anywhere][:, others], measured.accuracy[anywhere], measured.trainings[anywhere]
@@ -301,15 +301,15 @@ def _pooled(
     return rows, total / count, count.astype(np.int64)
 
 
-def _nearest(levels: np.ndarray, snr_db: np.ndarray) -> np.ndarray:
-    """(n,) bool: the row of the highest ratio (n,) of each strategy ``levels`` (n, V); none whose ratio is -inf."""
-    order = np.lexsort((-snr_db, _keys(levels)))
+def _best(levels: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """(n,) bool: the row of the highest accuracy (n,) of each strategy ``levels`` (n, V); none whose is -inf."""
+    order = np.lexsort((-accuracy, _keys(levels)))
     keys = _keys(levels)[order]
     first = np.ones(len(keys), dtype=np.bool_)
     first[1:] = keys[1:] != keys[:-1]
-    nearest = np.zeros(len(keys), dtype=np.bool_)
-    nearest[order[first]] = True
-    return nearest & (snr_db > -np.inf)
+    best = np.zeros(len(keys), dtype=np.bool_)
+    best[order[first]] = True
+    return best & (accuracy > -np.inf)
 
 
 def _keys(levels: np.ndarray) -> np.ndarray:
