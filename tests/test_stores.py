@@ -221,7 +221,7 @@ def test_what_is_an_address() -> None:
 
 def test_other_commands_write_to_paths_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = "out: s3://bucket/x is an address, and only `coinfer sweep` writes to one; give a path"
+    told = "out: s3://bucket/x is an address, and only `coinfer sweep --out s3://bucket/x` writes to one; give a path"
     with pytest.raises(InputError, match=told):
         check_replaceable(Path("s3://bucket/x"), "page")
     with pytest.raises(InputError, match=told), run_folder(Path("s3://bucket/x"), "collect", {}):

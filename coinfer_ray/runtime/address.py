@@ -28,4 +28,6 @@ def refuse_address(path: Place) -> None:
     which pathlib would make a folder called ``s3:``."""
     address = as_address(path)
     if address is not None:
-        raise InputError(f"out: {address} is an address, and only `coinfer sweep` writes to one; give a path")
+        raise InputError(
+            f"out: {address} is an address, and only `coinfer sweep --out {address}` writes to one; give a path"
+        )
