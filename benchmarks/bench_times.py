@@ -1,7 +1,7 @@
 """Predicted times of halves of networks beside measured ones: mean absolute error of the three cost models.
 
     python benchmarks/bench_times.py --profile me.yaml [--networks alexnet,regnet_x_400mf] [--px 64] [--json]
-    python benchmarks/bench_times.py --profile /tmp/small.yaml --networks alexnet --cuts 3 --minutes 1
+    python benchmarks/bench_times.py --profile small.yaml --networks alexnet --cuts 3 --minutes 1
 
 ``--profile`` is the file of `coinfer profile --network`; where there is none it is written first, in ``--minutes`` for
 each network. Then halves are measured anew: those of ``--cuts`` cuts (0: all) with all sets pruned by each of

@@ -11,6 +11,7 @@ import numpy as np
 from coinfer_kernels import canonicalize
 
 from coinfer_ray.models.library import load_graph
+from coinfer_ray.predictor.measured import Measured
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.costs import DelayCalculator
 from coinfer_ray.problem.space import SearchSpace
@@ -35,6 +36,12 @@ def true_accuracy(space: SearchSpace, values: np.ndarray, snr_db: np.ndarray | N
     if snr_db is not None:
         loss += 0.3 * np.exp(-snr_db / 8)
     return BASE_VALIDATION + 0.002 - loss
+
+
+def nothing_measured(variables: int) -> Measured:
+    """No measured strategies, of so many variables."""
+    numbers, whole = np.empty(0), np.empty(0, dtype=np.int64)
+    return Measured(np.empty((0, variables)), numbers, whole, whole, numbers, numbers)
 
 
 def write_synthetic_records(

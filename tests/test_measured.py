@@ -29,7 +29,7 @@ from coinfer_ray.records.request import Request
 from coinfer_ray.refine.calibrate import calibrated, needed_margins, with_calibration
 from coinfer_ray.refine.cases import Case, drawn_cases
 from coinfer_ray.scenarios.batch import ScenarioBatch
-from tests.synthetic import true_accuracy, write_synthetic_records
+from tests.synthetic import nothing_measured, true_accuracy, write_synthetic_records
 
 LADDER = (3.0, 1.5, 0.75, 0.0)
 
@@ -185,7 +185,7 @@ def test_optimize_says_what_an_answer_rests_on(records: Path) -> None:
     found = optimize("alexnet", records=predictor, **numbers)
     assert found.accuracy_source in ("predicted", "measured")
     assert (found.trainings > 0) == (found.accuracy_source == "measured")
-    single = replace(predictor, measured=Measured.none(len(predictor.feature_names)))
+    single = replace(predictor, measured=nothing_measured(len(predictor.feature_names)))
     assert optimize("alexnet", records=single, **numbers).trainings == 0
 
 
@@ -236,7 +236,7 @@ class Trainer:
 def test_needed_margins_are_those_that_make_up_for_the_flattery(problem: Problem) -> None:
     """Every prediction is too good by the same amount: the least margin of the ladder that covers it is what is
     needed."""
-    bare = replace(problem, fitted=replace(problem.predictor, measured=Measured.none(16)))
+    bare = replace(problem, fitted=replace(problem.predictor, measured=nothing_measured(16)))
     cases = drawn_cases(9, 2, (0.02, 0.05))
     scale = problem.predictor.calibration
     for flatter in (-0.01, 0.012):

@@ -18,12 +18,11 @@ from coinfer_ray.optimizer.optimize import answer, optimize
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import best_accuracy, solve
 from coinfer_ray.predictor.fit import fit_predictor
-from coinfer_ray.predictor.measured import Measured
 from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.scenarios.scenario import Device
-from tests.synthetic import trusted, write_synthetic_records
+from tests.synthetic import nothing_measured, trusted, write_synthetic_records
 
 QUICK = {"max_evaluations": 4_000, "max_tries": 200, "scales": 8}  # of the paper's algorithm
 FEW = {"max_evaluations": 2_000}
@@ -143,7 +142,7 @@ def test_answer_follows_from_its_strategy(problem: Problem) -> None:
 
 def test_untouched_network_is_reported_as_measured(problem: Problem) -> None:
     pessimist = TreeEnsemble(problem.predictor.ensemble.tables._replace(roots=np.empty(0), weights=np.empty(0)))
-    nothing = Measured.none(len(problem.space.variables))
+    nothing = nothing_measured(len(problem.space.variables))
     hopeless = replace(problem, fitted=replace(problem.predictor, ensemble=pessimist, measured=nothing))
     scenario = resolve(device="rpi3b+", server="p100", link="3g")
     found = answer(hopeless, scenario)

@@ -47,12 +47,6 @@ class Measured:
         means = [np.bincount(groups, weights=each) / counts for each in (y, uplink_bit)]
         return cls(x[first], means[0], counts.astype(np.int64), feature_bits[first], means[1], snr_db[first])
 
-    @classmethod
-    def none(cls, variables: int) -> Measured:
-        """No strategies of so many variables."""
-        numbers, whole = np.empty(0), np.empty(0, dtype=np.int64)
-        return cls(np.empty((0, variables)), numbers, whole, whole, numbers, numbers)
-
     @property
     def fingerprint(self) -> str:
         """Of all of it: answers that rest on other measurements are other answers."""
