@@ -28,7 +28,8 @@ fi
 grid=$1
 out=$2
 shift 2
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts%%$'\n'*} # no `| head`: a reader that leaves early may end scontrol, and with pipefail the job
 port=$((20000 + SLURM_JOB_ID % 20000)) # jobs of others may share the head's host name, not the port
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0

@@ -108,7 +108,7 @@ case $command in
   token) make_token ;;
   head)
     start_node head --head --port="$head_port" --dashboard-host=127.0.0.1 "$@"
-    address=$(grep -o "ray start --address='[^']*'" "$state/head.log" | head -n 1 | cut -d"'" -f2)
+    address=$(grep -m 1 -o "ray start --address='[^']*'" "$state/head.log" | cut -d"'" -f2)
     echo "head running at $address"
     echo "on the other machine:  two-nodes.sh worker $address"
     echo "driver, on either:     RAY_AUTH_MODE=token coinfer sweep grid.yaml --out answers/ --address $address"

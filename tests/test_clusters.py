@@ -334,7 +334,8 @@ def test_the_slurm_script_starts_one_ray_over_the_jobs_nodes(tmp_path: Path) -> 
     from ray.scripts.scripts import start
     from ray.scripts.symmetric_run import symmetric_run
 
-    stand_in(tmp_path / "bin", "scontrol", 'printf "node-a\\nnode-b\\n"')
+    slow = "printf 'node-a\\n'; sleep 0.2; printf 'node-b\\n'"  # a reader of the first line alone would end it
+    stand_in(tmp_path / "bin", "scontrol", slow)
     stand_in(tmp_path / "bin", "srun", 'printf "%s\\n" "$RAY_AUTH_MODE" "${#RAY_AUTH_TOKEN}" "$@"')
     job = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_NUM_NODES": "2"}
     done = handed_in("slurm-ray.sh", tmp_path / "bin", "my grid.yaml", "s3://b/x", "--solver", "exact", **job)
