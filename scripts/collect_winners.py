@@ -13,29 +13,19 @@ features the file beside them; fit the predictors again then (scripts/fit_shippe
 from __future__ import annotations
 
 import argparse
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from coinfer_kernels import Scenarios
 
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
-from coinfer_ray.predictor.fit import measured_of
 from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.records.request import Request
-from coinfer_ray.records.store import (
-    SHARD_PATTERN,
-    few_bits_beside,
-    pack,
-    read_records,
-    shipped_parts,
-    shipped_records,
-)
+from coinfer_ray.records.store import read_records, shipped_parts, shipped_records
 from coinfer_ray.refine.cases import drawn_cases
+from coinfer_ray.refine.joined import join_shipped, with_trainings
 from coinfer_ray.runtime.executors import EXECUTORS, make_executor
 from coinfer_ray.runtime.files import run_folder
 from coinfer_ray.training.data import load_data
@@ -86,14 +76,6 @@ def main() -> None:
         join_shipped(given.model, [*given.join, given.out])
 
 
-def with_trainings(problem: Problem, sources: list[Path]) -> Problem:
-    """The problem with what all records of ``sources`` say of the strategies that were trained; a folder of none yet
-    says nothing."""
-    there = [path for path in sources if not path.is_dir() or any(path.glob(SHARD_PATTERN))]
-    measured = measured_of(read_records(there), problem.accuracy)
-    return replace(problem, fitted=replace(problem.predictor, measured=measured))
-
-
 def missing(problem: Problem, scenarios: Scenarios, given: argparse.Namespace) -> list[Request]:
     """One more training of each answer that rests on too few."""
     space = problem.space
@@ -112,29 +94,6 @@ def missing(problem: Problem, scenarios: Scenarios, given: argparse.Namespace) -
         Request(space.strategy(np.array(levels)), None, FIRST_REPEAT + trainings)
         for levels, trainings in sorted(wanted.items())
     ]
-
-
-def join_shipped(model: str, sources: list[Path]) -> None:
-    """Put the records of ``sources`` into the files that ship: of floats, and of quantised features beside them; those
-    that failed, too."""
-    files = [
-        file for source in sources for file in (sorted(source.glob(SHARD_PATTERN)) if source.is_dir() else [source])
-    ]
-    floats = shipped_records(model)
-    with tempfile.TemporaryDirectory() as place:
-        parts: dict[Path, list[Path]] = {floats: [], few_bits_beside(floats): []}
-        for number, file in enumerate(files):
-            table = pq.read_table(file)
-            quantised = pc.less(pc.fill_null(table["feature_bits"], FLOAT_BITS), FLOAT_BITS)
-            for path, own in zip(parts, (pc.invert(quantised), quantised), strict=True):
-                rows = table.filter(own)
-                if len(rows):
-                    parts[path].append(Path(place) / f"{number}-{path.name}")
-                    pq.write_table(rows, parts[path][-1])
-        for path, own in parts.items():
-            there = [path] if path.exists() else []
-            if there or own:
-                print(f"{len(pack([*there, *own], path))} records in {path}")
 
 
 if __name__ == "__main__":

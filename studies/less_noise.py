@@ -16,11 +16,9 @@ from typing import cast
 from coinfer_ray.compression.channel import AWGNChannel
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.records.store import Records, noisy_beside, read_records, shipped_records
-from coinfer_ray.runtime.executors.base import WorkerContext
-from coinfer_ray.runtime.executors.local import allowed_threads
 from coinfer_ray.training.data import load_data
-from coinfer_ray.training.verifier import collect_settings, images_of, obtain_base
-from coinfer_ray.training.worker import candidate_seed, graph_for, make_trainer, shared_values
+from coinfer_ray.training.verifier import trainer_of
+from coinfer_ray.training.worker import candidate_seed
 
 
 def main() -> None:
@@ -33,12 +31,7 @@ def main() -> None:
     given = parser.parse_args()
     path = noisy_beside(shipped_records(given.model))
     records = read_records(path)
-    base = obtain_base(None, path, records.info, load_data(given.data))
-    data = images_of(records.info, load_data(given.data))
-    graph = graph_for(given.model, records.input_px, data)
-    trainer = make_trainer(
-        shared_values(graph, data, base, collect_settings(records.info)), WorkerContext(allowed_threads(), None)
-    )
+    trainer, graph = trainer_of(path, load_data(given.data)), records.graph
     ratios = [float(each) for each in given.ratios.split(",")]
     print("validation, test: points lost" + "".join(f"{ratio:>14g} dB" for ratio in ratios))
     for number, strategy in enumerate(often_trained(records, given.strategies)):

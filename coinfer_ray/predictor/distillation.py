@@ -15,7 +15,6 @@ the teacher.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -24,14 +23,13 @@ import numpy as np
 from coinfer_kernels.notation import CODEC_VARIABLES, CODEC_WIDTH_1
 from numpy.typing import NDArray
 
+from coinfer_ray.predictor.gaussian_process import GaussianProcess
 from coinfer_ray.problem.costs import DelayCalculator
 from coinfer_ray.problem.sampling import plan_levels
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import FLOAT_BITS
 
 TEACHERS = 4  # ensembles
-MAX_IN_PROCESS = 1_000  # records that the Gaussian process sees: its cost grows with their cube
-PROCESS_STEPS = 10  # of its length scales towards the likeliest: to the end they suit the records too well
 LESSONS = 12_000  # strategies that the teacher answers: a prefix of a plan that no collection uses
 _PLAN_SEED = 0x7EAC4E5
 _KERNELS = (1, 4)  # of the codec's parameters the sizes of its kernels
@@ -131,7 +129,7 @@ class DistilledBoosting:
         kernels = self.space.codec_variable + np.array(_KERNELS)
         # The cut, the codec's kernels, the SNR where there is one, and the aggregates.
         smooth = np.r_[self.space.cut_variable, kernels, len(self.space.variables) : seen.shape[1]]
-        process = _GaussianProcess(self.seed).fit(seen[:, smooth], y)
+        process = GaussianProcess(self.seed).fit(seen[:, smooth], y)
         return lessons, (answers + process.predict(shown[:, smooth])) / 2
 
     def _lessons(self, x: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -141,46 +139,6 @@ class DistilledBoosting:
             snr_db = np.random.default_rng(self.seed).choice(x[:, -1], len(values))
             values = np.column_stack([values, snr_db])
         return values, np.column_stack([values, sums])
-
-
-class _GaussianProcess:
-    """A Gaussian process with a length scale for each of its features, which it brings to unit variance."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def fit(self, x: np.ndarray, y: np.ndarray) -> _GaussianProcess:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        if len(y) > MAX_IN_PROCESS:
-            some = np.random.default_rng(self.seed).choice(len(y), MAX_IN_PROCESS, replace=False)
-            x, y = x[some], y[some]
-        scales = Matern(np.full(x.shape[1], 5.0), (1e-2, 1e5), nu=1.5)
-        kernel = ConstantKernel(1.0, (1e-3, 1e4)) * scales + WhiteKernel(0.1, (1e-5, 1e1))
-        process = GaussianProcessRegressor(kernel, normalize_y=True, optimizer=_few_steps)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a scale at its bound: a feature that says nothing
-            self._pipeline = make_pipeline(StandardScaler(), process).fit(x, y)
-        return self
-
-    def predict(self, x: np.ndarray) -> NDArray[np.float64]:
-        # A kernel of all lessons at once would be tens of megabytes several times over.
-        parts = np.array_split(x, -(-len(x) // 2_000))
-        return np.concatenate([self._pipeline.predict(part) for part in parts])
-
-
-def _few_steps(
-    objective: Callable[..., Any], start: np.ndarray, bounds: np.ndarray
-) -> tuple[NDArray[np.float64], float]:
-    """An optimizer for scikit-learn's Gaussian process: L-BFGS-B, cut short."""
-    from scipy.optimize import minimize
-
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": PROCESS_STEPS})
-    return found.x, float(found.fun)
 
 
 @lru_cache(maxsize=2)  # every fold of a cross-validation asks for the same

@@ -187,8 +187,8 @@ class CandidateTrainer:
 
         With ``feature_bits`` below a float's, what crosses an inner cut is quantised and arrives as it was sent,
         whatever ``snr_db``: a codec's output in training through a straight-through estimator, the feature of a network
-        without a codec after it, so that one training serves all its cuts (the last such network is kept); the network
-        as it is needs none.
+        without a codec after it, so that one training serves all its cuts, and the whole on the device (the last such
+        network is kept); the network as it is needs none.
         ``uplink_bit`` is what is left of those bits after Huffman coding, in the mean over validation images, where
         that is less.
 
@@ -196,7 +196,8 @@ class CandidateTrainer:
             Diverged: the loss or the trained network's outputs are no numbers.
         """
         started = time.perf_counter()
-        after = self._quantizes(strategy) and self.space.canonical_codec(strategy) == Codec()
+        pruned_whole = any(strategy.sparsity.values()) and strategy.partition_point == len(self.graph.layers)
+        after = (self._quantizes(strategy) or pruned_whole) and self.space.canonical_codec(strategy) == Codec()
         if after:
             assembled = self.assemble(self._without_codec(strategy, seed), strategy, snr_db)
         else:
@@ -357,7 +358,7 @@ class CandidateTrainer:
             return
         torch.manual_seed(seed)
         with_safe_strides(network)
-        known = self._features(network, self.train_images, phase.images)
+        known = self.features(network, self.train_images, phase.images)
         if not torch.isfinite(known).all():
             raise Diverged("the feature at the cut is no number")
         snr_db = getattr(network.channel, "snr_db", None)
@@ -377,7 +378,7 @@ class CandidateTrainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (1 - step / steps)
             target = known[torch.randint(len(known), (phase.batch_size,), device=self.device)]
-            with self._autocast():
+            with self.autocast():
                 output = network.decoder(network.channel(network.encoder(target)))
             loss = F.mse_loss(output.float(), target) / power
             optimizer.zero_grad(set_to_none=True)
@@ -387,34 +388,35 @@ class CandidateTrainer:
             raise Diverged(f"the codec's reconstruction error is {float(loss)}")
         network.eval()
         known = known[:MEASURE_IMAGES]
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.autocast():
             made = network.decoder(network.encoder(known)).float()
         restore_power(network.encoder, network.decoder, known, made)
 
     def calibrate(self, network: SplitNetwork, quantizer: Quantizer) -> None:
         """Forget the range of ``network``'s quantizer, and take that of the features that it sends now."""
-        known = self._features(network, self.train_images, MEASURE_IMAGES)
-        with torch.no_grad(), self._autocast():
+        known = self.features(network, self.train_images, MEASURE_IMAGES)
+        with torch.no_grad(), self.autocast():
             quantizer.reset()
             quantizer.calibrate(network.encoder(known))
 
     def coded_bit(self, network: SplitNetwork, quantizer: Quantizer) -> float:
         """Bits of a feature after Huffman coding, in the mean over validation images."""
-        known = self._features(network, self.validation_images, MEASURE_IMAGES)
-        with torch.no_grad(), self._autocast():
+        known = self.features(network, self.validation_images, MEASURE_IMAGES)
+        with torch.no_grad(), self.autocast():
             codes = quantizer.codes(network.encoder(known))
         return float(huffman_bits(codes.cpu().numpy()).mean())
 
-    def _features(self, network: SplitNetwork, images: ResidentImages, count: int) -> torch.Tensor:
+    def features(self, network: SplitNetwork, images: ResidentImages, count: int) -> torch.Tensor:
         """What the device half makes of the first so many images."""
         images = images.take(slice(0, count))
         network.eval()
         features = []
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.autocast():
             for start in range(0, len(images), 256):
                 part = images.images[start : start + 256]
                 features.append(network.device_half(self.data.preprocess(part)).float())
         return torch.cat(features)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The precision that networks run in."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)

@@ -21,20 +21,30 @@ from coinfer_ray.records.request import Request
 from coinfer_ray.records.store import (
     UNFINISHED,
     RecordsInfo,
+    read_records,
     shard_path,
     shipped_file,
     shipped_records,
     write_records,
 )
-from coinfer_ray.runtime.executors.base import Executor
+from coinfer_ray.runtime.executors.base import Executor, WorkerContext
+from coinfer_ray.runtime.executors.local import allowed_threads
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import BASE_FILE, BaseNetwork, base_beside, load_base
-from coinfer_ray.training.candidate import CandidateSettings, CodecPhase
+from coinfer_ray.training.candidate import CandidateSettings, CandidateTrainer, CodecPhase
 from coinfer_ray.training.collect import failed_row
 from coinfer_ray.training.data import DataSplits
 from coinfer_ray.training.prunable import PrunablePhase
 from coinfer_ray.training.trainer import Phase
-from coinfer_ray.training.worker import CollectSettings, Task, candidate_seed, graph_for, shared_values, start_worker
+from coinfer_ray.training.worker import (
+    CollectSettings,
+    Task,
+    candidate_seed,
+    graph_for,
+    make_trainer,
+    shared_values,
+    start_worker,
+)
 
 # Shards of strategies that no sampling plan has numbered are numbered by what they are, from here on.
 FIRST_VERIFIED = 1 << 40
@@ -204,6 +214,21 @@ def obtain_base(
             f"give the {BASE_FILE} of their collection"
         )
     return base
+
+
+def trainer_of(path: Path, data: DataSplits) -> CandidateTrainer:
+    """A trainer in this process, of the recipe and the base network of the records file ``path``, on the images
+    ``data`` behind them.
+
+    Raises:
+        InputError: as :func:`obtain_base`.
+    """
+    info = read_records(path).info
+    base = obtain_base(None, path, info, data)
+    data = images_of(info, data)
+    graph = graph_for(base.source or info.model, info.input_px, data)
+    shared = shared_values(graph, data, base, collect_settings(info))
+    return make_trainer(shared, WorkerContext(allowed_threads(), None))
 
 
 def realised(space: SearchSpace, strategy: Strategy) -> Strategy:

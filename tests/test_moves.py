@@ -1,0 +1,140 @@
+"""Moves around what wins: what they gain, what they are likely to, and what is trained of them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from coinfer_kernels import Scenarios
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.optimizer.solve import solve
+from coinfer_ray.problem.strategy import FLOAT_BITS, Codec
+from coinfer_ray.refine.moves import Neighbourhood
+from tests.synthetic import write_synthetic_records
+
+ALLOWED = (0.02, 0.1, 0.3)
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    path = write_synthetic_records(tmp_path_factory.mktemp("records") / "r.parquet", count=120)
+    return assemble("alexnet", records=path, regressor="monotone_boosting")
+
+
+@pytest.fixture(scope="module")
+def near(problem: Problem) -> Neighbourhood:
+    return Neighbourhood(problem, drawn(problem, 12), confidence=None)
+
+
+def drawn(problem: Problem, count: int) -> Scenarios:
+    rng = np.random.default_rng(3)
+    weights = np.column_stack(
+        [10 ** rng.uniform(-12, -8, count), np.full(count, 1e-13), 10 ** rng.uniform(-9, -5, count)]
+    )
+    floor = problem.base_accuracy - np.tile(ALLOWED, count)
+    return Scenarios(np.repeat(weights, len(ALLOWED), axis=0), floor, np.full(count * len(ALLOWED), np.nan))
+
+
+def test_answers_are_those_of_the_measured_strategies(problem: Problem, near: Neighbourhood) -> None:
+    answers = problem.answers(solve(problem, near.scenarios, confidence=0.9))
+    at_confidence = Neighbourhood(problem, near.scenarios, confidence=0.9)
+    np.testing.assert_allclose(at_confidence.latency_s, answers.objective, rtol=1e-9)
+    assert set(at_confidence.winners) == {near.name_of(row) for row in answers.levels}
+    assert (at_confidence.allowed < near.allowed).all()
+
+
+def test_moves_are_strategies_of_the_space_that_nobody_measured(problem: Problem, near: Neighbourhood) -> None:
+    names = near.moves(400, 0)
+    assert names == near.moves(400, 0) and names != near.moves(400, 1) and len(names) > 200
+    levels = np.array(names)
+    assert problem.space.is_canonical(levels).all()
+    assert (levels >= 0).all() and (levels < problem.space.tables.n_levels).all()
+    assert not set(names) & near.known
+    cuts = {near.space.strategy(row).feature_bits for row in levels}
+    assert cuts <= {FLOAT_BITS, 8}
+    for row in levels:
+        strategy = near.space.strategy(row)
+        assert (strategy.codec != Codec()) or strategy.partition_point == len(problem.graph.layers)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_gain_is_what_the_best_cut_takes_off(problem: Problem, near: Neighbourhood, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = near.moves(20, seed)[:3]
+    gains, cuts = near.gains(names)
+    for name, gain, cut in zip(names, gains, cuts, strict=True):
+        strategy = near.space.strategy(np.array(name))
+        points = problem.graph.cut_points if strategy.codec == Codec() else (strategy.partition_point,)
+        row = int(rng.integers(len(gain)))
+        best = np.inf
+        for point in points:
+            ends = point in (0, len(problem.graph.layers))
+            own = type(strategy)(strategy.sparsity, point, strategy.codec, FLOAT_BITS if ends else 8)
+            costs = problem.delay.costs(near.space.levels(own)[None])[0]
+            best = min(best, float(costs @ near.scenarios.weights[row]))
+        assert gain[row] == pytest.approx(max(0.0, np.log(near.latency_s[row] / best)), abs=1e-9)
+        assert near.space.strategy(
+            np.array([*name[: near.space.cut_variable], cut[row], *name[near.space.codec_variable :]])
+        )
+
+
+def test_what_was_coded_to_less_counts_as_what_it_took(problem: Problem) -> None:
+    """Of synthetic records none has a quantised feature."""
+    near = Neighbourhood(problem, drawn(problem, 2), confidence=None)
+    np.testing.assert_array_equal(near._coded_bits, 1.0)
+
+
+def test_the_process_gives_low_chances_to_harm_and_high_ones_to_little(near: Neighbourhood) -> None:
+    chances = near.chances(near.moves(300, 2))
+    loose, tight = near.allowed.argmax(), near.allowed.argmin()
+    assert ((chances >= 0) & (chances <= 1)).all() and (chances[:, loose] >= chances[:, tight]).all()
+    measured = sorted(near.losses, key=lambda name: near.losses[name])
+    few, many = near.chances([measured[0]])[0, tight], near.chances([measured[-1]])[0, tight]
+    assert few > 0.5 > many
+
+
+def test_damage_tells_what_nothing_else_does(near: Neighbourhood) -> None:
+    """A damage that is the loss itself leaves nothing in doubt."""
+    names = sorted(near.losses)
+    held_out = names[::7]
+    truth = dict(near.losses)
+    for name in held_out:
+        near.losses.pop(name)
+    try:
+        told = near.chances(held_out, lambda some: np.array([[truth[name]] for name in some]))
+        untold = near.chances(held_out)
+    finally:
+        near.losses.update(truth)
+    kept = np.array([[truth[name] <= allowed for allowed in near.allowed] for name in held_out])
+    assert np.abs(told - kept).mean() < 0.6 * np.abs(untold - kept).mean()
+
+
+def test_each_counts_for_what_those_before_it_leave(near: Neighbourhood) -> None:
+    names = near.moves(200, 5)
+    chances = near.chances(names)
+    best = near.best(names, chances, 5)
+    gains, _ = near.gains(names)
+    alone = (chances * gains).mean(axis=1)
+    assert best[0].expected == pytest.approx(alone.max()) and best[0].name == names[int(alone.argmax())]
+    assert all(first.expected >= second.expected - 1e-12 for first, second in pairwise(best))
+    assert len({move.name for move in best}) == len(best)
+    banked = chances[names.index(best[0].name)] * gains[names.index(best[0].name)]
+    second = names.index(best[1].name)
+    assert best[1].expected == pytest.approx((chances[second] * np.maximum(gains[second] - banked, 0)).mean())
+
+
+def test_a_network_without_a_codec_is_measured_whole_and_where_it_may_win(
+    problem: Problem, near: Neighbourhood
+) -> None:
+    names = [name for name in near.moves(400, 7) if near._plain(np.array(name))]
+    move = near.best(names, np.ones((len(names), len(near.latency_s))), 1)[0]
+    points = [strategy.partition_point for strategy in move.strategies]
+    assert len(problem.graph.layers) in points and len(points) == len(set(points))
+    assert len({tuple(strategy.sparsity.items()) for strategy in move.strategies}) == 1
+    nothing = near.best(names, np.zeros((len(names), len(near.latency_s))), 3)
+    assert nothing == []
