@@ -25,6 +25,7 @@ from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.candidate import CandidateTrainer
+from coinfer_ray.training.memory import release_freed_memory
 from coinfer_ray.training.prunable import measure_batch_norms
 from coinfer_ray.training.trainer import ResidentImages
 
@@ -136,6 +137,7 @@ class Damages:
         with Progress("strategies' damage measured", len(missing)) as progress:
             for number, (name, strategy) in enumerate(missing.items(), 1):
                 self.known[name] = meter.measure(strategy)
+                release_freed_memory()
                 if number % KEEP_EVERY == 0 or number == len(missing):
                     self._write()
                 progress.advance()
