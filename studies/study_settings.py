@@ -3,12 +3,13 @@
     python studies/study_settings.py --data DIR --out DIR --model alexnet --base base.safetensors [--strategies 12]
         [--known RECORDS]
 
-The first strategies of the plan are trained with the recipe, with half and four times its images, and with a fifth and
-five times the network's learning rate (the codec keeps its own). The yardstick is four times the images: Spearman's
-rank correlation with it, the mean accuracy that longer training adds, what is left of the differences when that mean is
-taken off, and the mean error at the strategies that the yardstick finds within five points of the base network, where
-accuracy bounds lie. Each setting is a collection of its own in --out: stop it, run it again, and it goes on. --known:
-records that were trained with the recipe itself, so that these need not be trained again.
+The first strategies of the plan are trained with the recipe, with half and four times its images, with a fifth and five
+times the network's learning rate (the codec keeps its own), and by the labels without the base network's outputs. The
+yardstick is four times the images: Spearman's rank correlation with it, the mean accuracy that longer training adds,
+what is left of the differences when that mean is taken off, and the mean error at the strategies that the yardstick
+finds within five points of the base network, where accuracy bounds lie. Each setting is a collection of its own in
+--out: stop it, run it again, and it goes on. --known: records that were trained with the recipe itself, so that these
+need not be trained again.
 """
 
 from __future__ import annotations
@@ -28,22 +29,29 @@ from coinfer_ray.training.trainer import Phase
 from coinfer_ray.training.worker import default_settings
 
 RECIPE, YARDSTICK = "recipe", "images x 4"
-# Multiples of the recipe's images for fine-tuning and end-to-end training, and of their learning rate.
+# Multiples of the recipe's images for fine-tuning and end-to-end training, of their learning rate, and of the weight
+# of the base network's outputs in the loss.
 SETTINGS = {
-    "images x 0.5": (0.5, 1.0),
-    RECIPE: (1.0, 1.0),
-    "rate x 0.2": (1.0, 0.2),
-    "rate x 5": (1.0, 5.0),
-    YARDSTICK: (4.0, 1.0),
+    "images x 0.5": (0.5, 1.0, 1.0),
+    RECIPE: (1.0, 1.0, 1.0),
+    "rate x 0.2": (1.0, 0.2, 1.0),
+    "rate x 5": (1.0, 5.0, 1.0),
+    "labels alone": (1.0, 1.0, 0.0),
+    YARDSTICK: (4.0, 1.0, 1.0),
 }
 NEAR = 0.05
 
 
-def varied(settings: CandidateSettings, images: float, rate: float) -> CandidateSettings:
+def varied(settings: CandidateSettings, images: float, rate: float, taught: float) -> CandidateSettings:
     def of(phase: Phase) -> Phase:
         return replace(phase, images=int(phase.images * images), learning_rate=phase.learning_rate * rate)
 
-    return replace(settings, fine_tune=of(settings.fine_tune), end_to_end=of(settings.end_to_end))
+    return replace(
+        settings,
+        fine_tune=of(settings.fine_tune),
+        end_to_end=of(settings.end_to_end),
+        distillation=settings.distillation * taught,
+    )
 
 
 def accuracies(records: Records) -> dict[int, float]:
@@ -70,7 +78,7 @@ def main() -> None:
     )
     found, seconds = {}, {}
     with make_executor(given.executor, workers=given.workers) as executor:
-        for name, (images, rate) in SETTINGS.items():
+        for name, varies in SETTINGS.items():
             folder = given.out / f"{given.model}-{name.replace(' ', '-')}"
             collect(
                 given.model,
@@ -79,7 +87,7 @@ def main() -> None:
                 given.strategies,
                 executor=executor,
                 input_px=given.input_px,
-                settings=replace(settings, candidate=varied(settings.candidate, images, rate)),
+                settings=replace(settings, candidate=varied(settings.candidate, *varies)),
                 base=given.base,
                 known=given.known if name == RECIPE else None,
             )
