@@ -27,7 +27,12 @@ TORCH_PARTS = (
     "methods/ddpg.py",
     "profile/torch_layers.py",
 )
-RAY_PARTS = ("runtime/executors/ray_executor.py", "runtime/executors/ray_metrics.py", "adapters/ray_tune.py")
+RAY_PARTS = (
+    "runtime/executors/ray_executor.py",
+    "runtime/executors/ray_metrics.py",
+    "adapters/ray_tune.py",
+    "adapters/ray_space.py",
+)
 
 # From the ground up: a folder or file imports from its own layer's folder and from lower layers only.
 LAYERS = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -58,6 +58,16 @@ def whole(name: Hashable, low: int, high: int, *, log: bool = False, step: int =
     return Variable(name, 0, last, True, decode, partial(_step_of, low=low, size=step))
 
 
+def multiple(name: Hashable, first: int, last: int, step: float, *, log: bool = False) -> Variable:
+    """The multiples ``first`` .. ``last`` of ``step``; on a logarithmic scale."""
+    counted = whole(name, first, last, log=log)
+    return replace(
+        counted,
+        decode=partial(_times, counted=counted.decode, step=step),
+        encode=partial(_over, counted=counted.encode, step=step),
+    )
+
+
 def choice(name: Hashable, choices: Sequence[Any]) -> Variable:
     """One of several values; neighbours in the list are neighbours to the optimizer.
 
@@ -86,18 +96,26 @@ def _at_whole_logarithm(x: float, *, low: int, high: int) -> int:
     return min(max(round(math.exp(x)), low), high)
 
 
+def _times(x: float, *, counted: Callable[[float], int], step: float) -> float:
+    return counted(x) * step
+
+
+def _over(value: float, *, counted: Callable[[float], float], step: float) -> float:
+    return counted(round(value / step))
+
+
 def _choice_at(x: float, *, values: list[Any]) -> Any:
     return values[round(x)]
 
 
 def _place(value: Any, *, values: list[Any]) -> float:
     for place, one in enumerate(values):
-        if _equal(one, value):
+        if equal(one, value):
             return place
     raise ValueError("is none of the choices")
 
 
-def _equal(one: Any, other: Any) -> bool:
+def equal(one: Any, other: Any) -> bool:
     """Whether two values are the same; True is not 1 here, as the two may be two choices."""
     return one is other or (isinstance(one, bool) == isinstance(other, bool) and bool(one == other))
 
@@ -148,6 +166,7 @@ class OneByOne:
         self._objective = np.full(count, np.inf)
         self._violation = np.zeros(count)
         self._open: dict[str, int] = {}
+        self._held: dict[str, int] = {}  # the rows of those that ran when the state was saved
         self._suggested: dict[str, dict[Hashable, Any]] = {}
         self._refusals = 0
         self._others: list[tuple[NDArray[np.float64], float, float]] = []
@@ -162,6 +181,8 @@ class OneByOne:
         awaited."""
         if key in self._open:
             return dict(self._suggested[key])
+        if self._held.get(key) in self._waiting:
+            return self._hand_out(key, self._held.pop(key))
         if not self._waiting:
             self._refusals += 1
             if self._refusals <= self._patience * len(self._x):
@@ -169,7 +190,11 @@ class OneByOne:
             self._given_up.update(self._open)
             for lost in self.awaited:
                 self._settle(self._open.pop(lost), np.inf, WORST)
-        row = self._open[key] = self._waiting.pop(0)
+        return self._hand_out(key, self._waiting[0])
+
+    def _hand_out(self, key: str, row: int) -> dict[Hashable, Any]:
+        self._waiting.remove(row)
+        self._open[key] = row
         found = {
             variable.name: variable.decode(value) for variable, value in zip(self.variables, self._x[row], strict=True)
         }
@@ -186,6 +211,8 @@ class OneByOne:
         """
         failed = objective is None or math.isnan(objective)
         value, broken = (np.inf, WORST) if objective is None or failed else (objective, excess(violation))
+        if self._held.get(key) in self._waiting:
+            self._hand_out(key, self._held.pop(key))
         row = self._open.pop(key, None)
         if row is None:
             if key in self._given_up and not failed and found is not None:
@@ -200,6 +227,13 @@ class OneByOne:
         if not failed:
             self._observe(found, value, broken)
 
+    def observe(self, found: Mapping[Any, Any], objective: float, violation: Any = 0.0) -> bool:
+        """Take the answer to parameters that were evaluated elsewhere; False where they are none of the space's.
+
+        ``objective`` and ``violation`` as for :meth:`answer`. It counts from the end of the batch on.
+        """
+        return self._observe(found, objective, excess(violation))
+
     def _settle(self, row: int, objective: float, violation: float) -> None:
         self._objective[row], self._violation[row], self._answered[row] = objective, violation, True
         if self._answered.all():
@@ -209,26 +243,32 @@ class OneByOne:
                 self.optimizer.observe(*other)
             self._ask()
 
-    def _observe(self, found: Mapping[Any, Any], objective: float, violation: float) -> None:
+    def _observe(self, found: Mapping[Any, Any], objective: float, violation: float) -> bool:
         """Keep the answer to a point that was not suggested until the batch ends, if it is one of the space."""
         try:
             point = np.array([variable.encode(found[variable.name]) for variable in self.variables], dtype=np.float64)
         except (KeyError, TypeError, ValueError):
-            return
-        low, high = self.optimizer.low, self.optimizer.high
-        if ((point >= low) & (point <= high)).all():
+            return False
+        inside = bool(((point >= self.optimizer.low) & (point <= self.optimizer.high)).all())
+        if inside:
             self._others.append((point, objective, violation))
+        return inside
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All there is to know, as arrays for ``numpy.savez``; trials that are running count as not handed out."""
+        """All there is to know, as arrays for ``numpy.savez``."""
         head = {f"optimizer.{name}": value for name, value in self._before.items()}
         rows = {"answered": self._answered, "objective": self._objective, "violation": self._violation}
         others = [[*point, objective, violation] for point, objective, violation in self._others]
         held = {"others": np.array(others, dtype=np.float64).reshape(-1, len(self.variables) + 2)}
-        return head | held | {name: value.copy() for name, value in rows.items()}
+        keys = {**self._held, **self._open}
+        running = {"running": np.array([*keys], np.str_), "running_rows": np.array([*keys.values()], np.int64)}
+        return head | held | running | {name: value.copy() for name, value in rows.items()}
 
-    def load(self, state: Mapping[str, NDArray[Any]]) -> None:
+    def load(self, state: Mapping[str, NDArray[Any]], *, running: bool = False) -> None:
         """Go on from what :meth:`state` gave.
+
+        Trials that ran then count as not handed out; with ``running`` they may still be running or start again. Their
+        answers count then, and others are given what they were only when there is nothing else to give.
 
         Raises:
             ValueError: not such a state, or one of other parameters.
@@ -243,11 +283,14 @@ class OneByOne:
         self._ask()
         done = np.asarray(state["answered"])
         self._answered[:], self._objective[:], self._violation[:] = done, state["objective"], state["violation"]
-        self._waiting = np.flatnonzero(~done).tolist()
+        if running and "running" in state:
+            ran = zip(state["running"].tolist(), state["running_rows"].tolist(), strict=True)
+            self._held = {key: row for key, row in ran if not done[row]}
+        self._waiting = sorted(np.flatnonzero(~done).tolist(), key=lambda row: row in self._held.values())
         others = state["others"] if "others" in state else np.empty((0, len(self.variables) + 2))
         self._others = [(row[:-2], float(row[-2]), float(row[-1])) for row in others]
 
 
 def _same(suggested: Mapping[Any, Any], found: Mapping[Any, Any], *, partly: bool) -> bool:
     """Whether a trial ran with what was suggested; ``partly``: with as much of it as it came to ask for."""
-    return all(_equal(found[name], value) if name in found else partly for name, value in suggested.items())
+    return all(equal(found[name], value) if name in found else partly for name, value in suggested.items())

@@ -66,8 +66,7 @@ class QuantumSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that all finished trials have."""
-        if len(study.directions) > 1:
-            raise InputError("study: has several objectives; this sampler takes one")
+        _check_one(study)
         with self._lock:
             space = self._space.calculate(study)
         return {name: domain for name, domain in space.items() if not domain.single()}
@@ -94,6 +93,7 @@ class QuantumSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A parameter at random."""
+        _check_one(study)
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
@@ -111,6 +111,11 @@ class QuantumSampler(BaseSampler):
                 answer = sign * values[0], 0.0 if self._violation is None else self._violation(trial)
         finally:  # also where violation raises, so that the trial is not awaited
             self._search.answer(str(trial.number), *answer, trial.params)
+
+
+def _check_one(study: Study) -> None:
+    if len(study.directions) > 1:
+        raise InputError("study: has several objectives; this sampler takes one")
 
 
 def _variable(name: str, domain: BaseDistribution) -> Variable:
