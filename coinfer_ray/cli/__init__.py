@@ -30,6 +30,8 @@ _EXTRA_MODULES = {
     "train": ("torch", "torchvision", "nni", "PIL"),
     "device": ("onnx", "onnxruntime"),
 }
+# What a disk, a quota or an owner refuses, and no program can help.
+_NOT_TAKEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
 _EXTRA_OF_MODULE = {module: extra for extra, modules in _EXTRA_MODULES.items() for module in modules}
 
 
@@ -89,6 +91,9 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" for {error.filename}" if error.filename else ""
         return EXIT_BAD_INPUT, f"no space is left{where}; make room and run again, what is done stays"
+    if isinstance(error, OSError) and error.filename and error.errno in _NOT_TAKEN:
+        reason = f"{error.filename}: {error.strerror}"
+        return EXIT_BAD_INPUT, f"{_one_line(reason)}; mend that and run again, what is done stays"
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").partition(".")[0]
         if module in _EXTRA_OF_MODULE:

@@ -38,6 +38,9 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     The temporary's name is unique to this call, so that two attempts at the same file (a worker believed dead
     and its replacement) never share one; the last to finish wins whole. Where ``path`` is a symbolic link, the file
     that it leads to is written.
+
+    Raises:
+        OSError: it cannot be written; its ``filename`` is ``path``.
     """
     path = Path(path)
     if path.is_symlink():
@@ -48,8 +51,11 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb") as written:  # a name must never reach the disk before the bytes it stands for
             os.fsync(written.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # in a folder that can be written no more it stays, for the next run
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from None  # the name that a user knows
         raise
 
 
@@ -82,7 +88,8 @@ def run_folder(
                 yield folder
             except InputError:
                 if fresh:
-                    _withdraw(folder, wanted)
+                    with suppress(OSError):  # a folder that can be written no more
+                        _withdraw(folder, wanted)
                 raise
     except InputError:
         with suppress(OSError):  # the first that holds something ends it

@@ -7,6 +7,7 @@ those that begin with ``_`` or a dot are no results.
 
 from __future__ import annotations
 
+import errno
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from coinfer_ray.errors import InputError
 from coinfer_ray.runtime.files import LOCK_FILE, RUN_FILE, read_holder, read_run, run_folder, write_whole
 
 _PIECE = 1 << 22  # bytes
@@ -59,7 +61,7 @@ class Store(Protocol):
         """A file's content. Raises FileNotFoundError where it is not there."""
 
     def write(self, name: str, content: Any) -> None:
-        """Write a buffer as a file, which appears whole."""
+        """Write a buffer as a file, which appears whole. Raises InputError where the store does not take it."""
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -135,14 +137,24 @@ class Folder:
 
     def write(self, name: str, content: Any) -> None:
         path = self.folder / name
-        if "/" in name:
-            path.parent.mkdir(exist_ok=True)
 
         def fill(temporary: Path) -> None:
+            if "/" in name:
+                path.parent.mkdir(exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(content)
 
-        write_whole(path, fill)
+        try:
+            write_whole(path, fill)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise InputError(
+                    f"out: no space is left for {self}; make room and run again, what is done stays"
+                ) from None
+            raise InputError(
+                f"out: {path} cannot be written ({error.strerror or error}); run again when it can be, what is done "
+                "stays"
+            ) from None
 
     def remove(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)

@@ -79,7 +79,8 @@ def file_name(grid: Grid, chunk: Chunk) -> str:
 
 
 def start_worker(shared: Mapping[str, Any], context: WorkerContext) -> Callable[[Chunk], tuple[Written, bytes | None]]:
-    """One worker: solves a chunk and writes its file, or returns its bytes where the store is out of sight."""
+    """One worker: solves a chunk and writes its file, or returns its bytes where the store is out of sight or does not
+    take them from it: the driver, which then tries, says why if it cannot either."""
     grid: Grid = shared["grid"]
     # Arrays from the object store are read-only, which is another type to the compiler: one copy, one compilation.
     problems: dict[str, Problem] = copy.deepcopy(shared["problems"])

@@ -9,7 +9,6 @@ driver to write.
 
 from __future__ import annotations
 
-import errno
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
 SOLVERS = (*OPTIMIZERS, "atlas")
-NO_SPACE = f"[Errno {errno.ENOSPC}]"  # in what a worker says
 LARGEST_CHUNK = 64  # scenarios that are solved one by one, where nothing is known of how long they take
 LARGE_GRID = 64 * LARGEST_CHUNK  # scenarios from which on it is found out
 CHUNK_S = 10.0  # that a chunk should take then: a killed run loses little, and files are few
@@ -197,7 +195,9 @@ def sweep(
                     shared = {"grid": grid, "problems": problems, "how": how}
                     _run(started, shared, manifest, pending, prepared.scenarios, quiet)
             except BaseException:
-                with suppress(OSError):  # what ended the run is to be told; files that no manifest lists are done anew
+                with suppress(
+                    InputError
+                ):  # what ended the run is to be told; files that no manifest lists are done anew
                     manifest.save()
                 raise
             manifest.save()
@@ -324,10 +324,6 @@ def _run(
     ):
         for envelope in envelopes:
             if envelope.value is None:
-                if NO_SPACE in (envelope.error or ""):
-                    raise InputError(
-                        f"out: no space is left for {store}; make room and run again, {manifest.rows:,} rows are there"
-                    )
                 failed.append(envelope)
                 continue
             written, content = envelope.value

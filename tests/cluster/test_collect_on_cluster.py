@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from coinfer_ray.records import store
-from tests.cluster.conftest import TwoNodes
+from tests.cluster.nodes import TwoNodes
 
 DRIVER = Path(__file__).resolve().parents[1] / "training" / "collect_driver.py"
 CODE = """

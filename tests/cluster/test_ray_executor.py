@@ -24,7 +24,7 @@ from coinfer_ray.runtime.executors import WorkerContext
 from coinfer_ray.runtime.executors.ray_executor import RayExecutor
 from coinfer_ray.sweeps.chunks import start_worker
 from coinfer_ray.sweeps.sweep import FAILED_FILE, sweep
-from tests.cluster.conftest import alive, descendants, wait_until
+from tests.cluster.nodes import alive, descendants, wait_until
 from tests.synthetic import write_synthetic_records
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_faults import COINFER, GRID
+from tests.disturbed import COINFER
+from tests.test_faults import GRID
 
 
 def marked(marker: str) -> list[int]:

@@ -14,7 +14,7 @@ import yaml
 from coinfer_ray.sweeps.manifest import Manifest
 from coinfer_ray.sweeps.reader import open_sweep
 from coinfer_ray.sweeps.sweep import sweep
-from tests.cluster.conftest import TwoNodes, alive, descendants, wait_until
+from tests.cluster.nodes import TwoNodes, alive, descendants, wait_until
 from tests.synthetic import write_synthetic_records
 
 REPORT = """

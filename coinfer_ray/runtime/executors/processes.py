@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -112,11 +113,20 @@ def _start(start: Start[Any, Any], path: Path, context: WorkerContext) -> None:
     import joblib
 
     global _work, _failure
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(context.threads)
     try:
         _work = start(joblib.load(path, mmap_mode="r"), context)
     except Exception as error:
         _failure = error
+
+
+def _end_with_the_driver() -> None:
+    """A pool's workers would outlive a driver that is killed: they hold the pipe that they wait at open themselves."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)
 
 
 def _run(task: Any) -> _Outcome:
