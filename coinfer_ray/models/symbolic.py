@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.models.norms import BatchNormThen, with_norms_apart
 from coinfer_ray.models.pointwise import StridedPointwise
 
 BATCH = 2  # of the inputs that a trace is evaluated on: with one image a constant 1 and a batch look alike
@@ -28,7 +29,15 @@ class _Tracer(torch.fx.Tracer):
     """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, StridedPointwise) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (StridedPointwise, BatchNormThen)) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not isinstance(m, BatchNormThen) or "alone" in kwargs:
+            return super().call_module(m, forward, args, kwargs)
+        y = self.create_proxy("call_module", self.path_of_module(m), args, {**kwargs, "alone": True})
+        for follower in m.children():
+            y = follower(y)
+        return y
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         made = super().create_args_for_root(root_fn, is_module, concrete_args)
@@ -65,7 +74,7 @@ def fx_trace(network: nn.Module, model: str) -> torch.fx.GraphModule:
     tracer = _Tracer()
     try:
         with _modes_kept(network):
-            graph = tracer.trace(network)
+            graph = tracer.trace(with_norms_apart(network))
     except Exception as error:  # torch.fx raises whatever the network's own forward runs into
         raise InputError(
             f"model: {model} cannot be traced by torch.fx ({_first_line(error)}); "
