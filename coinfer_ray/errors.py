@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import difflib
 
+_CALLED: dict[str, str] = {}
+
 
 class InputError(ValueError):
     """Input that cannot be used.
 
     The message is one line: what is wrong, where, and what would be right. The command line prints it on
-    stderr and exits with status 2; a library caller catches it as a ``ValueError``.
+    stderr and exits with status 2; a library caller catches it as a ``ValueError``. A path that stands for something
+    else (:func:`call`) is written as what it stands for.
     """
+
+    def __init__(self, message: str) -> None:
+        for path, name in _CALLED.items():
+            message = message.replace(path, name)
+        super().__init__(message)
+
+
+def call(path: str, name: str) -> None:
+    """Let ``name`` be written for ``path`` in messages: what its user gave, of which it is a copy."""
+    _CALLED[path] = name
 
 
 def check_name(what: str, name: str, known: list[str] | tuple[str, ...]) -> None:

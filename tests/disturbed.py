@@ -18,7 +18,7 @@ from coinfer_ray.sweeps.reader import open_sweep
 
 COINFER = "import sys; from coinfer_ray.cli import main; sys.exit(main())"
 CLOCKS = ("wall_s", "peak_memory_mb")  # of a record: what is another number each time
-LIMIT_S = 200.0
+LIMIT_S = 600.0  # a busy machine is slow
 
 
 @dataclass(frozen=True)

@@ -283,3 +283,17 @@ def test_other_folders_are_refused(folders: dict[str, Path], tmp_path: Path) -> 
         with pytest.raises(InputError, match=f"{chunk.name} is not as it was written") as error:
             read_sweep(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_shards_are_reported_together(folders: dict[str, Path], paper: SweepResults, tmp_path: Path) -> None:
+    predictor = fit_predictor(folders["paper"].with_name("alexnet-64px.parquet"), regressor="decision_tree")
+    parts = [tmp_path / name for name in ("first", "second")]
+    for number, part in enumerate(parts, 1):
+        sweep(PAPER_GRID, part, records=predictor, shard=(number, 2), chunk=1, **QUICK)
+    both = read_sweep(parts)
+    assert both.rows == paper.rows and both.scenarios == len(paper.rows)
+    assert len(read_sweep(parts[0]).rows) < len(paper.rows)
+    with pytest.raises(InputError, match=r"of the 2 shards 2/2 is missing"):
+        read_sweep([parts[0], parts[0]])
+    with pytest.raises(InputError, match=r"are of different sweeps; open them one by one"):
+        read_sweep([parts[0], folders["rates"]])

@@ -55,7 +55,8 @@ def test_shards_and_the_command_line(s3: Any, prefix: str, records: Path, expect
     assert len(both) == SCENARIOS
     assert both.to_table(expected.schema.names).sort_by("scenario").equals(expected.combine_chunks())
     page = tmp_path / "page.html"
-    shown = coinfer("report", parts[0], "--out", str(page))
+    shown = coinfer("report", *parts, "--json", "--out", str(page))
+    assert len(json.loads(shown.stdout)["rows"]) == SCENARIOS
     assert shown.returncode == 0 and page.is_file(), shown.stderr
     asked = ("sweep", str(tmp_path / "grid.yaml"), "--records", str(records), "--solver", "atlas", "--out", prefix)
     (tmp_path / "grid.yaml").write_text(str(GRID).replace("None", "null"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -12,14 +13,16 @@ from typing import Any
 import pytest
 
 from coinfer_ray import open_sweep, sweep
+from coinfer_ray.atlas import load_atlas
 from coinfer_ray.errors import InputError
+from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.runtime import lease, object_store
 from coinfer_ray.runtime.address import as_address
-from coinfer_ray.runtime.files import run_folder
+from coinfer_ray.runtime.files import LOCK_FILE, run_folder
 from coinfer_ray.runtime.object_store import ObjectStore
 from coinfer_ray.runtime.outputs import check_replaceable
-from coinfer_ray.runtime.places import local_copy, open_store
-from coinfer_ray.runtime.stores import Folder, Store
+from coinfer_ray.runtime.places import local_copy, open_store, remove_unused
+from coinfer_ray.runtime.stores import Folder, Seen, Store
 from tests.s3 import BUCKET, GRID, QUICK
 from tests.synthetic import write_synthetic_records
 
@@ -227,3 +230,70 @@ def test_other_commands_write_to_paths_alone(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(InputError, match=told), run_folder(Path("s3://bucket/x"), "collect", {}):
         raise AssertionError
     assert not list(tmp_path.iterdir())
+
+
+class WriteOnly:
+    """A store that lets its user write and list, and gives back something else for what is read."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, bytes] = {}
+
+    def locks(self) -> dict[str, Seen]:
+        return {name: Seen(len(content), 0.0) for name, content in self.there.items()}
+
+    def put(self, name: str, content: bytes) -> None:
+        self.there[name] = content
+
+    def read(self, name: str) -> bytes:
+        return b"<Error>AccessDenied</Error>"
+
+    def remove(self, name: str) -> None:
+        self.there.pop(name, None)
+
+    def __str__(self) -> str:
+        return "store"
+
+
+def test_a_driver_does_not_take_its_own_lock_for_a_foreign_one() -> None:
+    store = WriteOnly()
+    with lease.leased(store) as own:
+        assert list(store.there) == [own.name]
+        with pytest.raises(InputError, match=r"is no lock of ours; remove it"), lease.leased(store):
+            pass
+        assert list(store.there) == [own.name]
+    assert store.there == {}
+
+
+def copies(root: Path, used_days_ago: dict[str, float], size: int = 1000) -> None:
+    """Copies as :func:`local_copy` keeps them, by the last digit of their names."""
+    for digit, days in used_days_ago.items():
+        folder = root / digit.rjust(24, "0")
+        folder.mkdir(parents=True)
+        (folder / "records.parquet").write_bytes(bytes(size))
+        (folder / LOCK_FILE).touch()
+        at = time.time() - days * 86_400
+        os.utime(folder / LOCK_FILE, (at, at))
+
+
+def test_copies_are_removed_that_were_used_longest_ago_and_none_that_is_in_use(tmp_path: Path) -> None:
+    copies(tmp_path, {"1": 1, "2": 2, "3": 3, "4": 4, "5": 100})
+    (tmp_path / "mine").mkdir()
+    with (tmp_path / "4".rjust(24, "0") / LOCK_FILE).open() as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        remove_unused(tmp_path, kept_bytes=2500, kept_days=50)
+        assert sorted(path.name.lstrip("0") for path in tmp_path.iterdir()) == ["1", "2", "4", "mine"]
+    remove_unused(tmp_path, kept_bytes=2500, kept_days=50)
+    assert sorted(path.name.lstrip("0") for path in tmp_path.iterdir()) == ["1", "2", "mine"]
+    remove_unused(tmp_path, kept_days=1.5)
+    assert sorted(path.name.lstrip("0") for path in tmp_path.iterdir()) == ["1", "mine"]
+
+
+def test_messages_name_what_was_given_and_not_its_copy(
+    s3: Any, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COINFER_CACHE_DIR", str(tmp_path))
+    open_store(prefix).put("broken.parquet", b"PAR1 no more")
+    for read in (lambda place: obtain_predictor(place, model="alexnet"), load_atlas):
+        with pytest.raises(InputError) as caught:
+            read(f"{prefix}/broken.parquet")
+        assert f"{prefix}/broken.parquet" in str(caught.value) and str(tmp_path) not in str(caught.value)

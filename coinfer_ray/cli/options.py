@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import typer
 
@@ -24,6 +24,10 @@ ObjectiveChoice = Literal["latency", "energy", "weighted", "throughput"]
 CostModelChoice = Literal["flops", "layers", "profile"]
 
 
+@overload
+def as_place(text: str) -> str: ...
+@overload
+def as_place(text: None) -> None: ...
 def as_place(text: str | None) -> str | None:
     """An option's folder or address as it is shown: paths without needless slashes."""
     return None if text is None else as_address(text) or str(Path(text))

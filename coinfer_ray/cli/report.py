@@ -19,13 +19,15 @@ def register(app: typer.Typer) -> None:
 \b
   coinfer report answers/
   coinfer report answers/ --out page.html
+  coinfer report part-1/ part-2/ --out page.html
 """,
     )(report)
 
 
 def report(
     answers: Annotated[
-        str, typer.Argument(callback=options.as_place, help="Folder or address that `coinfer sweep` wrote to.")
+        list[str],
+        typer.Argument(help="Folder or address that `coinfer sweep` wrote to; those of all shards of one sweep."),
     ],
     out: Annotated[
         Path | None,
@@ -40,7 +42,7 @@ def report(
     with stdout_for_answers():
         from coinfer_ray.report import read_sweep, summary_table, write_page
 
-        results = read_sweep(answers)
+        results = read_sweep([options.as_place(each) for each in answers])
         if out is not None:
             write_page(results, out)
     if json:

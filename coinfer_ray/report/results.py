@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,9 @@ from coinfer_ray.methods.registry import METHODS, PLAIN_METHODS
 from coinfer_ray.runtime.address import Place
 from coinfer_ray.runtime.files import RUN_FILE
 from coinfer_ray.runtime.places import open_store
+from coinfer_ray.runtime.stores import Store
 from coinfer_ray.sweeps.manifest import Manifest
-from coinfer_ray.sweeps.reader import check_files, open_files
+from coinfer_ray.sweeps.reader import check_files, check_one_sweep, open_files
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -120,40 +121,55 @@ class SweepResults:
         return {label: sorted(rows, key=lambda row: row.rate_bps) for label, rows in groups.items()}
 
 
-def read_sweep(folder: Place) -> SweepResults:
-    """The answers in an output folder of ``coinfer sweep``, or at the address that it wrote to.
+def read_sweep(folder: Place | Sequence[Place]) -> SweepResults:
+    """The answers in an output folder of ``coinfer sweep``, or at the address that it wrote to; or in those of all
+    shards of one sweep.
 
     Raises:
-        InputError: another kind of folder, no answers in it, columns left out, a damaged file, or more scenarios than
-            a page holds.
+        InputError: another kind of folder, no answers in it, columns left out, a damaged file, more scenarios than
+            a page holds, or folders that are not all the shards of one sweep.
     """
     import pyarrow as pa
+    import pyarrow.dataset as ds
 
     from coinfer_ray.scenarios.read import parse_grid
 
-    store = open_store(folder)
+    folders = [folder] if isinstance(folder, Place) else list(folder)
+    stores = [open_store(each) for each in folders]
+    run_settings = [_settings(store) for store in stores]
+    settings = check_one_sweep(stores, run_settings)
+    manifests = [Manifest.read(store) for store in stores]
+    for store, manifest in zip(stores, manifests, strict=True):
+        if not manifest.files:
+            raise InputError(f"report: {store} holds no answers yet; run its sweep first")
+        check_files(manifest)
+    try:
+        parts = [open_files(manifest.store, sorted(manifest.files)) for manifest in manifests]
+        return open_results(
+            parts[0] if len(parts) == 1 else ds.dataset(parts),
+            settings["problems"],
+            settings["solver"],
+            scenarios=len(parse_grid(settings["grid"])),
+        )
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        named = ", ".join(map(str, stores))
+        raise InputError(f"report: {named}: a file cannot be read ({reason}); run its sweep again") from None
+
+
+def _settings(store: Store) -> Mapping[str, Any]:
+    """How the sweep of a store was run, which has to be one that a report can be made of."""
     run = store.read_run()
     if run["kind"] != "sweep":
-        raise InputError(f"report: {folder} was written by `coinfer {run['kind']}`; give the folder of a sweep")
-    settings = run["settings"]
+        raise InputError(f"report: {store} was written by `coinfer {run['kind']}`; give the folder of a sweep")
+    settings: dict[str, Any] = run["settings"]
     missing = [name for name in ("grid", "problems", "solver", "columns") if name not in settings]
     if missing:
         raise InputError(f"report: {store.path(RUN_FILE)} does not say its {missing[0]}; run its sweep again")
     lacking = [name for name in _COLUMNS if name not in (*settings["columns"], "model")]
     if lacking:
-        raise InputError(f"report: {folder} has no column {lacking[0]}; run its sweep with --columns full")
-    manifest = Manifest.read(store)
-    if not manifest.files:
-        raise InputError(f"report: {folder} holds no answers yet; run its sweep first")
-    check_files(manifest)
-    try:
-        dataset = open_files(store, sorted(manifest.files))
-        return open_results(
-            dataset, settings["problems"], settings["solver"], scenarios=len(parse_grid(settings["grid"]))
-        )
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"report: {folder}: a file cannot be read ({reason}); run its sweep again") from None
+        raise InputError(f"report: {store} has no column {lacking[0]}; run its sweep with --columns full")
+    return settings
 
 
 def open_results(

@@ -133,7 +133,7 @@ def single_writer(folder: str | Path) -> Iterator[Path]:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
                 raise InputError(f"out: {folder} is in use by {holder}; wait for it, or give another folder") from None
-            if not _is_file_at(lock.fileno(), path):
+            if not is_file_at(lock.fileno(), path):
                 continue  # its holder removed it between our two calls: what we hold is nobody's any more
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {platform.node()} ({secrets.token_hex(4)})")
@@ -281,7 +281,8 @@ def _remove_temporaries(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _is_file_at(descriptor: int, path: Path) -> bool:
+def is_file_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import os
+import re
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, call
 from coinfer_ray.runtime.address import SCHEMES, Place, as_address
 from coinfer_ray.runtime.cache import cache_folder
-from coinfer_ray.runtime.files import write_whole
+from coinfer_ray.runtime.files import LOCK_FILE, is_file_at, write_whole
 from coinfer_ray.runtime.object_store import ObjectStore
 from coinfer_ray.runtime.stores import Folder, Store
+
+KEPT_BYTES = 5_000_000_000  # of all copies of what lies at addresses
+KEPT_DAYS = 90.0  # since a copy was last used
+DAY_S = 86_400
+COPY = re.compile(r"[0-9a-f]{24}")  # the name of a copy's folder
+_in_use: dict[Path, IO[str]] = {}
 
 
 def open_store(place: Place | Store) -> Store:
@@ -45,7 +56,9 @@ def local_copy(place: Place, what: str) -> Path:
     """The file or folder at ``place`` as one of this machine: itself, or a copy in the user's cache folder.
 
     A copy is kept under the address and what the store says of its files (name, bytes, time), so that a changed one
-    is fetched anew. ``what`` it is ("records") begins the message where it is not there.
+    is fetched anew; messages name the address. Of copies that no process uses those that were used longest ago are
+    removed, until the others take :data:`KEPT_BYTES`, and all that were not used for :data:`KEPT_DAYS`. ``what`` it is
+    ("records") begins the message where it is not there.
 
     Raises:
         InputError: there is nothing at that address, or its store can't be reached.
@@ -64,6 +77,10 @@ def local_copy(place: Place, what: str) -> Path:
     listing = repr((head, sorted((name, seen.bytes, seen.time_s) for name, seen in files.items())))
     root = cache_folder("fetched") or _temporary_folder()
     folder = root / hashlib.sha256(listing.encode()).hexdigest()[:24]
+    try:
+        _use(folder)
+    except OSError as error:
+        raise InputError(f"{what}: {folder} cannot be written ({error.strerror}); set COINFER_CACHE_DIR") from None
     for name, seen in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != seen.bytes:
@@ -75,7 +92,52 @@ def local_copy(place: Place, what: str) -> Path:
                 raise InputError(
                     f"{what}: {path} cannot be written ({error.strerror}); set COINFER_CACHE_DIR"
                 ) from None
+    remove_unused(root)
+    call(str(folder / base), head)
     return folder / base
+
+
+def _use(folder: Path) -> None:
+    """Make ``folder`` where it is not, and hold it against :func:`remove_unused` as long as this process lives."""
+    import fcntl
+
+    while folder not in _in_use:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = (folder / LOCK_FILE).open("a")
+        except FileNotFoundError:
+            continue  # removed between the two calls
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if not is_file_at(lock.fileno(), folder / LOCK_FILE):
+            lock.close()
+            continue  # removed while we waited
+        _in_use[folder] = lock
+    os.utime(folder / LOCK_FILE)
+
+
+def remove_unused(root: Path, kept_bytes: int = KEPT_BYTES, kept_days: float = KEPT_DAYS) -> None:
+    """Bound the copies below ``root`` as :func:`local_copy` says; what cannot be removed stays."""
+    import fcntl
+
+    copies = []
+    for folder in root.iterdir():
+        if not COPY.fullmatch(folder.name):
+            continue
+        with suppress(OSError):
+            files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+            lock = folder / LOCK_FILE
+            used_s = (lock if lock.exists() else folder).stat().st_mtime
+            copies.append((used_s, sum(file.st_size for file in files), folder))
+    total = 0
+    for used_s, size, folder in sorted(copies, reverse=True):
+        total += size
+        if total <= kept_bytes and time.time() - used_s <= kept_days * DAY_S:
+            continue
+        with suppress(OSError), (folder / LOCK_FILE).open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Out of the way first, whole: who wants it meanwhile makes it anew.
+            shutil.rmtree(folder.rename(folder.with_name(f".coinfer-{folder.name}.{os.getpid()}")))
+            total -= size
 
 
 def _temporary_folder() -> Path:

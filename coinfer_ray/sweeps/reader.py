@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -145,20 +145,30 @@ def open_sweep(folder: Place | Sequence[Place], *, check: bool = False) -> Sweep
     import pyarrow.dataset as ds
 
     folders = [open_store(each) for each in ([folder] if isinstance(folder, Place) else folder)]
-    if not folders:
-        raise InputError("sweep: no folder is given; give that of `coinfer sweep --out`")
     opened = [_open_folder(each, check) for each in folders]
-    settings = opened[0][2]
-    for path, other in zip(folders, opened, strict=True):
-        if {**other[2], "shard": None} != {**settings, "shard": None}:
-            raise InputError(f"sweep: {path} and {folders[0]} are of different sweeps; open them one by one")
+    settings = check_one_sweep(folders, [each[2] for each in opened])
     if len(opened) == 1:
         dataset, strategies = opened[0][:2]
     else:
-        check_shards([each[2]["shard"] for each in opened])
         dataset = ds.dataset([each[0] for each in opened])
         strategies = _merged(pa.concat_tables([each[1] for each in opened]))
     return Sweep(dataset, strategies, parse_grid(settings["grid"]), settings)
+
+
+def check_one_sweep(stores: Sequence[Store], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings of the one sweep that ``stores`` hold: its folder, or those of all its shards.
+
+    Raises:
+        InputError: none is given, they are of different sweeps, or not all the shards.
+    """
+    if not stores:
+        raise InputError("sweep: no folder is given; give that of `coinfer sweep --out`")
+    for store, other in zip(stores, settings, strict=True):
+        if {**other, "shard": None} != {**settings[0], "shard": None}:
+            raise InputError(f"sweep: {store} and {stores[0]} are of different sweeps; open them one by one")
+    if len(stores) > 1:
+        check_shards([each.get("shard") for each in settings])
+    return dict(settings[0])
 
 
 def check_shards(shards: Sequence[Sequence[int] | None]) -> None:

@@ -217,7 +217,7 @@ def train(
         if (step % CHECK_EVERY == 0 or step == steps - 1) and not torch.isfinite(value):
             raise Diverged(f"the loss is {float(value.detach())} after {step + 1} of {steps} steps")
         if on_images is not None:
-            on_images(len(rows))
+            on_images(min(len(rows), phase.images - step * phase.batch_size))  # of those asked for: batches are whole
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
 

@@ -259,6 +259,15 @@ def test_interrupted_training_resumes_to_the_same_weights(
         assert torch.equal(tensor, resumed.state_dict()[name])
 
 
+def test_as_many_images_are_counted_as_were_asked_for(data: DataSplits) -> None:
+    """Batches are whole; what the last one has beyond them is not of those that were asked for."""
+    seen: list[int] = []
+    phase = Phase(images=120, batch_size=50, learning_rate=1e-3, optimizer="adamw")
+    preprocess, network = Preprocess.of(data, 32), small_network()
+    train(network, data.train, preprocess, phase, seed=0, device=CPU, precision=torch.float32, on_images=seen.append)
+    assert seen == [50, 50, 20]
+
+
 def test_a_loss_that_is_no_number_is_said(data: DataSplits) -> None:
     phase = Phase(images=500, batch_size=50, learning_rate=0.01)
     network = small_network()
