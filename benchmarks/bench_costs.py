@@ -90,6 +90,7 @@ def measure(problem: Any, scenarios: Scenarios, max_nodes: int, repeats: int) ->
         "p95_s": float(np.percentile(seconds, 95)),
         "median_nodes": float(np.median(nodes)),
         "p95_nodes": float(np.percentile(nodes, 95)),
+        "node_s": sum(seconds) / max(1.0, sum(nodes)),
         "proven": float(np.mean(proven)),
     }
 
@@ -162,12 +163,13 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"model": arguments.model, "solver": solver, "atlas": atlases}, indent=2))
         return
-    print(f"{'objective':<10}{'trip':>8} {'counted by':<12}{'median':>10}{'':>7}{'95 %':>10}{'':>7}{'proven':>9}")
+    print(f"{'objective':<10}{'trip':>8} {'counted by':<12}{'median':>10}{'95 %':>17}{'proven':>16}{'boxes, 95 %':>13}")
     for each in solver:
         print(
             f"{each['objective']:<10}{each['round_trip_ms']:>5.0f} ms {each['cost_model']:<12}"
             f"{1e3 * each['median_s']:>7.1f} ms{each['median_s_ratio']:>6.2f}x"
             f"{1e3 * each['p95_s']:>7.0f} ms{each['p95_s_ratio']:>6.2f}x{each['proven']:>9.0%}"
+            f"{each['p95_nodes']:>8,.0f} of {1e6 * each['node_s']:.0f} us"
         )
     for each in atlases:
         print(

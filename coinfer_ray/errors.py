@@ -1,4 +1,4 @@
-"""The one exception that bad input raises, and the check that most often raises it."""
+"""The one exception that bad input raises, the check that most often raises it, and how its lines count."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def check_name(what: str, name: str, known: list[str] | tuple[str, ...]) -> None
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"
     raise InputError(f"{what}: {name!r} is unknown; {hint}")
+
+
+def counted(count: int, what: str, several: str | None = None) -> str:
+    """``1 row``, ``1,000 rows``: a number of things; ``several`` is their plural where an s does not make it."""
+    return f"{count:,} {what if count == 1 else several or what + 's'}"

@@ -182,6 +182,12 @@ def test_a_build_that_was_stopped_goes_on(problem, atlas, tmp_path, monkeypatch)
     assert same(built, atlas)
     assert same(load_atlas(out), atlas)
     assert not parts.exists()
+    written = out.read_bytes()
+    with pytest.raises(InputError, match=r"out: .* is another atlas: max_loss is 0.05 there and 0.03 here; move it"):
+        build(problem, RANGES, **{**options, "max_loss": 0.03})
+    assert out.read_bytes() == written
+    assert not parts.exists()
+    assert same(build(problem, RANGES, **options), atlas)  # one's own is brought up to date
 
 
 def test_a_grid_gets_the_atlases_that_it_needs(problem, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import pytest
 from coinfer_ray.cli import main
 from coinfer_ray.cli import models as models_command
 from coinfer_ray.cli import report as report_command
+from coinfer_ray.errors import counted
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.predictor.fit import fit_predictor
 from coinfer_ray.runtime.files import RUN_FILE
@@ -106,6 +107,27 @@ def test_bad_input_is_one_line_and_status_2(run: Run, arguments: list[str], expe
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert expected in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        (["--objective", "speed"], "'speed' is not one of 'latency', 'energy', 'weighted', 'throughput'."),
+        (["--max-loss", "some"], "Invalid value for '--max-loss': must be a number"),
+        (["--input-px", "0"], "Invalid value for '--input-px': must be at least 1"),
+    ],
+)
+def test_a_wrong_option_is_told_in_plain_words(run: Run, option: list[str], expected: str) -> None:
+    status, _, told = run("optimize", "--model", "alexnet", *option)
+    assert status == 2
+    assert expected in told
+    assert "Value error" not in told and "Input should" not in told
+
+
+def test_counts_are_one_or_several() -> None:
+    assert counted(1, "row") == "1 row"
+    assert counted(0, "row") == "0 rows"
+    assert counted(1000, "strategy", "strategies") == "1,000 strategies"
 
 
 def test_an_accuracy_that_no_strategy_has_is_told_with_the_best(run: Run, records: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import coinfer_ray
+from coinfer_ray.atlas.atlas import load_atlas
 from coinfer_ray.cli import main
 from coinfer_ray.errors import InputError
 from coinfer_ray.predictor.predictor import Predictor
@@ -18,7 +19,7 @@ from coinfer_ray.problem.layer_times import LayerTimes
 from coinfer_ray.refine.cases import cases_of
 from coinfer_ray.scenarios.read import parse_grid, resolve
 from coinfer_ray.sweeps.rows import COMPACT, ENERGY, FULL
-from coinfer_ray.sweeps.sweep import sweep
+from coinfer_ray.sweeps.sweep import prepare, sweep
 from tests.synthetic import trusted, write_synthetic_records
 
 PI = LayerTimes(conv_flop=5e-11, grouped_flop=2e-10, element=2e-9, weight=4e-10, layer=4e-5)
@@ -38,6 +39,11 @@ GRID: dict[str, Any] = {
     "max_loss": [0.01, 0.05],
     "confidence": [None],
 }
+
+UNASKED: dict[str, Any] = {"solver": "exact", "certify": False, "columns": "full"}
+UNASKED |= dict.fromkeys(
+    ("seed", "confidence", "round_trip_ms", "time_limit_s", "solver_options", "chunk", "shard", "cost_model")
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +139,7 @@ def test_full_rows_have_it_where_powers_are_known(options: dict[str, Any]) -> No
             {"link": [{"rate_mbps": [5, 7], "radio": RADIO}]},
             r"^link: .*5 to 7 Mb/s is known up to 6 Mb/s, and it has 7",
         ),
-        ({"objective": "energie"}, r"^grid: objective: 'energie': input should be 'latency' or 'energy'"),
+        ({"objective": "energie"}, r"^grid: objective: 'energie' is unknown; known: latency, energy"),
     ],
 )
 def test_what_is_not_known_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
@@ -141,12 +147,49 @@ def test_what_is_not_known_is_refused_in_one_line(changes: dict[str, Any], messa
         parse_grid({**GRID, "objective": "energy", **changes})
 
 
+def test_an_atlas_of_energies_answers_as_the_exact_solver_does(options: dict[str, Any], tmp_path: Path) -> None:
+    """Powers of the devices' own and of the links' radios, measured times, round trips: joules are linear as seconds
+    are, so the least of the atlas's strategies is the least of all."""
+    lean = {**GRID, "device": [OWN, "rpi4b-ncnn", MEASURED], "objective": "energy"}
+    exact = sweep(lean, **options).to_table().to_pylist()
+    out = tmp_path / "atlas"
+    found = sweep(lean, out, solver="atlas", **options).to_table().to_pylist()
+    assert len(found) == len(exact) == 24
+    for one, other in zip(found, exact, strict=True):
+        assert one["energy_j"] == pytest.approx(other["energy_j"], rel=2.1e-3)
+        assert one["energy_j"] <= other["energy_j"] * (1 + 1e-3 + 1e-9)
+        assert one["lower_bound_j"] <= other["energy_j"] * (1 + 1e-9)
+    kept = sorted(out.glob("_atlas-*.atlas"))
+    assert kept
+    assert load_atlas(kept[0], "energy").rows()[0]["rate_low_bps"] is None
+    with pytest.raises(InputError, match="is of energy, for a sweep of its own; give one of latency"):
+        load_atlas(kept[0])
+    first = coinfer_ray.optimize("alexnet", **scenarios()[0], records=options["records"], objective="energy")
+    assert found[0]["energy_j"] == pytest.approx(first.energy_j, rel=2.1e-3)
+
+
 def test_what_counts_latencies_refuses_energy(options: dict[str, Any]) -> None:
-    lean = {**GRID, "device": [OWN], "objective": "energy"}
-    with pytest.raises(InputError, match="solver: an atlas is of latencies; for energy take exact"):
+    lean = {**GRID, "device": [OWN, NO_IDLE], "objective": "energy"}
+    with pytest.raises(
+        InputError, match="solver: an atlas of energies needs what no idle draws while it waits, above 0"
+    ):
         sweep(lean, solver="atlas", **options)
     with pytest.raises(InputError, match="refine: looks for the least latency, and the grid asks for energy"):
         cases_of(parse_grid(lean), "alexnet")
+
+
+def test_an_objective_that_is_not_asked_for_needs_no_powers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file's energy, for which the powers are not known, and its cost model give way to what the command asks."""
+    grid = {**GRID, "device": ["rpi4b"], "objective": "energy", "cost_model": "layers"}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    command = ["sweep", str(tmp_path / "grid.yaml"), "--dry-run", "--executor", "local", "--cost-model", "flops"]
+    assert main(command) == 2
+    assert "the powers of rpi4b are not known" in capsys.readouterr().err
+    assert main([*command, "--objective", "latency"]) == 0
+    assert "8 scenarios in 8 files of" in capsys.readouterr().out
+    for given in (grid, tmp_path / "grid.yaml"):
+        found = prepare(given, None, **{**UNASKED, "objective": "latency", "cost_model": "flops"})
+        assert (found.grid.objective, found.grid.document["cost_model"]) == ("latency", "flops")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

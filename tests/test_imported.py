@@ -176,7 +176,7 @@ GOOD = blocks("board")
             r"line 2: ms: '-4' must be 0, or between 1e-12 and 1e[+]06 s",
         ),
         (table([GOOD[0].replace("4.0", "fast"), *GOOD[1:]]), r"line 2: ms: 'fast' must be 0, or between"),
-        (table([f"alexnet,board,{NAMES[0]}..{NAMES[-1]},60"]), r"1 rows say how long a layer takes, 5 are needed"),
+        (table([f"alexnet,board,{NAMES[0]}..{NAMES[-1]},60"]), r"1 row says how long a layer takes, 5 are needed"),
         (table([*GOOD, *blocks("box")]), r"holds the times of board, box; pick one by --side"),
         (
             table([f"{row},0" for row in GOOD], "network,side,layer,ms,input_px"),

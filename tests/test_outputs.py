@@ -88,6 +88,33 @@ def test_what_is_no_file_is_refused_and_what_is_empty_is_not(tmp_path: Path) -> 
         check_replaceable(os.devnull, "page")
 
 
+@pytest.mark.parametrize(
+    ("kind", "wrong", "right"),
+    [
+        ("robust", "choices.parquet", "choices.csv"),
+        ("replay", "samples.json", "samples"),
+        ("front", "front.PNG", "front.CSV"),
+        ("atlas", "atlas.csv", "atlas.parquet"),
+        ("page", "page.pdf", "page.htm"),
+        ("records", "all.npz", "all.parquet"),
+        ("predictor", "predictor.bin", "predictor.npz"),
+        ("predictor", "predictor", "predictor.npz"),
+    ],
+)
+def test_nothing_is_called_what_it_is_not(kind: str, wrong: str, right: str, tmp_path: Path) -> None:
+    check_replaceable(tmp_path / right, kind)
+    with pytest.raises(InputError, match=rf"^out: {wrong} .*, and .* is written; end the name in \.\w+$"):
+        check_replaceable(tmp_path / wrong, kind)
+
+
+def test_an_ending_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--model", "alexnet", "--device", "rpi4b", "--server", "p100", "--rate-mbps", "1:9"]
+    assert main(["robust", *given, "--out", str(tmp_path / "x.parquet")]) == 2
+    told = capsys.readouterr().err
+    assert told == "coinfer: out: x.parquet ends in .parquet, and CSV is written; end the name in .csv\n"
+    assert not list(tmp_path.iterdir())
+
+
 COMMANDS = {
     "report": ("report", "{folder}", "--out", "{thesis}"),
     "report to a folder": ("report", "{folder}", "--out", "{folder}"),

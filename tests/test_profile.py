@@ -197,7 +197,7 @@ def test_a_busy_machine_is_told_of(fake: list[str], tmp_path: Path, monkeypatch:
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     for call, message in (
         (lambda: profile(tmp_path / "a.txt"), r"out: .*a\.txt must end in \.yaml or \.json"),
-        (lambda: profile(tmp_path / "a.yaml", minutes=0), "profile: 0 minutes on 1 threads; both must be above 0"),
+        (lambda: profile(tmp_path / "a.yaml", minutes=0), "profile: 0 minutes on 1 thread; both must be above 0"),
         (lambda: profile(tmp_path / "a.yaml", backend="tflite"), "backend: 'tflite' is unknown"),  # type: ignore[arg-type]
     ):
         with pytest.raises(InputError, match=message):

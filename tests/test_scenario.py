@@ -251,9 +251,20 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
             {"max_loss": {"linspace": [-1e308, 1e308, 3]}},
             "max_loss: linspace: -1e+308 and 1e+308 are too far apart",
         ),
-        ({"seed": 2**63}, "seed: input should be less than 9223372036854775808"),
-        ({"seed": -1}, "seed: -1: input should be greater than or equal to 0"),
-        ({"cuts": "none"}, "cuts: 'none': input should be 'all' or 'inner'"),
+        ({"seed": 2**63}, "seed: 9223372036854775808 must be below 9223372036854775808"),
+        ({"seed": -1}, "seed: -1 must be at least 0"),
+        ({"cuts": "none"}, "cuts: 'none' is unknown; known: all, inner"),
+        ({"seed": 1.5}, "seed: 1.5 must be a whole number"),
+        ({"cost_model": 3}, "cost_model: 3 is unknown; known: flops, layers, profile"),
+        (
+            {"link": [{"rate_mbps": 1, "radio": 3}]},
+            "link[0].radio: must be a mapping with the keys base_w, w_per_mbps, up_to_mbps",
+        ),
+        (
+            {"device": [{"gflops_by_network": {}}]},
+            "device[0].gflops_by_network: must be a mapping with at least one entry",
+        ),
+        ({"device": [{"gflops": 1, "measured": 3}]}, "device[0].measured: must be a mapping"),
     ],
 )
 def test_a_bad_grid_is_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -61,7 +61,7 @@ def test_shards_and_the_command_line(s3: Any, prefix: str, records: Path, expect
     asked = ("sweep", str(tmp_path / "grid.yaml"), "--records", str(records), "--solver", "atlas", "--out", prefix)
     (tmp_path / "grid.yaml").write_text(str(GRID).replace("None", "null"))
     dry = coinfer(*asked, "--dry-run")
-    assert dry.returncode == 0 and f"{SCENARIOS} scenarios in 1 files" in dry.stdout, dry.stderr
+    assert dry.returncode == 0 and f"{SCENARIOS} scenarios in 1 file of" in dry.stdout, dry.stderr
     assert keys(s3, prefix) == set()
     done = coinfer(*asked, "--executor", "local")
     assert done.returncode == 0 and f"{SCENARIOS} scenarios in {prefix}, {SCENARIOS} of them" in done.stdout, (

@@ -25,7 +25,7 @@ from coinfer_ray.report.front import draw_front, write_front
 from coinfer_ray.scenarios.scenario import Device, Link, Scenario, Server
 from tests.synthetic import write_synthetic_records
 
-DEVICE, SERVER = Device("board", 6e9), Server("server", 1e11)
+DEVICE, SERVER = Device("board", 6e9, compute_w=5.0, radio_w=1.0), Server("server", 1e11)
 LINK = Link("link", 4e6, round_trip_s=5e-3)
 GIVEN = ["--device-gflops", "6", "--server-gflops", "100", "--rate-mbps", "4", "--round-trip-ms", "5"]
 
@@ -184,6 +184,9 @@ def test_a_front_of_streams_is_that_of_all_measured(problem: Problem, tmp_path: 
         ({"optimizer": "quantum"}, "all measured strategies are compared, and quantum does not"),
         ({"max_energy_j": 1}, "max energy: energy is counted for one request at a time"),
         ({"max_latency_ms": 0}, "max latency: 0 ms must be above 0"),
+        ({"certify": True}, "certify: bounds what predictions allow, and throughput is found by comparing all"),
+        ({"certify": True, "objective": "latency", "max_energy_j": 1}, "certify: bounds .* what keeps to a budget is"),
+        ({"objective": "speed"}, "objective: 'speed' is unknown; did you mean weighted"),
         ({"max_loss": -0.5}, "max loss: no strategy reaches"),
     ],
 )

@@ -33,7 +33,7 @@ from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.outputs import check_replaceable
 from coinfer_ray.runtime.places import local_copy
-from coinfer_ray.scenarios.grid import Grid
+from coinfer_ray.scenarios.grid import Grid, GridObjective
 
 ATLAS_FORMAT = 2
 _METADATA_KEY = b"coinfer_ray.atlas"
@@ -45,7 +45,8 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Ranges:
-    """Scenarios that an atlas is proven for. Ratios of speeds alone decide which strategy is best.
+    """Scenarios that an atlas is proven for. Ratios of speeds alone decide which strategy is best; of energies, of what
+    an operation or a bit costs (:meth:`coinfer_ray.scenarios.grid.Grid.energy_ratios`).
 
     ``device`` is the range of the server's speed divided by the device's, ``uplink`` that of the server's divided by
     the link's rate (FLOP per bit). ``server_flops_per_s`` is the server's speed, the geometric mean of several, for
@@ -73,7 +74,14 @@ class Ranges:
 
     @classmethod
     def of_grid(cls, grid: Grid) -> Ranges:
-        """All scenarios of a grid."""
+        """All scenarios of a grid, by what it asks for: of energies the ratios are of joules, and of no speeds.
+
+        Raises:
+            InputError: energies of devices that draw nothing while they wait.
+        """
+        if grid.objective == "energy":
+            low, high = (float(end(grid.server.columns["server_flops_per_s"])) for end in (np.min, np.max))
+            return cls(*grid.energy_ratios(), math.sqrt(low * high))
         axes = (
             grid.device.columns["device_flops_per_s"],
             grid.server.columns["server_flops_per_s"],
@@ -104,7 +112,8 @@ class AtlasInfo:
     ``accuracy_floor`` is the least predicted accuracy of its strategies, any margin for a confidence included.
     ``snr_db``: it holds for ratios above the first and up to the second; None for records without noise. ``ratio``:
     no strategy is better than the atlas's best by more than that factor, anywhere within ``ranges``. ``crossings``:
-    whether that holds where crossing the link takes time by itself, however much.
+    whether that holds where crossing the link takes time by itself, however much. ``objective``: what the weights of
+    its ``ranges`` are of.
     """
 
     model: str
@@ -123,6 +132,7 @@ class AtlasInfo:
     problem: Mapping[str, Any]
     version: str
     crossings: bool = False
+    objective: GridObjective = "latency"
 
     @property
     def measured(self) -> tuple[bool, bool]:
@@ -139,6 +149,8 @@ class AtlasInfo:
         document = {"format": ATLAS_FORMAT, **asdict(self)}
         if not self.crossings:  # as files without them have always been
             del document["crossings"]
+        if self.objective == "latency":
+            del document["objective"]
         return document
 
     @classmethod
@@ -259,7 +271,8 @@ class StrategyAtlas:
 
         ``share`` is that of :meth:`shares`. The strategy wins at some device speed for every rate from ``rate_low_bps``
         to ``rate_high_bps``, and at some rate for every device speed of its range, the server's speed being
-        ``ranges.server_flops_per_s``; with crossings, of all that cross, and these are None for the one that does not.
+        ``ranges.server_flops_per_s``; with crossings, of all that cross, and these are None for the one that does not,
+        as they are in an atlas of energies.
         """
         rays, owner = self.cells
         share = self.shares()
@@ -269,7 +282,7 @@ class StrategyAtlas:
             own = rays[owner == k]
             rates: tuple[float | None, float | None] = (None, None)
             devices = rates
-            if len(own):
+            if len(own) and self.info.objective == "latency":
                 rates, devices = self._speeds(own[:, 2], own[:, 1]), self._speeds(own[:, 0], own[:, 1])
             rows.append(
                 {
@@ -328,11 +341,11 @@ class StrategyAtlas:
         write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
-def load_atlas(path: str | Path) -> StrategyAtlas:
+def load_atlas(path: str | Path, objective: GridObjective = "latency") -> StrategyAtlas:
     """Read what :meth:`StrategyAtlas.save` wrote, at a path or an address (``s3://bucket/name``).
 
     Raises:
-        InputError: no such file, or none of an atlas.
+        InputError: no such file, none of an atlas, or that of another ``objective``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -348,6 +361,9 @@ def load_atlas(path: str | Path) -> StrategyAtlas:
                 f"atlas: {path} is of format {document['format']}, this version reads {ATLAS_FORMAT}; build it again "
                 "with `coinfer atlas build`"
             )
+        if document.get("objective", "latency") != objective:
+            other = document.get("objective", "latency")
+            raise InputError(f"atlas: {path} is of {other}, for a sweep of its own; give one of {objective}")
         names = document.pop("prunable_sets")
         info = AtlasInfo.from_json(document)
         rows = table.to_pylist()
@@ -366,6 +382,8 @@ def load_atlas(path: str | Path) -> StrategyAtlas:
         sources = tuple(row["accuracy_source"] for row in rows)
         after = tuple(row["cut_after"] for row in rows)
         atlas = Atlas(levels, costs, accuracy, make_region(info.ranges.corners()), info.ratio)
+    except InputError:
+        raise
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from coinfer_kernels.atlas.build import SolvedWeights, build_atlas
@@ -20,11 +21,11 @@ from coinfer_kernels.atlas.crossing import build_crossing_atlas
 from coinfer_kernels.atlas.lookup import Atlas
 
 from coinfer_ray.atlas.atlas import AtlasInfo, Range, Ranges, StrategyAtlas, load_atlas
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 from coinfer_ray.optimizer.problem import Problem
-from coinfer_ray.runtime.files import RUN_FILE, remove_run, run_folder, write_whole
+from coinfer_ray.runtime.files import RUN_FILE, first_difference, remove_run, run_folder, write_whole
 from coinfer_ray.runtime.outputs import KINDS, check_replaceable
-from coinfer_ray.scenarios.grid import Grid
+from coinfer_ray.scenarios.grid import Grid, GridObjective
 from coinfer_ray.version import __version__
 
 TOLERANCE = 1e-3
@@ -47,6 +48,7 @@ def build(
     confidence: float | None = None,
     snr_db: float | None = None,
     crossings: bool = False,
+    objective: GridObjective = "latency",
     tolerance: float = TOLERANCE,
     out: str | Path | None = None,
     max_nodes: int = MAX_NODES,
@@ -57,12 +59,14 @@ def build(
 
     ``out`` is the file; the calls of the exact solver are kept beside it, in ``OUT.parts``, until it is there. Without
     ``out`` nothing is kept. ``snr_db`` picks the interval of signal-to-noise ratios that the predictor cannot tell
-    apart from it. ``crossings``: for scenarios in which crossing the link takes time by itself, however much. Where the
-    exact solver reaches ``max_nodes`` the atlas's ``ratio`` stays above 1 + ``tolerance``.
+    apart from it. ``crossings``: for scenarios in which crossing the link takes time by itself, however much.
+    ``objective``: what the weights of the ``ranges`` are of. Where the exact solver reaches ``max_nodes`` the atlas's
+    ``ratio`` stays above 1 + ``tolerance``.
 
     Raises:
         InputError: values out of range, an SNR missing for a noisy predictor, a folder of another build, no strategy
-            that is accurate enough, or so few boxes that nothing is proven.
+            that is accurate enough, or so few boxes that nothing is proven; an atlas of other settings that ``out``
+            would replace.
     """
     if not 0 <= max_loss < 1:
         raise InputError(f"max loss: {max_loss} must lie in [0, 1) for an atlas; solve other bounds one by one")
@@ -87,18 +91,35 @@ def build(
         problem=problem.provenance(),
         version=__version__,
         crossings=crossings,
+        objective=objective,
     )
     if out is None:
         return _solve(problem, info, [], None, max_nodes, threads, quiet)
     out = Path(out)
     check_replaceable(out, "atlas")
-    outcome = ("format", "ratio", "solves", "nodes", "seconds")
-    settings = {name: value for name, value in info.to_json().items() if name not in outcome}
+    _check_same_atlas(out, info)
+    settings = _settings(info)
     with run_folder(out.with_name(out.name + _PARTS), "atlas", {**settings, "max_nodes": max_nodes}) as folder:
         atlas = _solve(problem, info, _read_parts(folder), folder, max_nodes, threads, quiet)
         atlas.save(out)
         remove_run(folder, _PART_NAME)
     return atlas
+
+
+def _settings(info: AtlasInfo) -> dict[str, Any]:
+    """All that decides an atlas."""
+    outcome = ("format", "ratio", "solves", "nodes", "seconds")
+    return {name: value for name, value in info.to_json().items() if name not in outcome}
+
+
+def _check_same_atlas(out: Path, info: AtlasInfo) -> None:
+    """Raise InputError where there is an atlas of other settings; one of the same is brought up to date, by whichever
+    version it was built."""
+    if not out.exists() or out.stat().st_size == 0:
+        return
+    there, here = (_settings(each) | {"version": None} for each in (load_atlas(out, info.objective).info, info))
+    if (difference := first_difference(there, here)) is not None:
+        raise InputError(f"out: {out} is another atlas: {difference}; move it away, or give another name")
 
 
 def _solve(
@@ -199,7 +220,7 @@ def grid_atlases(
             continue
         out = None if folder is None else Path(folder) / _FILE.format(name or problem.graph.model, len(found))
         if out is not None and out.exists():
-            kept = load_atlas(out)
+            kept = load_atlas(out, grid.objective)
             own = kept.info.problem == json.loads(json.dumps(problem.provenance())) and kept.info.ranges.holds(ranges)
             own = own and kept.info.crossings == crossings
             if not (own and kept.covers(floor, snr_db) and kept.info.ratio <= 1 + tolerance):
@@ -214,6 +235,7 @@ def grid_atlases(
                 confidence=confidence,
                 snr_db=float(snr_db),
                 crossings=crossings,
+                objective=grid.objective,
                 tolerance=tolerance,
                 out=out,
                 max_nodes=max_nodes,
@@ -265,7 +287,8 @@ def _snr_interval(problem: Problem, snr_db: float) -> Range:
 def _progress(done: list[SolvedWeights], atlas: Atlas) -> str:
     solves, nodes = sum(len(part.weights) for part in done), sum(int(part.nodes.sum()) for part in done)
     proven = f"proven to {atlas.ratio - 1:.3%}" if atlas.ratio < 100 else "not yet proven"
-    return f"{solves:,} weights solved ({nodes:,} boxes), {len(atlas.costs)} strategies, {proven}"
+    strategies = counted(len(atlas.costs), "strategy", "strategies")
+    return f"{counted(solves, 'weight')} solved ({counted(nodes, 'box', 'boxes')}), {strategies}, {proven}"
 
 
 def _write_part(path: Path, solved: SolvedWeights) -> None:

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -100,9 +101,24 @@ def explain(error: Exception) -> tuple[int, str]:
             extra = _EXTRA_OF_MODULE[module]
             return EXIT_BAD_INPUT, f"this command needs {module}: pip install 'coinfer-ray[{extra}]'"
     if hasattr(error, "format_message"):  # a usage error of typer's parser
-        return EXIT_BAD_INPUT, f"{_one_line(error.format_message())}{_help_hint(error)}"
+        return EXIT_BAD_INPUT, f"{_plain_words(_one_line(error.format_message()))}{_help_hint(error)}"
     hint = "" if os.environ.get(DEBUG_VARIABLE) == "1" else f" (set {DEBUG_VARIABLE}=1 for the traceback)"
     return EXIT_FAILURE, f"{type(error).__name__}: {_one_line(str(error))}{hint}"
+
+
+def _plain_words(text: str) -> str:
+    """A usage error without the words of the library that checks options."""
+    for theirs, ours in (
+        (r"Value error, ", ""),
+        (r"Input should be a valid integer\b.*", "must be a whole number"),
+        (r"Input should be a valid number\b.*", "must be a number"),
+        (r"Input should be a valid (\w+)\b.*", r"must be a \1"),
+        (r"Input should be greater than or equal to ", "must be at least "),
+        (r"Input should be less than or equal to ", "must be at most "),
+        (r"Input should be ", "must be "),
+    ):
+        text = re.sub(theirs, ours, text)
+    return text
 
 
 def _help_hint(error: Exception) -> str:

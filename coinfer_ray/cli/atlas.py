@@ -9,7 +9,7 @@ import typer
 
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import check_output, note, print_json, print_table, stdout_for_answers
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 
 if TYPE_CHECKING:
     from coinfer_ray.atlas.atlas import Range, StrategyAtlas
@@ -290,9 +290,11 @@ def _answer(atlas: StrategyAtlas, weights: tuple[float, ...]) -> dict[str, Any]:
 
 def _summary(atlas: StrategyAtlas) -> str:
     info = atlas.info
+    strategies, boxes = counted(len(atlas), "strategy", "strategies"), counted(info.nodes, "box", "boxes")
+    solves = counted(info.solves, "exact solution")
     return (
-        f"{len(atlas)} strategies for {info.model} at {info.input_px} px and a loss of {info.max_loss:g}, proven to "
-        f"{max(info.ratio - 1, 0):.3%} by {info.solves:,} exact solutions ({info.nodes:,} boxes, {info.seconds:.1f} s)"
+        f"{strategies} for {info.model} at {info.input_px} px and a loss of {info.max_loss:g}, proven to "
+        f"{max(info.ratio - 1, 0):.3%} by {solves} ({boxes}, {info.seconds:.1f} s)"
     )
 
 

@@ -10,7 +10,7 @@ import typer
 
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import check_output, print_json, stdout_for_answers
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 
 if TYPE_CHECKING:
     pass
@@ -172,7 +172,7 @@ def collect(
         print_json(asdict(summary) | {"folder": str(summary.folder), "packed": None if pack is None else str(pack)})
     else:
         typer.echo(
-            f"{summary.candidates} candidates in {summary.folder} ({summary.trained_now} trained now, "
+            f"{counted(summary.candidates, 'candidate')} in {summary.folder} ({summary.trained_now} trained now, "
             f"{summary.failed_now} of them failed, {summary.unfinished_now} of which the next run tries again); "
             f"base accuracy {summary.base_validation_accuracy:.4f} (validation), "
             f"{summary.base_test_accuracy:.4f} (test)"

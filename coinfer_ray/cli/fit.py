@@ -9,6 +9,7 @@ import typer
 
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import check_output, note, print_json, print_table, stdout_for_answers
+from coinfer_ray.errors import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,8 +64,8 @@ def _print_fit(report: FitReport) -> None:
 
     predictor = report.predictor
     title = (
-        f"{predictor.model}, {predictor.input_px} px: {predictor.accuracy} accuracy of {predictor.records} records, "
-        f"in sample and out of fold ({report.folds} folds)"
+        f"{predictor.model}, {predictor.input_px} px: {predictor.accuracy} accuracy of "
+        f"{counted(predictor.records, 'record')}, in sample and out of fold ({counted(report.folds, 'fold')})"
     )
     table = Table("regressor", title=title, title_justify="left")
     for place in ("in sample", "out of fold"):
@@ -88,12 +89,13 @@ def _error_table(report: FitReport) -> Table:
     if predictor.noise_floor is None or report.attainable_r2 is None:
         table.add_row("between trainings of one strategy", "unknown: the records repeat none")
     else:
-        spread = f"{predictor.noise_floor:.4f} ({predictor.repeated} strategies trained more than once)"
+        repeated = counted(predictor.repeated, "strategy", "strategies")
+        spread = f"{predictor.noise_floor:.4f} ({repeated} trained more than once)"
         table.add_row("between trainings of one strategy", spread)
         table.add_row("  adj. R\u00b2 of a predictor that errs no more than that", f"{report.attainable_r2:.3f}")
     if predictor.binomial_error is not None:
         images = predictor.settings[f"{predictor.accuracy}_images"]
-        table.add_row(f"of measuring on {images:,} images", f"{predictor.binomial_error:.4f}")
+        table.add_row(f"of measuring on {counted(images, 'image')}", f"{predictor.binomial_error:.4f}")
     if coverage is None:
         table.add_row("lower bound", "too few records to try it on records held out")
         return table

@@ -8,6 +8,7 @@ import typer
 
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import print_json, print_table, stdout_for_answers
+from coinfer_ray.errors import counted
 
 if TYPE_CHECKING:
     from coinfer_ray.optimizer.optimize import Answer
@@ -105,7 +106,7 @@ def _print_answer(answer: Answer, best: str) -> None:
     known = answer.accuracy_source == "base"
     rests_on = {
         "base": "measured: the network as it is",
-        "measured": f"measured: {answer.trainings} training{'s' * (answer.trainings != 1)} of this strategy, "
+        "measured": f"measured: {counted(answer.trainings, 'training')} of this strategy, "
         f"standard error {answer.typical_error:.4f}",
         "predicted": f"predicted, typical error {answer.typical_error:.4f}",
     }
@@ -122,5 +123,7 @@ def _print_answer(answer: Answer, best: str) -> None:
         table.add_row("proven", f"the {best} of all whose measured accuracy keeps the bound")
     elif answer.gap is not None:
         table.add_row("proven", f"at most {max(answer.gap, 0):.2%} above the best that the predictor allows")
-    table.add_row("found by", f"{answer.optimizer}, {answer.evaluations:,} evaluations, {answer.seconds:.2f} s")
+    table.add_row(
+        "found by", f"{answer.optimizer}, {counted(answer.evaluations, 'evaluation')}, {answer.seconds:.2f} s"
+    )
     print_table(table)

@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 CutsChoice = Literal["all", "inner"]
 CodecFlopsChoice = Literal["count", "neglect"]
-FeatureBitsChoice = Literal["any", "32", "8"]
+FeatureBitsChoice = Literal["any", "auto", "32", "8"]
 ExecutorChoice = Literal["ray", "local", "processes"]
 AccuracyChoice = Literal["validation", "test"]
 ObjectiveChoice = Literal["latency", "energy", "weighted", "throughput"]
@@ -114,7 +114,7 @@ FeatureBits = Annotated[
     FeatureBitsChoice,
     typer.Option(
         "--feature-bits",
-        help="Of a feature's value on the link: 32 (floats, as in the paper), 8, or the better one.",
+        help="Of a feature's value on the link: 32 (floats, as in the paper), 8, or the better one (any, auto).",
     ),
 ]
 Multiple = Annotated[
@@ -231,7 +231,7 @@ def given(chosen: Mapping[str, Any]) -> dict[str, Any]:
     meant = dict(chosen)
     if "codec_flops" in meant:
         meant["codec_flops"] = meant["codec_flops"] == "count"
-    if meant.get("feature_bits", "any") != "any":
+    if meant.get("feature_bits", "any") not in ("any", "auto"):
         meant["feature_bits"] = int(meant["feature_bits"])
     return meant
 

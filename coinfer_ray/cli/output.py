@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +42,7 @@ def rests_on(accuracy_source: str, trainings: int) -> str:
     """What an accuracy rests on, in the words of a table."""
     return {
         "base": "the network as it is",
-        "measured": f"measured, {trainings} training{'s' * (trainings != 1)}",
+        "measured": f"measured, {counted(trainings, 'training')}",
         "predicted": "predicted",
     }[accuracy_source]
 

@@ -10,7 +10,7 @@ import typer
 
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import check_output, note, print_json, print_table, stdout_for_answers
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 
 if TYPE_CHECKING:
     from coinfer_ray.profile.profile import Profile
@@ -154,5 +154,8 @@ def _print_profile(out: Path, found: Profile) -> None:
     table.add_row("  by one speed", f"{fitted.half_error_of_speed:.1%} ({fitted.flops_per_s / 1e9:,.3g} GFLOPS)")
     for each in found.networks:
         title = f"{each.times.network} at {each.times.input_px} px, held out"
-        table.add_row(title, f"{each.error:.1%} (by layer {each.layer_error:.1%}), {each.fitted} halves fitted")
+        table.add_row(
+            title,
+            f"{each.error:.1%} (by layer {each.layer_error:.1%}), {counted(each.fitted, 'half', 'halves')} fitted",
+        )
     print_table(table)

@@ -9,7 +9,7 @@ import typer
 
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import print_json, print_table, stdout_for_answers
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 
 if TYPE_CHECKING:
     from coinfer_ray.refine.cases import Case
@@ -109,7 +109,11 @@ def _cases_of(grid: Path, model: str, beside: list[str]) -> list[Case]:
 def _print_refinement(result: LoopResult) -> None:
     from rich.table import Table
 
-    table = Table("scenario", title=f"{result.trained} trainings in {result.rounds} rounds", title_justify="left")
+    table = Table(
+        "scenario",
+        title=f"{counted(result.trained, 'training')} in {counted(result.rounds, 'round')}",
+        title_justify="left",
+    )
     for name in ("latency ms", "measured", "least allowed"):
         table.add_column(name, justify="right")
     for name in ("from", "settled"):

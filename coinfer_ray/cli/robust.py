@@ -17,7 +17,7 @@ from coinfer_ray.cli.output import (
     stdout_for_answers,
     strategy_cells,
 )
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 
 if TYPE_CHECKING:
     from coinfer_ray.atlas.replay import Replay
@@ -173,7 +173,7 @@ def _print_replay(found: Replay) -> None:
     if found.ratio is not None:
         proven = f"the atlas proves its strategies to {max(found.ratio - 1, 0):.3%}"
     seconds = float(found.trace.duration_s.sum())
-    note(f"{len(found.trace):,} samples, {seconds:,.6g} s, each weighed by how long it holds; {proven}")
+    note(f"{counted(len(found.trace), 'sample')}, {seconds:,.6g} s, each weighed by how long it holds; {proven}")
 
 
 def _print_robust(found: Robust) -> None:
@@ -203,7 +203,7 @@ def _print_robust(found: Robust) -> None:
     least, plain = found.choices[0], found.choices[-1]
     note(
         f"least regret: nowhere in the ranges more than {1 + least.regret:.4g} times the best latency there; exact "
-        f"among {found.looked_at:,} strategies, by {found.corners} corner{'s' * (found.corners > 1)}"
+        f"among {counted(found.looked_at, 'strategy', 'strategies')}, by {counted(found.corners, 'corner')}"
     )
     if plain.chosen_as == "plain_split":
         note(f"the best plain split: up to {1 + plain.regret:.4g} times")

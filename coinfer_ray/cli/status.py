@@ -9,6 +9,7 @@ import typer
 
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import print_json
+from coinfer_ray.errors import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -47,8 +48,14 @@ def status(
         return
     at_work = f"at work: {found.holder}" if found.holder else "nobody works on it"
     quiet = "" if found.quiet_s is None else f", the last result {found.quiet_s:,.0f} s ago"
-    typer.echo(f"{folder}: {found.kind}, {at_work}; {found.files:,} files{quiet}")
+    typer.echo(f"{folder}: {found.kind}, {at_work}; {counted(found.files, 'file')}{quiet}")
     if found.kind == "sweep":
         done, total = document["rows"], document["scenarios"]
-        end = "complete" if document["complete"] else f"{document['failed_chunks']} chunks failed when last tried"
-        typer.echo(f"  {done:,} of {total:,} scenarios ({done / total:.1%}), {document['bytes'] / 1e6:,.1f} MB; {end}")
+        end = (
+            "complete"
+            if document["complete"]
+            else f"{counted(document['failed_chunks'], 'chunk')} failed when last tried"
+        )
+        typer.echo(
+            f"  {done:,} of {counted(total, 'scenario')} ({done / total:.1%}), {document['bytes'] / 1e6:,.1f} MB; {end}"
+        )

@@ -11,7 +11,7 @@ import typer
 
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import note, print_json, stdout_for_answers
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 from coinfer_ray.runtime.address import as_address
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def sweep(
     if json:
         print_json(summary)
         return
-    typer.echo(f"{summary['scenarios']:,} scenarios in {out}, {summary['feasible']:,} of them feasible")
+    typer.echo(f"{counted(summary['scenarios'], 'scenario')} in {out}, {summary['feasible']:,} of them feasible")
     for each in summary["strategies"][:_SHOWN]:
         cut, bits = each["cut_after"], f", {each['feature_bits']} bits" if each["feature_bits"] < _FLOAT_BITS else ""
         share = each["scenarios"] / max(1, summary["scenarios"])
@@ -154,7 +154,8 @@ def sweep(
         typer.echo(f"  {share:6.1%}  {each['model']} cut after {cut}{bits}, {source}, {each['id']}")
     if len(summary["strategies"]) > _SHOWN:
         where = out.partition("?")[0] if as_address(out) else out
-        typer.echo(f"  and {len(summary['strategies']) - _SHOWN} more strategies, in {where}/_strategies.parquet")
+        more = counted(len(summary["strategies"]) - _SHOWN, "more strategy", "more strategies")
+        typer.echo(f"  and {more}, in {where}/_strategies.parquet")
     if columns == "full" and shard is None:
         note(f"`coinfer report {quote(out)}` shows them")
 
@@ -183,7 +184,8 @@ def _check(out: str, json: bool) -> None:
     if json:
         print_json({"out": out, "files": len(manifest.files), "rows": manifest.rows, "bytes": manifest.bytes})
     else:
-        typer.echo(f"{out}: all {len(manifest.files):,} files ({manifest.rows:,} rows) are as they were written")
+        files, rows = counted(len(manifest.files), "file"), counted(manifest.rows, "row")
+        typer.echo(f"{out}: all {files} ({rows}) are as they were written")
 
 
 def _estimate(prepared: Prepared, workers: int | None) -> dict[str, Any]:
@@ -200,11 +202,11 @@ def _print_estimate(expected: dict[str, Any], json: bool) -> None:
         print_json(expected)
         return
     size = f"{expected['bytes'] / 1e6:,.1f} MB"
-    typer.echo(f"{expected['scenarios']:,} scenarios in {expected['files']:,} files of {size} together")
-    judged = f"{expected['sampled']:,} scenarios"
     typer.echo(
-        f"about {expected['wall_s']:,.1f} s with {expected['workers']} workers, judged by {judged}; nothing is written"
+        f"{counted(expected['scenarios'], 'scenario')} in {counted(expected['files'], 'file')} of {size} together"
     )
+    workers, judged = counted(expected["workers"], "worker"), counted(expected["sampled"], "scenario")
+    typer.echo(f"about {expected['wall_s']:,.1f} s with {workers}, judged by {judged}; nothing is written")
 
 
 def _shard(text: str) -> tuple[int, int]:

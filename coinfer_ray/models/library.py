@@ -7,7 +7,7 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 
-from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.errors import InputError, check_name, counted
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.source import Absent, ModelLike, ModelSource, resolve_model
 from coinfer_ray.runtime.files import write_whole
@@ -120,12 +120,12 @@ def check_same_network(source: ModelSource, of: LayerGraph, what: str) -> None:
 def _difference(there: LayerGraph, here: LayerGraph) -> str:
     """The first thing in which two graphs differ."""
     if there.classes != here.classes:
-        return f"{there.classes} classes there, {here.classes} here"
+        return f"{counted(there.classes, 'class', 'classes')} there, {here.classes} here"
     for one, other in zip(there.layers, here.layers, strict=False):
         for name, value in vars(one).items():
             if value != getattr(other, name):
                 return f"layer {one.name}: {name} {value} there, {getattr(other, name)} here"
-    return f"{len(there.layers)} layers there, {len(here.layers)} here"
+    return f"{counted(len(there.layers), 'layer')} there, {len(here.layers)} here"
 
 
 def write_graphs(folder: str | Path) -> list[Path]:

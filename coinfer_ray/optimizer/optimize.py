@@ -141,7 +141,8 @@ def optimize(
 
     Raises:
         InputError: unknown names, unusable records, an accuracy bound that no strategy meets, or a confidence that
-            the records cannot promise; a budget that nothing keeps to; a budget or throughput on predictions.
+            the records cannot promise; a budget that nothing keeps to; a budget or throughput on predictions, or
+            with ``certify``, which bounds predictions.
         TypeError: an option that neither class has.
     """
     of_problem, of_scenario = split_options("optimize", options)
@@ -202,6 +203,12 @@ def answer(
     searched = budget is None and objective != "throughput"
     if objective == "throughput":
         check_stream(scenario.confidence, optimizer)
+    if certify and not searched:
+        what = "throughput" if objective == "throughput" else "what keeps to a budget"
+        raise InputError(
+            f"certify: bounds what predictions allow, and {what} is found by comparing all measured strategies, which "
+            "proves it; leave --certify out"
+        )
     if searched and (optimizer == "exact" or certify) and required[0] < UNREACHABLE:
         compile_solvers()  # once on a machine, on two cores, and no part of the search
     began = time.perf_counter()

@@ -24,8 +24,13 @@ from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.records.store import Split, usual_input_px
 from coinfer_ray.scenarios.scenario import check_confidence
 
-FeatureBits = Literal["any", 32, 8]
-FEATURE_BITS = {"any": (FLOAT_BITS, 8), "32": (FLOAT_BITS,), "8": (8,)}  # widths by what is asked for
+FeatureBits = Literal["any", "auto", 32, 8]
+FEATURE_BITS = {
+    "any": (FLOAT_BITS, 8),
+    "auto": (FLOAT_BITS, 8),
+    "32": (FLOAT_BITS,),
+    "8": (8,),
+}  # widths by what is asked for
 UNREACHABLE = 2.0  # an accuracy that nothing is predicted to reach
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 from coinfer_ray.models.library import check_known, check_same_network
 from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.predictor.fit import (
@@ -115,7 +115,7 @@ def kept_fit(
             with contextlib.suppress(OSError):
                 path.unlink()
     count = len(floats_of(records))
-    print(f"predictor: fitting {regressor} to {count} records, once for these records", file=sys.stderr)
+    print(f"predictor: fitting {regressor} to {counted(count, 'record')}, once for these records", file=sys.stderr)
     predictor = fit_predictor(records, regressor=regressor, accuracy=accuracy, folds=folds)
     if path is not None:
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 from coinfer_ray.problem.layer_times import NAMES, LayerTimes
 
 LEAST_FITTED, LEAST_HALVES = 20, 4  # measurements, below which nothing is said
@@ -59,8 +59,8 @@ def fit_times(measurements: Sequence[Measurement]) -> Fitted:
     halves = [each for each in measurements if each.part == "half"]
     if len(inside) < LEAST_FITTED or len(halves) < LEAST_HALVES:
         raise InputError(
-            f"profile: {len(inside)} layers and {len(halves)} halves are measured, {LEAST_FITTED} and {LEAST_HALVES} "
-            "are needed; allow more --minutes (what is measured is kept)"
+            f"profile: {counted(len(inside), 'layer')} and {counted(len(halves), 'half', 'halves')} are measured, "
+            f"{LEAST_FITTED} and {LEAST_HALVES} are needed; allow more --minutes (what is measured is kept)"
         )
     x, y = _design(inside), _seconds(inside)
     coefficients = least_relative(x, y)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 from coinfer_ray.models.layers import Layer, LayerGraph
 from coinfer_ray.problem.layer_times import FREE, LayerTimes
 from coinfer_ray.problem.network_times import Coefficients, NetworkTimes
@@ -52,8 +52,9 @@ def fit_network(
     outside = [(half, seconds) for half, seconds in measured if half.pruned is None]
     if len(inside) < LEAST_FITTED or len(outside) < LEAST_HELD_OUT:
         raise InputError(
-            f"profile: {len(inside)} halves of {graph.model} are measured to fit and {len(outside)} to judge by, "
-            f"{LEAST_FITTED} and {LEAST_HELD_OUT} are needed; allow more --minutes (what is measured is kept)"
+            f"profile: {counted(len(inside), 'half', 'halves')} of {graph.model} {'is' if len(inside) == 1 else 'are'} "
+            f"measured to fit and {len(outside)} to judge by, {LEAST_FITTED} and {LEAST_HELD_OUT} are needed; allow "
+            "more --minutes (what is measured is kept)"
         )
     base = _Base(graph, layers, float(np.median([seconds for _, seconds in inside])))
     factors, call = _solve(base, inside, call_s)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.errors import InputError, check_name, counted
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.models.source import resolve_model
@@ -112,7 +112,7 @@ def _rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
         if any(cell.strip() for cell in row):
             where = f"{table}: line {reader.line_num}"
             if len(row) != len(columns):
-                raise InputError(f"{where}: has {len(row)} cells, the first line has {len(columns)}")
+                raise InputError(f"{where}: has {counted(len(row), 'cell')}, the first line has {len(columns)}")
             yield where, dict(zip(columns, (cell.strip() for cell in row), strict=True))
 
 
@@ -190,9 +190,10 @@ def _document(networks: Sequence[tuple[LayerGraph, list[Block]]], name: str, sou
     x = np.array([_terms(graph, block) for graph, block in pairs]).reshape(-1, TERMS)
     y = np.array([block.seconds for _, block in pairs])
     busy = x.any(axis=1)
-    if busy.sum() < TERMS:
+    if (count := int(busy.sum())) < TERMS:
         raise InputError(
-            f"{source}: {busy.sum()} rows say how long a layer takes, {TERMS} are needed; give smaller blocks, or more"
+            f"{source}: {counted(count, 'row')} {'says' if count == 1 else 'say'} how long a layer takes, {TERMS} are "
+            "needed; give smaller blocks, or more"
         )
     x, y = x[busy], y[busy]
     layers = LayerTimes(**dict(zip(NAMES, least_relative(x, y).tolist(), strict=True)))

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.errors import InputError, check_name, counted
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.models.source import ModelLike, resolve_model
@@ -124,7 +124,7 @@ def profile(
     """
     out = Path(out)
     if not minutes > 0 or threads < 1:
-        raise InputError(f"profile: {minutes:g} minutes on {threads} threads; both must be above 0")
+        raise InputError(f"profile: {minutes:g} minutes on {counted(threads, 'thread')}; both must be above 0")
     check_device_file(out)
     chosen = backend_of(backend)
     planned = planned_of(models, networks, input_px, seed)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.models.source import ModelLike, graph_from, resolve_model
@@ -310,7 +310,9 @@ def read_records(source: str | Path | Sequence[str | Path], *, model: str | None
     )
     ok = table.filter(pc.equal(table["status"], "ok"))
     if not ok.num_rows:
-        raise InputError(f"records: {named} has {table.num_rows} rows, none with status ok; collect candidates first")
+        raise InputError(
+            f"records: {named} has {counted(table.num_rows, 'row')}, none with status ok; collect candidates first"
+        )
     info = next((each for each in infos if each.graph is not None), infos[0])
     return Records(info, ok, table.num_rows - ok.num_rows, named)
 

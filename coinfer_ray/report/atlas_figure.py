@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coinfer_ray.errors import counted
 from coinfer_ray.report.pictures import check_ending, save
 from coinfer_ray.runtime.outputs import PICTURE_MARK, check_replaceable
 
@@ -61,7 +62,7 @@ def _title(atlas: StrategyAtlas) -> str:
     return (
         f"{info.model}, {info.input_px} px, loss of accuracy at most {info.max_loss:g}{held}, "
         f"server of {info.ranges.server_flops_per_s / 1e9:,.0f} GFLOP/s:\n"
-        f"{len(atlas)} strategies, proven to {max(info.ratio - 1, 0):.2%}"
+        f"{counted(len(atlas), 'strategy', 'strategies')}, proven to {max(info.ratio - 1, 0):.2%}"
     )
 
 

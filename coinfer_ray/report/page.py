@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coinfer_ray.errors import counted
 from coinfer_ray.report.interactive import write_interactive
 from coinfer_ray.report.model import METHOD, Cell, Column, Figure, Note, Page, Section, Series, TableView
 from coinfer_ray.report.results import METHOD_COLUMNS, PROPOSED, Row, SweepResults, read_sweep, spread
@@ -58,7 +59,7 @@ def sweep_page(results: SweepResults) -> Page:
 
 def _lead(results: SweepResults) -> str:
     gains = [row.gain for row in results.rows if row.gain is not None]
-    count = f"{len(results.rows):,} scenarios"
+    count = counted(len(results.rows), "scenario")
     if not gains:
         return "No strategy keeps the accuracy that was asked for."
     if len(gains) == 1:
@@ -70,8 +71,8 @@ def _lead(results: SweepResults) -> str:
 
 
 def _text(results: SweepResults) -> str:
-    text = f"{len(results.rows):,} scenarios, each with the strategy that {results.solver} search found fastest: how "
-    text += "much of every layer to prune, where to cut the network, and how to compress what is sent."
+    text = f"{counted(len(results.rows), 'scenario')}, each with the strategy that {results.solver} search found "
+    text += "fastest: how much of every layer to prune, where to cut the network, and how to compress what is sent."
     infeasible = sum(row.gain is None for row in results.rows)
     if infeasible:
         text += f" {infeasible:,} of them have no strategy that keeps the accuracy asked for."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coinfer_ray.errors import counted
 from coinfer_ray.report.results import METHOD_COLUMNS, PROPOSED, Row, SweepResults, spread
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def summary_note(results: SweepResults) -> str:
     """What a reader must know of the table: what is left out, and what its figures mean."""
     notes = []
     if len(results.rows) < results.scenarios:
-        notes.append(f"The sweep is unfinished: {len(results.rows):,} of {results.scenarios:,} scenarios are answered.")
+        verb = "is" if len(results.rows) == 1 else "are"
+        asked = counted(results.scenarios, "scenario")
+        notes.append(f"The sweep is unfinished: {len(results.rows):,} of {asked} {verb} answered.")
     if len(results.rows) > MAX_ROWS:
         notes.append(f"{MAX_ROWS} of {len(results.rows):,} scenarios, evenly spread.")
     notes.append("Latencies in ms. Gain: the best of the other methods over coinfer.")
@@ -49,7 +52,8 @@ def summary_note(results: SweepResults) -> str:
     if bounded:
         proven = sum(1 - bound / latency <= PROVEN_GAP for latency, bound in bounded)
         total = len(results.rows)
-        notes.append(f"{proven:,} of {total:,} answers are proven within 0.1 % of the best that is accepted.")
+        answers = f"{counted(total, 'answer')} {'is' if proven == 1 else 'are'}"
+        notes.append(f"{proven:,} of {answers} proven within 0.1 % of the best that is accepted.")
     # One for each predictor: problems of one network with different devices share it.
     own = {str(problem["predictor"]): problem["predictor"]["typical_error"] for problem in results.problems.values()}
     errors = [f"{error:.3f}" for error in own.values()]

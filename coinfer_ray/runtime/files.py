@@ -251,15 +251,17 @@ def _check_claim(folder: Path, wanted: Mapping[str, Any], joins: Callable[[Path]
         check_same_run(there, wanted, str(folder))
 
 
+def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """``KEY is X there and Y here`` of the first leaf in which two documents differ as JSON; None where in none."""
+    found = _first_difference(*(json.loads(json.dumps(each)) for each in (there, here)))
+    return None if found is None else f"{found[0]} is {found[1]} there and {found[2]} here"
+
+
 def check_same_run(there: Mapping[str, Any], wanted: Mapping[str, Any], place: str) -> None:
     """Raise InputError, naming the first difference, unless the claim that is ``there`` is the one ``wanted``."""
-    difference = _first_difference(there, wanted)
+    difference = first_difference(there, wanted)
     if difference is not None:
-        key, theirs, ours = difference
-        raise InputError(
-            f"out: {place} belongs to another run: {key} is {theirs} there and {ours} here; "
-            "give another folder or the same settings"
-        )
+        raise InputError(f"out: {place} belongs to another run: {difference}; give another folder or the same settings")
 
 
 def _withdraw(folder: Path, wanted: Mapping[str, Any]) -> None:

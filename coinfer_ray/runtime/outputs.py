@@ -24,15 +24,32 @@ FRONT_HEAD = "latency_s,energy_j,loss,"  # how a front begins (CSV)
 ROBUST_HEAD = "chosen_as,regret,"  # the same of choices for ranges
 REPLAY_HEAD = "seconds,duration_s,rate_mbps,latency_s,"  # the same of a replayed trace
 _HEAD = 4096  # bytes of a page in which its mark stands
+# What a kind is written as, whatever its file is called, and the endings that say so. Pictures, device files and layer
+# graphs are not among them: those are written as their ending says.
+_WRITTEN_AS = {
+    "page": ("HTML", (".html", ".htm")),
+    "predictor": ("a predictor", (".npz",)),
+    "records": ("Parquet", (".parquet",)),
+    "atlas": ("Parquet", (".parquet", ".atlas")),
+    "choices": ("Parquet", (".parquet",)),
+    "front": ("CSV", (".csv",)),
+    "robust": ("CSV", (".csv",)),
+    "replay": ("CSV", (".csv",)),
+}
+_ENDINGS = {ending for _, own in _WRITTEN_AS.values() for ending in own}
+_ENDINGS |= {".arrow", ".db", ".feather", ".gz", ".json", ".jsonl", ".pdf", ".pickle", ".pkl", ".png", ".svg", ".tsv"}
+_ENDINGS |= {".xls", ".xlsx", ".yaml", ".yml", ".zip"}
 
 
 def check_replaceable(path: str | Path, kind: str) -> None:
-    """Raise InputError where writing a ``kind`` (a key of :data:`KINDS`) to ``path`` would destroy something else."""
+    """Raise InputError where writing a ``kind`` (a key of :data:`KINDS`) to ``path`` would destroy something else, or
+    would give it the ending of another format, by which readers would take it for that."""
     refuse_address(path)
     path = Path(path)
     if path.is_dir():
         raise InputError(f"out: {path} is a folder; give the name of a file")
     if not path.exists():
+        _check_ending(path, kind)
         return
     if not path.is_file():
         raise InputError(f"out: {path} is a device or a pipe, which would be replaced by a file; give another name")
@@ -43,6 +60,17 @@ def check_replaceable(path: str | Path, kind: str) -> None:
         raise InputError(f"out: {path} cannot be read ({error.strerror}); give another name") from None
     if not ours:
         raise InputError(f"out: {path} is there and is not {words}; move it away, or give another name")
+    _check_ending(path, kind)
+
+
+def _check_ending(path: Path, kind: str) -> None:
+    """Raise InputError where a file would be called what it is not. A predictor is known by its ending alone; for the
+    rest an ending that names no format does."""
+    what, own = _WRITTEN_AS.get(kind, ("", ()))
+    ending = path.suffix.lower()
+    if own and ending not in own and (ending in _ENDINGS or kind == "predictor"):
+        called = f"ends in {path.suffix}" if path.suffix else "has no ending"
+        raise InputError(f"out: {path.name} {called}, and {what} is written; end the name in {own[0]}")
 
 
 def _is_page(path: Path) -> bool:

@@ -228,6 +228,29 @@ class Grid:
         """The weights of what the grid asks for."""
         return self.weights(start, stop) if self.objective == "latency" else self.energy_weights(start, stop)
 
+    def energy_ratios(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Least and greatest weight in joules of the device, and of the uplink, over the server's, within which those
+        of all scenarios lie.
+
+        Raises:
+            InputError: a device draws nothing while it waits, or what it draws is not known.
+        """
+        idle = self.device.powers["idle_w"]
+        if not (idle > 0).all():
+            name = self.device.labels[self.device.label[np.flatnonzero(~(idle > 0))[0]]]
+            raise InputError(
+                f"solver: an atlas of energies needs what {name} draws while it waits, above 0; give it an idle_w, or "
+                "take exact"
+            )
+        radio, rate, speeds = self.device.powers["radio_w"], self.link.columns["rate_bps"], self.device.columns
+        own = ~np.isnan(radio)
+        pairs = [(radio[own] / idle[own], 1 / rate), (1 / idle[~own], self._radio_w() / rate)]
+        products = [_products(_ends(of_device), _ends(of_link)) for of_device, of_link in pairs if len(of_device)]
+        uplink = min(low for low, _ in products), max(high for _, high in products)
+        server = _ends(self.server.columns["server_flops_per_s"])
+        device = _ends(self.device.powers["compute_w"] / idle / speeds["device_flops_per_s"])
+        return _products(device, server), _products(uplink, server)
+
     def check_powers(self) -> None:
         """Raise InputError where the energy of a scenario is not known, naming its device or its link."""
         compute_w, radio_w = (self.device.powers[name] for name in ("compute_w", "radio_w"))
@@ -254,3 +277,12 @@ class Grid:
                 f"{self.link.powers['up_to_mbps'][link]:g} Mb/s, and it has {rates[link] / 1e6:g}; give the device a "
                 "radio_w, or a slower link"
             )
+
+
+def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _products(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    """The ends of the products of two ranges above 0."""
+    return a[0] * b[0], a[1] * b[1]

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import numpy as np
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 
 RATE = "rate_mbps"
 TIMES = ("seconds", "timestamp")  # of the two columns the first that is there
@@ -92,7 +92,7 @@ def _trace(where: str, rows: Iterator[tuple[int, list[str]]]) -> RateTrace:
                 needs = max(time_at, rate_at) + 1
                 continue
         if len(row) < needs:
-            raise InputError(f"{place}: {len(row)} of {needs} columns; {_RIGHT}")
+            raise InputError(f"{place}: {len(row)} of {counted(needs, 'column')}; {_RIGHT}")
         begins = _seconds(place, row[time_at], dated)
         if seconds and begins <= seconds[-1]:
             raise InputError(

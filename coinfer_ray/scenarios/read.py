@@ -29,11 +29,15 @@ from coinfer_ray.scenarios.scenario import (
 from coinfer_ray.scenarios.schema import (
     DeviceItem,
     GridFile,
+    LayerSeconds,
     LinkItem,
+    NetworkSeconds,
+    Radio,
     ServerItem,
     _Item,
     _keys,
     _milliseconds,
+    _shown,
     load_factor,
 )
 
@@ -292,14 +296,18 @@ def read_grid(path: str | Path) -> Grid:
     return parse_grid(read_yaml(path), str(path))
 
 
-def parse_grid(document: Any, where: str = "grid") -> Grid:
+def parse_grid(document: Any, where: str = "grid", changed: Mapping[str, Any] | None = None) -> Grid:
     """Validate a grid file's document; ``where`` names it in errors.
+
+    ``changed`` has keys to take in place of the document's own, before anything is checked: an objective that is not
+    asked for need not have the powers that it needs.
 
     Raises:
         InputError: the first thing wrong, with its key path.
     """
     document = _plain(document)
     if isinstance(document, dict):
+        document |= changed or {}
         for axis in ("device", "server", "link"):
             if isinstance(document.get(axis), list):
                 document[axis] = [_opened(item) for item in document[axis]]
@@ -409,6 +417,7 @@ def _one_line(error: ValidationError, schema: type[BaseModel], where: str) -> st
     for part in first["loc"]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     complaint = first["msg"][:1].lower() + first["msg"][1:]
+    said = first.get("ctx", {})
     match first["type"]:
         case "value_error":
             complaint = str(first["ctx"]["error"])
@@ -418,18 +427,41 @@ def _one_line(error: ValidationError, schema: type[BaseModel], where: str) -> st
             complaint = "is missing"
         case "extra_forbidden":
             complaint = f"unknown key; known: {_keys(_schema_at(schema, first['loc'][:-1]))}"
-        case "model_type" | "model_attributes_type" | "dict_type":
+        case "model_type" | "model_attributes_type":
             complaint = f"must be a mapping with the keys {_keys(_schema_at(schema, first['loc']))}"
+        case "dict_type":
+            complaint = "must be a mapping"
+        case "too_short" if said["field_type"] == "Dictionary":
+            complaint = "must be a mapping with at least one entry"
         case "list_type" | "too_short":
             complaint = "must be a list with at least one entry"
-        case "greater_than_equal" | "int_type" | "literal_error":
-            complaint = f"{first['input']!r}: {complaint}"
+        case "too_long":
+            complaint = f"has {said['actual_length']} entries; {said['max_length']} are right"
+        case "literal_error":
+            known = said["expected"].replace("'", "").replace(" or ", ", ")
+            complaint = f"{_shown(first['input'])} is unknown; known: {known}"
+        case "int_type" | "int_parsing" | "int_from_float":
+            complaint = f"{_shown(first['input'])} must be a whole number"
+        case "float_type" | "float_parsing":
+            complaint = f"{_shown(first['input'])} must be a number"
+        case "greater_than_equal":
+            complaint = f"{_shown(first['input'])} must be at least {said['ge']}"
+        case "less_than":
+            complaint = f"{_shown(first['input'])} must be below {said['lt']}"
     return ": ".join(part for part in (where, path, complaint) if part)
 
 
 def _schema_at(schema: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
-    items: dict[int | str, type[BaseModel]] = {"device": DeviceItem, "server": ServerItem, "link": LinkItem}
-    return items.get(location[0], schema) if location else schema
+    """The schema of the mapping that stands there."""
+    inside: dict[int | str, type[BaseModel]] = {
+        "device": DeviceItem,
+        "server": ServerItem,
+        "link": LinkItem,
+        "layer_seconds": LayerSeconds,
+        "network_seconds": NetworkSeconds,
+        "radio": Radio,
+    }
+    return next((inside[part] for part in reversed(location) if part in inside), schema)
 
 
 def _joined(parts: list[Axis]) -> Axis:

@@ -12,11 +12,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, check_name
 
 if TYPE_CHECKING:
     from coinfer_ray.problem.network_times import SideTimes
@@ -123,8 +123,9 @@ class Scenario:
         """The scenario with that price of energy, which the ``weighted`` objective needs and no other has.
 
         Raises:
-            InputError: a price that is missing, not above 0, or of no use.
+            InputError: an unknown objective; a price that is missing, not above 0, or of no use.
         """
+        check_name("objective", objective, get_args(Goal))
         if objective != "weighted":
             if seconds_per_joule is not None:
                 raise InputError(

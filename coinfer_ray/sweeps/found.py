@@ -68,7 +68,7 @@ class Found:
         Raises:
             InputError: a scenario for which none of the atlases is proven.
         """
-        entries, weights = grid.entries(start, stop), grid.weights(start, stop)
+        entries, weights = grid.entries(start, stop), grid.objective_weights(start, stop)
         cases = _Cases.of(problem, grid, atlases)
         case = cases.number(entries)
         first = np.cumsum([0, *(len(atlas) for atlas in atlases)])
@@ -95,7 +95,7 @@ class Found:
             return self
         columns = grid.columns(start, start + len(self.index))
         scenarios = Scenarios(
-            grid.weights(start, start + len(self.index))[rows],
+            grid.objective_weights(start, start + len(self.index))[rows],
             problem.base_accuracy - columns["max_loss"][rows],
             columns["snr_db"][rows],
         )

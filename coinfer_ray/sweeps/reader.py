@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.errors import InputError, check_name, counted
 from coinfer_ray.problem.costs import parts
 from coinfer_ray.runtime.address import Place
 from coinfer_ray.runtime.places import open_store
@@ -234,7 +234,9 @@ def finished_manifest(place: Place | Store) -> Manifest:
         raise InputError(f"sweep: {store} was written by `coinfer {run['kind']}`; give the folder of a sweep")
     manifest = Manifest.read(store)
     if not manifest.complete:
-        raise InputError(f"sweep: {store} is not finished ({manifest.rows:,} rows so far); run its sweep again")
+        raise InputError(
+            f"sweep: {store} is not finished ({counted(manifest.rows, 'row')} so far); run its sweep again"
+        )
     return manifest
 
 
@@ -244,8 +246,8 @@ def check_files(manifest: Manifest) -> None:
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise InputError(
-            f"sweep: {manifest.store.path(bad[0])}{more} is not as it was written (of {len(manifest.files)} files); "
-            "run its sweep again, which does the damaged ones anew"
+            f"sweep: {manifest.store.path(bad[0])}{more} is not as it was written (of "
+            f"{counted(len(manifest.files), 'file')}); run its sweep again, which does the damaged ones anew"
         )
 
 

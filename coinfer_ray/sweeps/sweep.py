@@ -21,7 +21,7 @@ from urllib.parse import quote
 import numpy as np
 
 from coinfer_ray.atlas.build import ATLASES, grid_atlases, rename_old_atlases
-from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.errors import InputError, check_name, counted
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.source import ModelSource, resolve_model
 from coinfer_ray.optimizer.problem import Problem, ProblemOptions, assemble
@@ -32,7 +32,7 @@ from coinfer_ray.runtime.places import open_store
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.runtime.stores import Folder, Store
 from coinfer_ray.scenarios.grid import Grid, GridObjective
-from coinfer_ray.scenarios.read import parse_grid, read_grid, round_trip_of
+from coinfer_ray.scenarios.read import parse_grid, read_yaml, round_trip_of
 from coinfer_ray.scenarios.scenario import CostModel
 from coinfer_ray.sweeps.chunks import Chunk, How, file_name, problem_key, split_grid, start_worker
 from coinfer_ray.sweeps.estimate import sample
@@ -242,20 +242,16 @@ def prepare(
     networks: dict[str, ModelSource] = {}
     if isinstance(grid, Mapping):
         grid, networks = _named(grid)
-    grid = grid if isinstance(grid, Grid) else read_grid(grid) if isinstance(grid, str | Path) else parse_grid(grid)
     check_name("solver", solver, SOLVERS)
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk: {chunk} scenarios; at least 1 is needed")
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise InputError(f"shard: {shard[0]}/{shard[1]} is no part of a whole; give 1/4 to 4/4 for four parts")
-    if objective == "latency" and "objective" not in grid.document:
-        objective = None  # said or not, it is the same sweep
     changed = {"cost_model": cost_model, "server_load": server_load, "objective": objective}
-    if changed := {key: value for key, value in changed.items() if value is not None}:
-        grid = parse_grid({**grid.document, **changed})
+    grid = _changed_grid(grid, {key: value for key, value in changed.items() if value is not None})
     wanted = chosen_columns(columns, grid)
     if grid.objective == "energy" and solver == "atlas":
-        raise InputError("solver: an atlas is of latencies; for energy take exact, or another solver")
+        grid.energy_ratios()  # what an atlas of energies cannot do ends here, not when it is built
     seed = grid.seed if seed is None else seed
     grid = grid if confidence is None else grid.asking(confidence)
     grid = grid if round_trip_ms is None else grid.with_round_trip(round_trip_of(round_trip_ms))
@@ -291,6 +287,17 @@ def prepare(
     if chunk is None and shard is None and solver != "atlas" and len(grid) > LARGE_GRID:
         return _by_cost(prepared, None if out is None else open_store(out))
     return prepared
+
+
+def _changed_grid(grid: Grid | Mapping[str, Any] | str | Path, changed: Mapping[str, Any]) -> Grid:
+    """A grid with keys ``changed`` before it is checked: what stands in their place may be what it cannot be asked."""
+    document: Any = grid.document if isinstance(grid, Grid) else grid
+    where = "grid"
+    if isinstance(grid, str | Path):
+        document, where = read_yaml(grid), str(grid)
+    if changed.get("objective") == "latency" and isinstance(document, Mapping) and "objective" not in document:
+        changed = {key: value for key, value in changed.items() if key != "objective"}  # said or not, the same sweep
+    return grid if isinstance(grid, Grid) and not changed else parse_grid(document, where, changed)
 
 
 def _named(grid: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ModelSource]]:
@@ -350,7 +357,7 @@ def _run(
     text = json.dumps(document, indent=2) + "\n"
     store.write(FAILED_FILE, text.encode())
     raise RuntimeError(
-        f"{len(failed)} of {len(pending)} chunks failed, chunk {failed[0].task_id} so: {failed[0].reason}; "
+        f"{len(failed)} of {counted(len(pending), 'chunk')} failed, chunk {failed[0].task_id} so: {failed[0].reason}; "
         "run again to try them again"
     )
 
@@ -383,7 +390,8 @@ def _shard_of(chunks: list[Chunk], shard: Sequence[int] | None) -> list[Chunk]:
     own = chunks[shard[0] - 1 :: shard[1]]
     if not own:
         raise InputError(
-            f"shard: {shard[0]}/{shard[1]} is empty, the grid has {len(chunks)} chunks; take fewer parts, or --chunk"
+            f"shard: {shard[0]}/{shard[1]} is empty, the grid has {counted(len(chunks), 'chunk')}; take fewer parts, "
+            "or --chunk"
         )
     return own
 

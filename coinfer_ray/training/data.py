@@ -228,7 +228,10 @@ def _class_folders(root: Path, classes: tuple[str, ...], image_px: int) -> Image
         paths += images
         labels += [classes.index(name)] * len(images)
     if loose := [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]:
-        notice(f"{root}: {len(loose)} files outside of the class folders are left out ({min(loose).name} first)")
+        left_out = "1 file outside of the class folders is left out"
+        if len(loose) > 1:
+            left_out = f"{len(loose):,} files outside of the class folders are left out"
+        notice(f"{root}: {left_out} ({min(loose).name} first)")
     return ImageSet(decode_images(paths, image_px), np.asarray(labels, dtype=np.int64))
 
 

@@ -98,7 +98,10 @@ def find_images(folder: Path) -> list[Path]:
         kinds = Counter(path.suffix or path.name for path in others)
         shown = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(SHOWN))
         more = ", and others" if len(kinds) > SHOWN else ""
-        notice(f"{folder}: {len(others)} files are no images that Pillow reads, and are left out ({shown}{more})")
+        left_out = "1 file is no image that Pillow reads, and is left out"
+        if len(others) > 1:
+            left_out = f"{len(others):,} files are no images that Pillow reads, and are left out"
+        notice(f"{folder}: {left_out} ({shown}{more})")
     return found
 
 

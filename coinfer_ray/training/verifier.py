@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 from coinfer_ray.models.library import check_same_network
 from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.problem.space import SearchSpace
@@ -122,7 +122,7 @@ class Verifier:
                 progress.advance()
                 yield position, row
         if lost and not self.quiet:
-            print(f"{len(lost)} of {len(tasks)} trainings failed, one so: {lost[0]}", file=sys.stderr)
+            print(f"{len(lost)} of {counted(len(tasks), 'training')} failed, one so: {lost[0]}", file=sys.stderr)
 
     def _seeded_by(self, strategy: Strategy, snr_db: float | None) -> int:
         """The number that a training's seed follows from: a network without a codec is quantised after its training,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 from coinfer_ray.models import zoo
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
@@ -193,7 +193,7 @@ def graph_for(model: ModelLike, input_px: int, data: DataSplits) -> LayerGraph:
     graph = load_graph(source, input_px, classes)
     if graph.classes != classes:
         raise InputError(
-            f"model: {source.name} gives {graph.classes} class scores, {data.name} has {classes} classes; let it give "
-            f"as many, or take {zoo.CLASSES_ARGUMENT}"
+            f"model: {source.name} gives {counted(graph.classes, 'class score')}, {data.name} has "
+            f"{counted(classes, 'class', 'classes')}; let it give as many, or take {zoo.CLASSES_ARGUMENT}"
         )
     return graph

@@ -133,7 +133,7 @@ def test_a_chunk_whose_workers_die_is_tried_again_by_the_next_sweep(
                 quiet=True,
             )
 
-    with pytest.raises(RuntimeError, match="1 of 3 chunks failed, chunk 1 so: WorkerDied: 1 workers died over this"):
+    with pytest.raises(RuntimeError, match="1 of 3 chunks failed, chunk 1 so: WorkerDied: 1 worker died over this"):
         run()
     done = {path: path.stat().st_mtime_ns for path in out.glob("*/chunk-*.parquet")}
     assert sorted(path.name for path in done) == ["chunk-000000.parquet", "chunk-000002.parquet"]

@@ -98,8 +98,8 @@ def test_all_files_that_pillow_reads_are_found_and_others_said(
     assert data.classes == ("a", "b")
     assert len(data.train) + len(data.validation) + len(data.test) == 9
     said = capsys.readouterr().err
-    assert f"data: {tmp_path / 'a'}: 1 files are no images that Pillow reads, and are left out (1 x .txt)" in said
-    assert "1 files outside of the class folders are left out (readme.md first)" in said
+    assert f"data: {tmp_path / 'a'}: 1 file is no image that Pillow reads, and is left out (1 x .txt)" in said
+    assert "1 file outside of the class folders is left out (readme.md first)" in said
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="none holds no images; remove the folder"):
         load_data(tmp_path)

@@ -129,7 +129,7 @@ def test_a_training_whose_worker_failed_is_kept_as_failed_and_trained_again(
     with Failing(threads=1) as executor:
         lost = verify(claim, few_images, executor=executor, **options)
     assert lost.measured_accuracy is None and lost.rows[0]["status"] == "error"
-    assert "1 of 1 trainings failed, one so: WorkerDied: 3 workers" in capsys.readouterr().err
+    assert "1 of 1 training failed, one so: WorkerDied: 3 workers" in capsys.readouterr().err
     (shard,) = (tmp_path / "out").glob("candidate-*.parquet")
     found = checked(claim, few_images, collection, append=tmp_path / "out")
     assert found.measured_accuracy is not None and found.rows[0]["status"] == "ok"

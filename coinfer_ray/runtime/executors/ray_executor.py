@@ -33,7 +33,7 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, counted
 from coinfer_ray.runtime.executors.base import Envelope, R, Start, T, WorkerContext, attempt, describe
 from coinfer_ray.runtime.executors.ray_metrics import RunMetrics
 
@@ -388,7 +388,7 @@ class _Crew(Generic[T, R]):
             if job.attempts < self.executor.max_attempts:
                 self.returned.append(job)
             else:
-                lost = f"WorkerDied: {job.attempts} workers died over this task, the last one so: {reason}"
+                lost = f"WorkerDied: {counted(job.attempts, 'worker')} died over this task, the last one so: {reason}"
                 yield Envelope(job.task_id, None, lost, job.attempts, 0.0)
         self._hire()
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from coinfer_ray.errors import check_name
+from coinfer_ray.errors import check_name, counted
 from coinfer_ray.records.choices import ChoiceTable, shard_name, write_choices
 from coinfer_ray.records.store import RecordsInfo
 from coinfer_ray.runtime.executors.base import Executor, WorkerContext
@@ -110,7 +110,7 @@ def collect_choices(
                 write_choices(out / _shard(each), rows, info)
                 done += 1
     if lost:
-        print(f"{len(lost)} of {len(missing)} trainings failed, one so: {lost[0]}", file=sys.stderr)
+        print(f"{len(lost)} of {counted(len(missing), 'training')} failed, one so: {lost[0]}", file=sys.stderr)
     return done
 
 
