@@ -92,6 +92,23 @@ def floors(grid: dict[str, Any], columns: str, folder: Path) -> dict[str, float]
     }
 
 
+def floors_of(model: str, columns: str) -> dict[str, float]:
+    """Processor nanoseconds (``ns``) and ``bytes`` for a scenario of a chunk that an atlas answers, encoded as well."""
+    grid = grid_of(model, 1_000_000)
+    prepared = prepare(grid, None, solver="atlas", seed=None, chunk=None, columns=columns, shard=None, **UNSAID)
+    (problem,) = prepared.problems.values()
+    how = replace(prepared.how, atlases={problem.graph.model: grid_atlases(prepared.grid, problem, quiet=True)})
+    chunk = prepared.chunks[0]
+    rows = chunk.stop - chunk.start
+    content = encode(solve_chunk(prepared.grid, problem, chunk, how))  # compiles, too
+    least = np.inf
+    for _ in range(3):
+        began = time.process_time()
+        encode(solve_chunk(prepared.grid, problem, chunk, how))
+        least = min(least, time.process_time() - began)
+    return {"ns": 1e9 * least / rows, "bytes": memoryview(content).nbytes / rows}
+
+
 def best_of(work: Any, repeats: int = 3) -> float:
     least = np.inf
     for _ in range(repeats):
