@@ -4,7 +4,8 @@
 
 For each network with at most --largest million parameters: the input that it was tried at, its prunable sets and cuts;
 the FLOPs of its convolutions and linear layers over those of torch's own counter (which leaves out biases, so a little
-above 1); and whether random prunings equal the masked network, and halves the whole at a sample of its cuts, to 1e-5.
+above 1; below where there is attention, which is costed by that counter itself); and whether random prunings equal the
+masked network, and halves the whole at a sample of its cuts, to 1e-5.
 Untrained weights.
 
 ``--timm`` (``pip install timm``) takes fourteen of timm's without ``--models``: a small member of each family that is

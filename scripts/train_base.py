@@ -29,6 +29,7 @@ import torch
 
 from coinfer_ray.compression.pruning import ChannelRanking, shrink
 from coinfer_ray.errors import InputError
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.models.trace import trace_graph
 from coinfer_ray.training.base import BaseNetwork, build_base, load_base
 from coinfer_ray.training.data import DataSplits, load_data
@@ -135,7 +136,7 @@ def report(base: BaseNetwork, data: DataSplits, fine_tune_images: int | None) ->
     rng = np.random.default_rng(0)
     for number, share in enumerate(SHARES):
         kept = kept_of_flops(graph, share, SPREAD, rng)
-        pruned = shrink(network, graph, ranking.keep(kept)).to(device).to(memory_format=torch.channels_last)
+        pruned = channels_last(shrink(network, graph, ranking.keep(kept)).to(device))
         measure_batch_norms(pruned, images, preprocess, NORM_IMAGES, device=device, precision=precision)
         found = [accuracy(pruned, data.validation, preprocess, device=device, precision=precision)]
         if fine_tune.images:

@@ -23,6 +23,8 @@ TORCH_PARTS = (
     "models/operations.py",
     "models/zoo.py",
     "models/split.py",
+    "models/layout.py",
+    "models/norms.py",
     "models/pointwise.py",
     "methods/ddpg.py",
     "profile/torch_layers.py",

@@ -23,6 +23,7 @@ from torch import nn
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.models import zoo
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.models.source import ModelLike, ModelSource, resolve_model
 from coinfer_ray.models.symbolic import with_reshapes
 from coinfer_ray.runtime.files import write_whole
@@ -108,7 +109,7 @@ def train_base(
     whole = zoo.build(source, len(data.classes))
     if weights is not None:
         whole.load_state_dict(weights, strict=False)
-    whole = whole.to(device).to(memory_format=torch.channels_last)
+    whole = channels_last(whole.to(device))
     network = with_reshapes(whole, source.name)
     preprocess = Preprocess.of(data, input_px)
     train(

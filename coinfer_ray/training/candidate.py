@@ -19,6 +19,7 @@ from coinfer_ray.compression.codec_start import restore_power, start_from_compon
 from coinfer_ray.compression.pruning import ChannelRanking, Criterion, shrink
 from coinfer_ray.compression.quantize import Quantizer, huffman_bits
 from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.models.pointwise import with_safe_strides
 from coinfer_ray.models.split import SplitNetwork, split
 from coinfer_ray.models.trace import trace_graph
@@ -241,7 +242,7 @@ class CandidateTrainer:
         pruned = shrink(self.base, self.graph, keep).to(device)
         if settings.norm_images:
             measure_batch_norms(
-                pruned.to(memory_format=torch.channels_last),
+                channels_last(pruned),
                 self.train_images,
                 self.data.preprocess,
                 settings.norm_images,
@@ -315,7 +316,7 @@ class CandidateTrainer:
         if self._quantizes(strategy):
             channel = Quantizer(strategy.feature_bits)
         network = SplitNetwork(device_half, pair.encoder, channel, pair.decoder, server_half)
-        network = network.to(self.device).to(memory_format=torch.channels_last)
+        network = channels_last(network.to(self.device))
         return Assembled(
             network,
             device_flop=device_flop + pair.encoder_flops,
@@ -347,7 +348,7 @@ class CandidateTrainer:
 
     @cached_property
     def _teacher(self) -> nn.Module:
-        return copy.deepcopy(self.base).to(self.device).to(memory_format=torch.channels_last).eval()
+        return channels_last(copy.deepcopy(self.base).to(self.device)).eval()
 
     def _warm_up_codec(self, assembled: Assembled, seed: int) -> None:
         """Let the codec learn to reproduce the feature: much cheaper than end to end, since neither half is trained,

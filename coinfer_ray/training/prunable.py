@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.models.source import ModelLike
 from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import BaseNetwork, arrays_of, load_base, round_weights, save_base, train_base
@@ -182,7 +183,7 @@ def make_prunable(
     """
     started = time.perf_counter()
     network, graph = ordered_network(base, len(data.classes))
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = channels_last(network.to(device))
     preprocess = Preprocess.of(data, graph.input_px)
     train(
         network,

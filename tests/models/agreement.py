@@ -10,6 +10,7 @@ from torch import nn
 
 from coinfer_ray.compression.pruning import ChannelRanking, shrink
 from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.models.split import split
 from coinfer_ray.models.trace import trace_graph
 from tests.models.test_pruning import masked, random_kept, with_lively_norms
@@ -27,7 +28,7 @@ def check_network(
     network = with_lively_norms(network)
     graph = trace_graph(network, shape, "own")
     rng = np.random.default_rng(0)
-    images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)).to(next(network.parameters()).dtype)
     ranking = ChannelRanking(network, graph) if graph.prunable_sets else None
     with torch.no_grad():
         check_halves(network, graph, images, every_cut)
@@ -39,7 +40,7 @@ def check_network(
             assert {name: len(channels) for name, channels in keep.items()} == kept
             small = shrink(network, graph, keep)
             assert close(small(images), masked(network, graph, keep)(images))
-            again = copy.deepcopy(small).to(memory_format=torch.channels_last)
+            again = channels_last(copy.deepcopy(small))
             assert close(again(images.contiguous(memory_format=torch.channels_last)), small(images))
             predicted = [
                 layer.flops_at(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from torch import nn
 from coinfer_ray.compression.pruning import ChannelRanking, shrink
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.models.split import split
 from coinfer_ray.models.trace import trace_graph
 from tests.models.agreement import check_network, close
@@ -433,3 +435,14 @@ def test_views_train_in_channels_last() -> None:
     assert small.conv.weight.grad is not None and small.fc.weight.shape == (10, 320)
     assert list(small.state_dict()) == list(network.state_dict())
     assert close(nn.Sequential(*split(small, graph, 1))(images), small(images))
+
+
+def test_tensors_of_five_dimensions_stay_as_they_are() -> None:
+    """``Module.to`` would fail on one, and takes those of four to the same layout."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1))
+    expected = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    network.register_buffer("table", torch.zeros(2, 3, 4, 5, 6))
+    made = channels_last(network)
+    assert made is network and network.table.is_contiguous()
+    strides = [parameter.stride() for parameter in network.parameters()]
+    assert strides == [parameter.stride() for parameter in expected.parameters()]

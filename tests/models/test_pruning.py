@@ -30,8 +30,10 @@ def with_lively_norms(network: nn.Module) -> nn.Module:
                 (module.bias, 0.0, 0.3),
                 (module.running_mean, 0.0, 0.1),
             ):
-                tensor.data = mean + spread * torch.randn(tensor.shape, generator=generator)
-            module.running_var.data = 0.5 + torch.rand(module.running_var.shape, generator=generator)
+                drawn = mean + spread * torch.randn(tensor.shape, generator=generator)
+                tensor.data = drawn.to(tensor.dtype)
+            variances = 0.5 + torch.rand(module.running_var.shape, generator=generator)
+            module.running_var.data = variances.to(module.running_var.dtype)
     return network.eval()
 
 

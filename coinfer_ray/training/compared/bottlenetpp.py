@@ -26,6 +26,7 @@ from coinfer_ray.compression.codec import Feature
 from coinfer_ray.compression.quantize import Quantizer
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import Layer, LayerGraph
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.models.split import SplitNetwork, split
 from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.training.candidate import MEASURE_IMAGES, CandidateTrainer, codec_rates
@@ -94,7 +95,7 @@ class BottlenetppTraining:
         )
         halves = split(copy.deepcopy(trainer.base), graph, point)
         network = SplitNetwork(halves[0], codec.encoder, codec.channel, codec.decoder, halves[1])
-        network = network.to(trainer.device).to(memory_format=torch.channels_last)
+        network = channels_last(network.to(trainer.device))
         images = settings.fine_tune.images + settings.end_to_end.images
         alone = round(CODEC_SHARE * images)
         _start_decoder(trainer, network)

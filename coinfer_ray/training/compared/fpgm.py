@@ -24,6 +24,7 @@ from torch import nn
 
 from coinfer_ray.compression.pruning import ChannelRanking, shrink
 from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.training.candidate import CandidateTrainer
 from coinfer_ray.training.compared.common import Row, plain_cuts
 
@@ -42,7 +43,7 @@ class FpgmTraining:
     def train(self, trainer: CandidateTrainer, asked: Mapping[str, Any], seed: int) -> list[Row]:
         settings, graph = trainer.settings, trainer.graph
         images = settings.fine_tune.images + settings.end_to_end.images
-        base = copy.deepcopy(trainer.base).to(trainer.device).to(memory_format=torch.channels_last)
+        base = channels_last(copy.deepcopy(trainer.base).to(trainer.device))
         soft = SoftPruned(base, graph, asked["rate"], choose_every=-(-images // EPOCHS))
         trainer.tune(soft, replace(settings.end_to_end, images=images), seed)
         soft.choose()

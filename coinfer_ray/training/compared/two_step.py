@@ -32,6 +32,7 @@ from coinfer_ray.compression.pruning import shrink
 from coinfer_ray.compression.quantize import Quantizer
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import LayerGraph
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.models.split import SplitNetwork, split
 from coinfer_ray.training.candidate import CandidateTrainer
 from coinfer_ray.training.compared.common import Row, lower_envelope, plain_cuts
@@ -172,7 +173,7 @@ def prune(
     """
     graph = trainer.graph
     phase = replace(trainer.settings.fine_tune, images=settings.images, batch_size=settings.batch_size)
-    network = copy.deepcopy(network).to(trainer.device).to(memory_format=torch.channels_last)
+    network = channels_last(copy.deepcopy(network).to(trainer.device))
     start = found = _validation_accuracy(trainer, network)
     left = total = sum(_units(network, graph, region).values())
     step = math.ceil(total / settings.parts)
@@ -191,7 +192,7 @@ def prune(
         removed = least_units({name: scores[name].tolist() for name in region}, step)
         if not removed:
             break
-        network = without(network, graph, removed).to(memory_format=torch.channels_last)
+        network = channels_last(without(network, graph, removed))
         left -= len(removed)
         if trainer.settings.norm_images:
             measure_batch_norms(
