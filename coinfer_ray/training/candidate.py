@@ -197,8 +197,11 @@ class CandidateTrainer:
             Diverged: the loss or the trained network's outputs are no numbers.
         """
         started = time.perf_counter()
-        pruned_whole = any(strategy.sparsity.values()) and strategy.partition_point == len(self.graph.layers)
-        after = (self._quantizes(strategy) or pruned_whole) and self.space.canonical_codec(strategy) == Codec()
+        pruned = any(strategy.sparsity.values())
+        whole = strategy.partition_point == len(self.graph.layers)
+        untouched = not pruned and snr_db is None
+        after = self._quantizes(strategy) or (pruned and whole) or untouched
+        after = after and self.space.canonical_codec(strategy) == Codec()
         if after:
             assembled = self.assemble(self._without_codec(strategy, seed), strategy, snr_db)
         else:
@@ -209,7 +212,7 @@ class CandidateTrainer:
                 self.calibrate(network, network.channel)
             sent = min(sent, self.coded_bit(network, network.channel))
         measured = self.measure(network, seed + 3)
-        trained = any(strategy.sparsity.values()) or not after
+        trained = pruned or not after
         measured |= {
             "device_flop": float(assembled.device_flop),
             "server_flop": float(assembled.server_flop),
