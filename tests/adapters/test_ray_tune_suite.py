@@ -206,18 +206,17 @@ def test_several_objectives_are_refused():
 @pytest.mark.parametrize(
     "domain",
     [
-        tune.qrandint(1, 10, 3),
-        tune.qrandint(1, 10, 1),
-        tune.qrandint(-7, 10, 5),
-        tune.quniform(0.25, 1.5, 0.25),
-        tune.quniform(-1.5, -0.5, 0.5),
-        tune.randint(0, 5),
-        tune.lograndint(1, 6),
-        tune.qlograndint(3, 40, 8),
-        tune.qloguniform(0.5, 4, 0.5),
-        tune.choice([1, "1", None, True]),
+        pytest.param(tune.qrandint(1, 10, 3), id="qrandint by 3"),
+        pytest.param(tune.qrandint(1, 10, 1), id="qrandint by 1"),
+        pytest.param(tune.qrandint(-7, 10, 5), id="qrandint below 0"),
+        pytest.param(tune.quniform(0.25, 1.5, 0.25), id="quniform"),
+        pytest.param(tune.quniform(-1.5, -0.5, 0.5), id="quniform below 0"),
+        pytest.param(tune.randint(0, 5), id="randint"),
+        pytest.param(tune.lograndint(1, 6), id="lograndint"),
+        pytest.param(tune.qlograndint(3, 40, 8), id="qlograndint"),
+        pytest.param(tune.qloguniform(0.5, 4, 0.5), id="qloguniform"),
+        pytest.param(tune.choice([1, "1", None, True]), id="choice"),
     ],
-    ids=str,
 )
 def test_a_domain_holds_what_tune_draws_from_it(domain):
     values = domain.sample(size=2000, random_state=0)
