@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.models.zoo import build
 from coinfer_ray.problem.sampling import plan_levels
@@ -170,7 +171,7 @@ def plain_loop(model: str, folder: Path, px: int, phase: Phase, device: torch.de
 
 def our_loop(model: str, data: DataSplits, px: int, phase: Phase, device: torch.device) -> float:
     """Images a second of :func:`coinfer_ray.training.trainer.train`."""
-    network = build(model, 10).to(device).to(memory_format=torch.channels_last)
+    network = channels_last(build(model, 10).to(device))
     began = time.perf_counter()
     train(network, data.train, Preprocess.of(data, px), phase, seed=0, device=device, precision=pick_precision(device))
     return phase.images / (time.perf_counter() - began)

@@ -14,6 +14,7 @@ the latency of the answers as the geometric mean over the scenarios. At the end 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -74,14 +75,15 @@ def main() -> None:
         damages = Damages(given.damages or MEASURED / f"{given.model}.parquet", problem.space)
         trained, tried = 0, set[Name]()
         expected: list[Move] = []
-        for number in range(given.budget):
+        for number in itertools.count():
             near = Neighbourhood(
                 with_trainings(problem, [*shipped_parts(given.model), folder]), scenarios, confidence=given.confidence
             )
             print(told(number, near, expected), flush=True)
-            if trained >= given.budget or time.monotonic() - started > given.seconds:
+            left = given.budget - trained
+            if left <= 0 or time.monotonic() - started > given.seconds:
                 break
-            expected = chosen(near, damages, meter, given, number, tried)
+            expected = chosen(near, damages, meter, given.seed + number, tried, min(given.batch, left))
             if not expected:
                 print("no move is expected to gain anything")
                 break
@@ -98,12 +100,14 @@ def chosen(
     near: Neighbourhood,
     damages: Damages,
     meter: DamageMeter,
-    given: argparse.Namespace,
-    number: int,
+    seed: int,
     tried: set[Name],
+    count: int,
 ) -> list[Move]:
     """The moves to train in a round: looked at by what is known of all, then by their damage."""
-    names = [name for name in near.moves(DRAWN, given.seed + number) if name not in tried]
+    names = [name for name in near.moves(DRAWN, seed) if name not in tried]
+    if not names:
+        return []
     looked_at = [move.name for move in near.best(names, near.chances(names), LOOKED_AT)]
 
     def damage(names: Sequence[Name]) -> np.ndarray:
@@ -111,7 +115,7 @@ def chosen(
         damages.measure(strategies, meter)
         return damages.of(strategies)
 
-    return near.best(looked_at, near.chances(looked_at, damage), given.batch) if looked_at else []
+    return near.best(looked_at, near.chances(looked_at, damage), count) if looked_at else []
 
 
 def told(number: int, near: Neighbourhood, expected: list[Move]) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec
-from coinfer_ray.refine.moves import Neighbourhood
+from coinfer_ray.refine.moves import LEAST_CHANCE, Neighbourhood
 from tests.synthetic import write_synthetic_records
 
 ALLOWED = (0.02, 0.1, 0.3)
@@ -119,7 +119,9 @@ def test_each_counts_for_what_those_before_it_leave(near: Neighbourhood) -> None
     chances = near.chances(names)
     best = near.best(names, chances, 5)
     gains, _ = near.gains(names)
+    chances = np.where(chances > LEAST_CHANCE, chances, 0)
     alone = (chances * gains).mean(axis=1)
+    assert all(move.strategies for move in best)
     assert best[0].expected == pytest.approx(alone.max()) and best[0].name == names[int(alone.argmax())]
     assert all(first.expected >= second.expected - 1e-12 for first, second in pairwise(best))
     assert len({move.name for move in best}) == len(best)
@@ -136,5 +138,7 @@ def test_a_network_without_a_codec_is_measured_whole_and_where_it_may_win(
     points = [strategy.partition_point for strategy in move.strategies]
     assert len(problem.graph.layers) in points and len(points) == len(set(points))
     assert len({tuple(strategy.sparsity.items()) for strategy in move.strategies}) == 1
-    nothing = near.best(names, np.zeros((len(names), len(near.latency_s))), 3)
-    assert nothing == []
+    assert all(problem.space.cut_kind(point) != "raw" for point in points)  # the whole tells of that as well
+    for too_little in (0.0, 0.04):
+        few = near.moves(50, 8)
+        assert near.best(few, np.full((len(few), len(near.latency_s)), too_little), 3) == []

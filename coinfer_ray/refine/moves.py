@@ -8,8 +8,8 @@ it does is not, but a chance can be had: of strategies measured so far, and of t
 Gain times chance, summed over the scenarios, is the expected improvement of Bayesian optimization (J. Mockus, 1975),
 for many objectives at once, within reach of what wins, as trust regions do it.
 
-A pruned network without a codec is one thing here, wherever it is cut: it is trained once for all its cuts, and is
-written as whole on the device.
+A pruned network without a codec is one thing here, wherever it is cut, and is written as whole on the device: one
+worker trains it once for all its cuts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Damages = Callable[[Sequence[Name]], NDArray[np.float64]]
 """What is measured of strategies before training: (n, D), the larger the worse."""
 
 MOVED_SETS = (1, 2, 3, 5, 8)
-LEAST_CHANCE = 0.05  # a cut that wins with less is not worth measuring
+LEAST_CHANCE = 0.05  # what wins with less is not worth measuring
 _SHIFT = 0.005  # loss: below the luckiest, so that its logarithm is one
 
 
@@ -97,7 +97,7 @@ class Neighbourhood:
                 self._mix(levels, other, rng)
             elif kind == 1 and not self._plain(levels):
                 self._shift(levels, self.space.codec_variable + rng.choice(self._coded(levels), 1), rng)
-            elif kind == 2:
+            elif kind == 2 and self.space.sets > 1:
                 self._shift_half(levels, rng)
             sets = rng.choice(self.space.sets, min(self.space.sets, rng.choice(MOVED_SETS)), replace=False)
             if kind != 1 or rng.random() < 0.5:
@@ -138,6 +138,7 @@ class Neighbourhood:
         """The ``count`` strategies of the largest expected improvement, one after the other: each counts for what those
         before it are not expected to gain already."""
         gain, cuts = self.gains(names)
+        chances = np.where(chances > LEAST_CHANCE, chances, 0.0)
         banked, chosen = np.zeros(gain.shape[1]), list[Move]()
         left = set(range(len(names)))
         while left and len(chosen) < count:
@@ -154,10 +155,11 @@ class Neighbourhood:
         return chosen
 
     def _requests(self, name: Name, gain: np.ndarray, chance: np.ndarray, cuts: np.ndarray) -> tuple[Strategy, ...]:
-        """Where a strategy is measured: whole, and at each cut that may win."""
-        wanted = np.unique(cuts[(gain > 0) & (chance > LEAST_CHANCE)])
+        """Where a strategy is measured: whole, which tells of raw input as well, and at each other cut that may win."""
+        wanted = np.unique(cuts[(gain > 0) & (chance > 0)])
         if self._plain(np.array(name)):
-            wanted = np.union1d(wanted, self._whole)
+            few = wanted[self.space.cut_bits[wanted] < FLOAT_BITS]
+            wanted = np.append(few, self._whole)
         rows = np.repeat(np.array(name)[None], len(wanted), axis=0)
         rows[:, self.space.cut_variable] = wanted
         return tuple(self.space.strategy(row) for row in rows)

@@ -20,6 +20,7 @@ from torch import nn
 
 from coinfer_ray.compression.codec_start import start_from_components
 from coinfer_ray.compression.pruning import shrink
+from coinfer_ray.models.layout import channels_last
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
 from coinfer_ray.runtime.files import write_whole
@@ -56,7 +57,7 @@ class DamageMeter:
     def __init__(self, trainer: CandidateTrainer, images: int = IMAGES) -> None:
         self.trainer = trainer
         self.images = trainer.validation_images.take(slice(0, images))
-        self._base = self._outputs(trainer.base.to(trainer.device).to(memory_format=torch.channels_last).eval())
+        self._base = self._outputs(channels_last(trainer.base.to(trainer.device)).eval())
 
     @torch.no_grad()
     def measure(self, strategy: Strategy) -> Damage:
@@ -66,14 +67,14 @@ class DamageMeter:
         pruned = shrink(trainer.base, trainer.graph, keep).to(trainer.device)
         if trainer.settings.norm_images:
             measure_batch_norms(
-                pruned.to(memory_format=torch.channels_last),
+                channels_last(pruned),
                 trainer.train_images,
                 trainer.data.preprocess,
                 NORM_IMAGES,
                 device=trainer.device,
                 precision=trainer.precision,
             )
-        pruned = pruned.to(memory_format=torch.channels_last).eval()
+        pruned = channels_last(pruned).eval()
         alone, changed = self._divergence(pruned)
         if trainer.space.canonical_codec(strategy) == Codec():
             return Damage(alone, alone, 0.0, changed)
