@@ -10,6 +10,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ def document_of(space: Any) -> Any:
     if isinstance(space, Float | Integer):
         log, step = _scale(space)
         kind = "real" if isinstance(space, Float) else "whole"
-        return {kind: [space.lower, space.upper], "log": log, "step": step}
+        bounds = [_plain(bound) for bound in (space.lower, space.upper)]
+        return {kind: bounds, "log": log, "step": None if step is None else _plain(step)}
     if type(space) in (list, tuple):
         return {type(space).__name__: [document_of(one) for one in space]}
     if type(space) is dict:
@@ -85,6 +87,11 @@ def document_of(space: Any) -> Any:
     if type(space) in _PLAIN:
         return {"value": space}
     raise TypeError(f"{type(space).__name__} is not kept")
+
+
+def _plain(number: Any) -> int | float:
+    """A bound or a step, which may be NumPy's, as Python's own number; whole numbers stay whole."""
+    return int(number) if isinstance(number, Integral) else float(number)
 
 
 def space_of(document: Any) -> Any:

@@ -9,6 +9,7 @@ tune.Tuner(trainable, tune_config=tune.TuneConfig(search_alg=search, num_samples
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from ray.tune.utils.util import flatten_dict  # type: ignore[attr-defined]
 from coinfer_ray.adapters.one_by_one import OneByOne
 from coinfer_ray.adapters.ray_space import document_of, filled, space_of, values_in, variables
 from coinfer_ray.errors import InputError
+from coinfer_ray.runtime.files import write_whole
 
 
 class QuantumSearch(Searcher):  # type: ignore[misc]
@@ -130,6 +132,7 @@ class QuantumSearch(Searcher):  # type: ignore[misc]
     def save(self, checkpoint_path: str) -> None:
         """Write the state as NumPy's npz, with the space where it is made of numbers, texts and truth values.
 
+        The file appears whole, in the place of one that is there, or not at all.
         After a restore the answers of trials that were running count. As they may never come, their configurations
         are also given to others, when there is nothing else to give before them.
         """
@@ -138,8 +141,9 @@ class QuantumSearch(Searcher):  # type: ignore[misc]
         about = {"metric": self._metric, "mode": self._mode, "violation": self.violation}
         with suppress(TypeError):
             about["space"] = document_of(self._space)
-        with open(checkpoint_path, "wb") as file:
-            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **self._search.state())
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, about=np.array(json.dumps(about)), **self._search.state())
+        write_whole(checkpoint_path, lambda temporary: temporary.write_bytes(content.getvalue()))
 
     def restore(self, checkpoint_path: str) -> None:
         """Go on from :meth:`save`, in a search over the same space, or one that has none yet and takes that saved.

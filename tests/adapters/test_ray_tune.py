@@ -1,6 +1,7 @@
 from collections import OrderedDict
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from ray import tune
 
@@ -67,6 +68,42 @@ def test_saved_and_restored_it_goes_on(tmp_path):
     second = QuantumSearch(SPACE, metric="loss", mode="min")
     second.restore(str(tmp_path / "state"))
     assert run(second, 20) == asked[20:]
+
+
+def test_bounds_and_steps_of_numpy_are_saved_as_any_others(tmp_path):
+    path = tmp_path / "state"
+    space = {
+        "n": tune.randint(np.int64(0), np.int64(4)),
+        "x": tune.uniform(np.float32(0.5), np.float64(2)),
+        "w": tune.qrandint(np.int32(16), np.int64(64), np.int64(16)),
+    }
+    first = QuantumSearch(space, metric="l", mode="min", population=4)
+    first.save(str(path))
+    second = QuantumSearch()
+    second.restore(str(path))
+    assert second.suggest("a") == first.suggest("a")
+    assert set(second.suggest("b")) == {"n", "x", "w"}
+
+
+def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "state"
+    search = QuantumSearch(SPACE, metric="loss", mode="min", population=4)
+    search.save(str(path))
+    before = path.read_bytes()
+    search.suggest("a")
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        search.save(str(path))
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["state"]
+    monkeypatch.undo()
+    search.save(str(path))
+    assert path.read_bytes() != before
 
 
 def test_bad_spaces_are_named():
