@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from coinfer_ray.errors import InputError
 
+_TRUTH = (bool, np.bool_)
 WORST = np.finfo(np.float64).max  # the violation of a trial that failed
 
 
@@ -116,8 +117,24 @@ def _place(value: Any, *, values: list[Any]) -> float:
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two values are the same; True is not 1 here, as the two may be two choices."""
-    return one is other or (isinstance(one, bool) == isinstance(other, bool) and bool(one == other))
+    """Whether two values are the same; True is not 1 here, as the two may be two choices, and NaN is NaN."""
+    if one is other:
+        return True
+    if isinstance(one, _TRUTH) != isinstance(other, _TRUTH):
+        return False
+    try:
+        return bool(one == other) or (_unlike_itself(one) and _unlike_itself(other))
+    except ValueError:  # arrays, whose comparison is one too
+        ones, others = np.asarray(one), np.asarray(other)
+        if ones.shape != others.shape:
+            return False
+        return bool(((ones == others) | (_unlike_itself(ones) & _unlike_itself(others))).all())
+
+
+def _unlike_itself(value: Any) -> Any:
+    """Whether a value, or each of an array's, is a NaN of any type."""
+    itself = value
+    return value != itself
 
 
 def excess(violation: Any) -> float:
@@ -275,8 +292,9 @@ class OneByOne:
         """
         inside = {name.removeprefix("optimizer."): state[name] for name in state if name.startswith("optimizer.")}
         optimizer = QuantumOptimizer.from_state(inside)
-        if not np.array_equal(optimizer.low, self.optimizer.low) or not np.array_equal(
-            optimizer.high, self.optimizer.high
+        if not all(
+            np.array_equal(getattr(optimizer, name), getattr(self.optimizer, name))
+            for name in ("low", "high", "integral")
         ):
             raise ValueError("state: is of other parameters; restore it into a search over the same ones")
         self.optimizer = optimizer
