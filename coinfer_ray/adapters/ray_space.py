@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from numbers import Integral
@@ -224,12 +225,8 @@ def _values(space: Any, given: Any, path: Path) -> dict[Hashable, Any]:
                 continue
     elif isinstance(space, Domain):
         variable = _variable(path, space)
-        try:
-            at = variable.encode(given)
-            if variable.low <= at <= variable.high and math.isclose(variable.decode(at), given, abs_tol=1e-12):
-                return {path: variable.decode(at)}
-        except (TypeError, ValueError):
-            pass
+        with suppress(ValueError):
+            return {path: variable.decode(variable.place_of(given))}
     elif isinstance(space, Mapping) and isinstance(given, Mapping) and set(given) <= set(space):
         missing = [key for key in set(space) - set(given) if any(_domains(space[key], ()))]
         if not missing:
