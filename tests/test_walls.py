@@ -39,7 +39,8 @@ RAY_PARTS = (
 # From the ground up: a folder or file imports from its own layer's folder and from lower layers only.
 LAYERS = (
     ("errors", "version"),
-    ("runtime", "adapters"),
+    ("runtime",),
+    ("adapters",),
     ("models",),
     ("problem",),
     ("scenarios", "records", "compression"),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from coinfer_ray.errors import InputError
 
+_TRUTH = (bool, np.bool_)
 WORST = np.finfo(np.float64).max  # the violation of a trial that failed
 
 
@@ -31,7 +32,21 @@ class Variable:
     high: float
     integer: bool
     decode: Callable[[float], Any]
-    encode: Callable[[Any], float]  # the inverse; TypeError or ValueError for what is no value of the parameter
+    encode: Callable[[Any], float]  # the inverse; of what is no value of the parameter, a neighbour's or an error
+
+    def place_of(self, value: Any) -> float:
+        """The number from which ``value`` is decoded.
+
+        Raises ValueError for what is no value of the parameter: outside, between two steps, of another kind.
+        """
+        try:
+            place = self.encode(value)
+            inside = self.low <= place <= self.high and _is_value(self.decode(place), value)
+        except (OverflowError, TypeError):
+            inside = False
+        if not inside:
+            raise ValueError(f"{value!r} is none of the values")
+        return place
 
 
 def real(name: Hashable, low: float, high: float, *, log: bool = False, step: float | None = None) -> Variable:
@@ -115,9 +130,36 @@ def _place(value: Any, *, values: list[Any]) -> float:
     raise ValueError("is none of the choices")
 
 
+def _is_value(decoded: Any, given: Any) -> bool:
+    """Whether a value was meant as the one decoded: the same, or off by what its arithmetic rounds."""
+    if equal(decoded, given):
+        return True
+    if isinstance(given, _TRUTH) or not isinstance(
+        decoded, float | np.floating
+    ):  # a whole number is that or another one
+        return False
+    return math.isclose(decoded, given, abs_tol=1e-12)
+
+
 def equal(one: Any, other: Any) -> bool:
-    """Whether two values are the same; True is not 1 here, as the two may be two choices."""
-    return one is other or (isinstance(one, bool) == isinstance(other, bool) and bool(one == other))
+    """Whether two values are the same; True is not 1 here, as the two may be two choices, and NaN is NaN."""
+    if one is other:
+        return True
+    if isinstance(one, _TRUTH) != isinstance(other, _TRUTH):
+        return False
+    try:
+        return bool(one == other) or (_unlike_itself(one) and _unlike_itself(other))
+    except ValueError:  # arrays, whose comparison is one too
+        ones, others = np.asarray(one), np.asarray(other)
+        if ones.shape != others.shape:
+            return False
+        return bool(((ones == others) | (_unlike_itself(ones) & _unlike_itself(others))).all())
+
+
+def _unlike_itself(value: Any) -> Any:
+    """Whether a value, or each of an array's, is a NaN of any type."""
+    itself = value
+    return value != itself
 
 
 def excess(violation: Any) -> float:
@@ -230,8 +272,14 @@ class OneByOne:
     def observe(self, found: Mapping[Any, Any], objective: float, violation: Any = 0.0) -> bool:
         """Take the answer to parameters that were evaluated elsewhere; False where they are none of the space's.
 
-        ``objective`` and ``violation`` as for :meth:`answer`. It counts from the end of the batch on.
+        ``objective`` and ``violation`` as for :meth:`answer`, but of an evaluation that did not fail. It counts from
+        the end of the batch on.
+
+        Raises:
+            InputError: the objective is NaN or None.
         """
+        if objective is None or math.isnan(objective):
+            raise InputError(f"objective: is {objective}; a number is needed, leave out what failed")
         return self._observe(found, objective, excess(violation))
 
     def _settle(self, row: int, objective: float, violation: float) -> None:
@@ -246,13 +294,11 @@ class OneByOne:
     def _observe(self, found: Mapping[Any, Any], objective: float, violation: float) -> bool:
         """Keep the answer to a point that was not suggested until the batch ends, if it is one of the space."""
         try:
-            point = np.array([variable.encode(found[variable.name]) for variable in self.variables], dtype=np.float64)
-        except (KeyError, TypeError, ValueError):
+            point = np.array([variable.place_of(found[variable.name]) for variable in self.variables], dtype=np.float64)
+        except (KeyError, ValueError):
             return False
-        inside = bool(((point >= self.optimizer.low) & (point <= self.optimizer.high)).all())
-        if inside:
-            self._others.append((point, objective, violation))
-        return inside
+        self._others.append((point, objective, violation))
+        return True
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All there is to know, as arrays for ``numpy.savez``."""
@@ -275,8 +321,9 @@ class OneByOne:
         """
         inside = {name.removeprefix("optimizer."): state[name] for name in state if name.startswith("optimizer.")}
         optimizer = QuantumOptimizer.from_state(inside)
-        if not np.array_equal(optimizer.low, self.optimizer.low) or not np.array_equal(
-            optimizer.high, self.optimizer.high
+        if not all(
+            np.array_equal(getattr(optimizer, name), getattr(self.optimizer, name))
+            for name in ("low", "high", "integral")
         ):
             raise ValueError("state: is of other parameters; restore it into a search over the same ones")
         self.optimizer = optimizer

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
-import numpy as np
 from ray import tune
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized, Uniform
 
@@ -76,8 +77,9 @@ def document_of(space: Any) -> Any:
         return {"choice": [document_of(one) for one in space.categories]}
     if isinstance(space, Float | Integer):
         log, step = _scale(space)
-        kind = "real" if isinstance(space, Float) else "whole"
-        return {kind: [space.lower, space.upper], "log": log, "step": step}
+        kind, number = ("real", float) if isinstance(space, Float) else ("whole", int)
+        bounds = [number(bound) for bound in (space.lower, space.upper)]  # which may be NumPy's
+        return {kind: bounds, "log": log, "step": None if step is None else _plain(step)}
     if type(space) in (list, tuple):
         return {type(space).__name__: [document_of(one) for one in space]}
     if type(space) is dict:
@@ -85,6 +87,20 @@ def document_of(space: Any) -> Any:
     if type(space) in _PLAIN:
         return {"value": space}
     raise TypeError(f"{type(space).__name__} is not kept")
+
+
+def _plain(number: Any) -> int | float:
+    """A step, which may be NumPy's, as Python's own number; whole numbers stay whole."""
+    return int(number) if isinstance(number, Integral) else float(number)
+
+
+def searched_in(space: Any) -> str:
+    """What is searched in ``space``, and where; two spaces of the same text take each other's states.
+
+    Raises:
+        TypeError: a choice holds what :func:`document_of` does not keep.
+    """
+    return repr([(path, document_of(domain)) for path, domain in _domains(space, ())])
 
 
 def space_of(document: Any) -> Any:
@@ -156,11 +172,30 @@ def _variable(path: Path, domain: Domain) -> Variable:
         raise InputError(
             f"space: {name} is of a kind that is not understood; use uniform, loguniform, randint or choice"
         )
+    _check_range(name, domain, log, step)
     if step is not None:
         return _stepped(path, domain, log, step)
     if isinstance(domain, Float):
         return real(path, domain.lower, domain.upper, log=log)
     return whole(path, domain.lower, domain.upper - 1, log=log)
+
+
+def _check_range(name: str, domain: Float | Integer, log: bool, step: float | None) -> None:
+    """Raise InputError, in the user's own words, for bounds between which there is nothing or no end."""
+    integral = isinstance(domain, Integer)
+    kind = f"{'' if step is None else 'q'}{'log' if log else ''}{'randint' if integral else 'uniform'}"
+    given = ", ".join(str(each) for each in (domain.lower, domain.upper, step) if each is not None)
+    what = f"space: {name}: {kind}({given})"
+    try:
+        lower, upper = float(domain.lower), float(domain.upper)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} has a bound that is no number; two numbers are needed") from None
+    if not math.isfinite(upper - lower):
+        raise InputError(f"{what} has no finite width; finite bounds are needed")
+    if integral and not (lower.is_integer() and upper.is_integer()):
+        raise InputError(f"{what} has a bound with a fraction; whole numbers are needed")
+    if upper < lower or (upper == lower and integral and step in (None, 1)):
+        raise InputError(f"{what} is empty; the upper end must exceed the lower")
 
 
 def _stepped(path: Path, domain: Float | Integer, log: bool, step: float) -> Variable:
@@ -190,12 +225,8 @@ def _values(space: Any, given: Any, path: Path) -> dict[Hashable, Any]:
                 continue
     elif isinstance(space, Domain):
         variable = _variable(path, space)
-        try:
-            at = variable.encode(given)
-            if variable.low <= at <= variable.high and math.isclose(variable.decode(at), given, abs_tol=1e-12):
-                return {path: variable.decode(at)}
-        except (TypeError, ValueError):
-            pass
+        with suppress(ValueError):
+            return {path: variable.decode(variable.place_of(given))}
     elif isinstance(space, Mapping) and isinstance(given, Mapping) and set(given) <= set(space):
         missing = [key for key in set(space) - set(given) if any(_domains(space[key], ()))]
         if not missing:
@@ -206,13 +237,6 @@ def _values(space: Any, given: Any, path: Path) -> dict[Hashable, Any]:
         pairs = enumerate(zip(space, given, strict=True))
         parts = [_values(one, value, (*path, place)) for place, (one, value) in pairs]
         return {key: value for part in parts for key, value in part.items()}
-    elif _constant(space, given):
+    elif equal(space, given):
         return {}
     raise InputError(f"parameters: {_name(path) or 'they'} = {given!r} is none of the space")
-
-
-def _constant(one: Any, other: Any) -> bool:
-    try:
-        return equal(one, other)
-    except ValueError:  # arrays, whose comparison is one too
-        return np.array_equal(one, other)

@@ -9,11 +9,14 @@ tune.Tuner(trainable, tune_config=tune.TuneConfig(search_alg=search, num_samples
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from coinfer_kernels import QuantumOptimizer
@@ -22,8 +25,9 @@ from ray.tune.search import Searcher
 from ray.tune.utils.util import flatten_dict  # type: ignore[attr-defined]
 
 from coinfer_ray.adapters.one_by_one import OneByOne
-from coinfer_ray.adapters.ray_space import document_of, filled, space_of, values_in, variables
+from coinfer_ray.adapters.ray_space import document_of, filled, searched_in, space_of, values_in, variables
 from coinfer_ray.errors import InputError
+from coinfer_ray.runtime.files import write_whole
 
 
 class QuantumSearch(Searcher):  # type: ignore[misc]
@@ -130,6 +134,7 @@ class QuantumSearch(Searcher):  # type: ignore[misc]
     def save(self, checkpoint_path: str) -> None:
         """Write the state as NumPy's npz, with the space where it is made of numbers, texts and truth values.
 
+        The file appears whole, in the place of one that is there, or not at all.
         After a restore the answers of trials that were running count. As they may never come, their configurations
         are also given to others, when there is nothing else to give before them.
         """
@@ -138,25 +143,56 @@ class QuantumSearch(Searcher):  # type: ignore[misc]
         about = {"metric": self._metric, "mode": self._mode, "violation": self.violation}
         with suppress(TypeError):
             about["space"] = document_of(self._space)
-        with open(checkpoint_path, "wb") as file:
-            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **self._search.state())
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, about=np.array(json.dumps(about)), **self._search.state())
+        write_whole(checkpoint_path, lambda temporary: temporary.write_bytes(content.getvalue()))
 
     def restore(self, checkpoint_path: str) -> None:
         """Go on from :meth:`save`, in a search over the same space, or one that has none yet and takes that saved.
 
+        What is refused changes nothing.
+
         Raises:
-            InputError: there is no space here, nor was one saved.
+            InputError: there is no space here, nor was one saved; the file cannot be read, is no checkpoint of a
+                search, or is that of another space.
         """
-        with np.load(checkpoint_path, allow_pickle=False) as state:
-            about = json.loads(state["about"].item()) if "about" in state else {}
-            if self._search is None:
-                if "space" not in about:
-                    raise InputError("search: the space was not saved with the state; give it before restoring")
-                self._start(space_of(about["space"]))
-                self._metric, self._mode = self._metric or about["metric"], self._mode or about["mode"]
-                self.violation = self.violation or about["violation"]
-            assert self._search is not None
-            self._search.load(state, running=True)
+        about, state = _checkpoint(checkpoint_path)
+        space: Any = self._space
+        if self._search is None:
+            if "space" not in about:
+                raise InputError("search: the space was not saved with the state; give it before restoring")
+            space = space_of(about["space"])
+        elif "space" in about and not _same_searched(space, space_of(about["space"])):
+            raise InputError(f"search: {checkpoint_path} is of another space; restore it into a search over the same")
+        search = OneByOne(variables(space), **self._options)
+        try:
+            search.load(state, running=True)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"search: {checkpoint_path} cannot be restored ({error}); give what save wrote") from None
+        if self._search is None:
+            self._metric, self._mode = self._metric or about["metric"], self._mode or about["mode"]
+            self.violation = self.violation or about["violation"]
+        self._search, self._space = search, space
+
+
+def _checkpoint(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a checkpoint says of its search, and the search's state."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            state = {name: file[name] for name in file}
+        about = json.loads(state.pop("about").item()) if "about" in state else {}
+    except OSError as error:
+        raise InputError(f"search: {path} cannot be read ({error.strerror or error}); give what save wrote") from None
+    except (EOFError, TypeError, ValueError, BadZipFile, zlib.error):
+        raise InputError(f"search: {path} is no checkpoint of a search; give what save wrote") from None
+    return about, state
+
+
+def _same_searched(one: Any, other: Any) -> bool:
+    """Whether the same is searched in two spaces, as far as that can be said."""
+    with suppress(TypeError):
+        return searched_in(one) == searched_in(other)
+    return True
 
 
 def _check_one(metric: Any, mode: Any) -> None:

@@ -34,7 +34,7 @@ class _Tracer(torch.fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(m, BatchNormThen) or "alone" in kwargs:
             return super().call_module(m, forward, args, kwargs)
-        y = self.create_proxy("call_module", self.path_of_module(m), args, {**kwargs, "alone": True})
+        y = self.create_proxy("call_module", self.path_of_module(m), (*args, *kwargs.values()), {"alone": True})
         for follower in m.children():
             y = follower(y)
         return y

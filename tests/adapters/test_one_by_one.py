@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from coinfer_kernels import QuantumOptimizer
 
-from coinfer_ray.adapters.one_by_one import WORST, OneByOne, choice, excess, real, whole
+from coinfer_ray.adapters.one_by_one import WORST, OneByOne, choice, excess, multiple, real, whole
+from coinfer_ray.errors import InputError
 
 VARIABLES = (
     real("x", -1.0, 2.0),
@@ -164,3 +165,53 @@ def test_a_trial_that_asks_again_gets_the_same_and_loses_no_place() -> None:
     assert all(search.suggest("a") == first for _ in range(200))
     asked = [key for key in map(str, range(500)) if search.suggest(key) is not None]
     assert len(asked) > 100  # batches that nobody answers are given up, one after the other
+
+
+@pytest.mark.parametrize(
+    ("variable", "values", "others"),
+    [
+        (real("x", 0.0, 1.0), [0.0, 0.44, 1, np.float32(0.5)], [-0.1, 1.1, True, np.True_, "0.5", None, float("nan")]),
+        (real("x", 0.0, 0.9, step=0.3), [0.0, 0.3, 3 * 0.3, 0.1 + 0.2], [0.44, 0.31, 1.2, -0.3, "0.3", float("inf")]),
+        (real("x", 1e-9, 1.0, log=True), [1e-9, 0.3, 1], [0.0, -1.0, 2.0, True, "0.5"]),
+        (whole("n", 0, 10, step=5), [0, 5, 10, 5.0, np.int64(10)], [7, 5.2, 15, -5, True, False, "5", float("nan")]),
+        (whole("n", 0, 10**10, step=5), [10**10, 5], [10**10 - 1, 10**400]),
+        (whole("n", 1, 8, log=True), [1, 2, 8, 2.0], [2.5, 0, 9, 8.4, 0.6, True, None]),
+        (multiple("n", 1, 4, 16), [16, 64], [8, 17, 80, True]),
+        (multiple("x", 1, 4, 0.25, log=True), [0.25, 1.0, 1], [0.3, 1.25, True]),
+        (choice("kind", ["a", 1, float("nan")]), ["a", 1, 1.0, np.float64("nan")], ["b", True, 2, None]),
+        (choice("kind", [False, True]), [False, np.True_], [0, 1]),
+    ],
+)
+def test_what_is_observed_is_a_value_of_the_space(variable, values, others):
+    search = OneByOne([variable], population=4, seed=0)
+    for value in values:
+        assert search.observe({variable.name: value}, 1.0), value
+        back = variable.decode(variable.place_of(value))
+        assert back == value or back == pytest.approx(value, rel=1e-9, nan_ok=True)
+    for value in others:
+        assert not search.observe({variable.name: value}, 1.0), value
+    assert not search.observe({}, 1.0)
+    for key in "abcd":
+        search.answer(key, 5.0, found=search.suggest(key))
+    assert search.optimizer.evaluations == 4 + len(values) and search.optimizer.best_objective == 1.0
+
+
+@pytest.mark.parametrize("objective", [float("nan"), np.float64("nan"), None])
+def test_an_observed_objective_that_is_none_is_refused_at_once(objective):
+    search = OneByOne([real("x", 0.0, 1.0)], population=4, seed=0)
+    with pytest.raises(InputError, match=r"^objective: is (nan|None); a number is needed"):
+        search.observe({"x": 0.5}, objective)
+    for key in "abcd":
+        search.answer(key, 5.0, found=search.suggest(key))
+    assert search.optimizer.evaluations == 4
+
+
+def test_a_trial_that_ran_between_two_steps_says_nothing_of_either():
+    search = OneByOne([real("x", 0.0, 0.9, step=0.3)], population=4, seed=0)
+    first = search.suggest("a")
+    search.answer("a", -7.0, found={"x": 0.44})
+    assert search.suggest("b") == first
+    search.answer("b", 5.0, found=first)
+    for key in "cde":
+        search.answer(key, 5.0, found=search.suggest(key))
+    assert search.optimizer.evaluations == 4 and search.optimizer.best_objective == 5.0

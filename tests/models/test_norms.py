@@ -38,6 +38,61 @@ class Scaled(NormAct):
         return 2 * super().forward(x)
 
 
+class Cut(NormAct):
+    """As ReLU6: what is above 6 is 6, which normed images of 4 x 2 x 2 values are not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).clamp(max=6)
+
+
+class BySize(NormAct):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (1 if x.shape[-2:] == (2, 2) else 2)
+
+
+class ByMode(NormAct):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y if self.training else y.clamp(max=6)
+
+
+class Several(NormAct):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (super().forward(x),)  # type: ignore[return-value]
+
+
+class Switched(NormAct):
+    def forward(self, x: torch.Tensor, act: bool = True) -> torch.Tensor:
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        own = self.running_mean, self.running_var, self.weight, self.bias
+        y = F.batch_norm(x, *own, self.training, self.momentum or 0.0, self.eps)
+        return self.act(y) if act else y
+
+
+class SwitchedByName(Switched):
+    def forward(self, x: torch.Tensor, *, act: bool = True) -> torch.Tensor:
+        return super().forward(x, act)
+
+
+class SwitchedByAny(Switched):
+    def forward(self, *args: torch.Tensor, **options: bool) -> torch.Tensor:
+        return super().forward(*args, **options)
+
+
+class Using(nn.Module):
+    """Calls its norm with a further argument, or with its input by name."""
+
+    def __init__(self, norm: nn.Module, **options: bool) -> None:
+        super().__init__()
+        self.conv, self.norm, self.options = nn.Conv2d(3, 8, 3), norm, options
+        self.fc = nn.Sequential(nn.Flatten(), nn.Linear(8 * 36, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.fc(self.norm(y, **self.options) if self.options else self.norm(x=y))
+
+
 class Small(nn.Sequential):
     def __init__(self, act: nn.Module, norm: type[NormAct] = NormAct) -> None:
         super().__init__(
@@ -91,3 +146,43 @@ def test_what_computes_something_else_is_left_alone() -> None:
     state = torch.random.get_rng_state()
     with_norms_apart(before)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("norm", [Cut, BySize, ByMode, Several])
+def test_what_differs_on_other_inputs_only_is_left_alone(norm: type[NormAct]) -> None:
+    module = norm(8, nn.ReLU())
+    with_norms_apart(module)
+    assert type(module) is norm
+
+
+def test_a_norm_that_cuts_off_stays_itself_in_a_trace() -> None:
+    network = Small(nn.ReLU(), Cut).eval()
+    nn.init.constant_(network[1].weight, 50.0)
+    x = torch.randn(2, 3, 8, 8)
+    expected = network(x)
+    traced = fx_trace(network, "small")
+    assert type(network[1]) is Cut and torch.equal(network(x), expected)
+    torch.testing.assert_close(traced.eval()(x), expected)
+
+
+@pytest.mark.parametrize("norm", [Switched, SwitchedByName, SwitchedByAny])
+def test_a_norm_that_takes_more_than_its_input_is_left_alone(norm: type[Switched]) -> None:
+    network, x = Using(norm(8, nn.ReLU()), act=False).eval(), torch.randn(2, 3, 8, 8)
+    expected = network(x)
+    traced = fx_trace(network, "using").eval()
+    assert type(network.norm) is norm and torch.equal(network(x), expected)
+    torch.testing.assert_close(traced(x), expected)
+
+
+def test_a_norm_whose_forward_is_its_own_is_left_alone() -> None:
+    module = NormAct(8, nn.ReLU())
+    module.forward = module.forward  # type: ignore[method-assign]
+    assert type(with_norms_apart(module)) is NormAct
+
+
+def test_a_norm_may_be_given_its_input_by_name() -> None:
+    network, x = Using(NormAct(8, nn.ReLU())).eval(), torch.randn(2, 3, 8, 8)
+    expected = network(x)
+    assert type(with_norms_apart(network).norm) is BatchNormThen and torch.equal(network(x), expected)
+    graph = check_network(network)
+    assert [layer.kind for layer in graph.layers] == ["conv", "batch_norm", "relu", "fc"]
