@@ -209,8 +209,8 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         ),
         (
             {"link": [{"rate_mbps": 3, "radio_w": 1}]},
-            "link[0].radio_w: unknown key; known: name, rate_mbps, bandwidth_mhz, snr_db, round_trip_ms, radio; radio_w "
-            "is a key of devices",
+            "link[0].radio_w: unknown key; known: name, rate_mbps, bandwidth_mhz, snr_db, round_trip_ms, radio; "
+            "radio_w is a key of devices",
         ),
         ({"link": [{"rate_mbps": 1, "snr_db": 3}]}, "link[0]: needs either rate_mbps, or bandwidth_mhz and snr_db"),
         ({"link": ["6g"]}, "link[0]: '6g' is unknown; did you mean 5g or 4g or 3g?"),
