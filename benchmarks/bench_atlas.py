@@ -25,6 +25,8 @@ import numpy as np
 from coinfer_kernels import Scenarios, solve_exact
 from coinfer_kernels.atlas.lookup import Atlas
 
+from coinfer_ray.cli.scripts import positive_int, run_script
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 DEVICE, SERVER, RATE = (1e8, 1e12), 1.06e13, (1e4, 1e9)
 POINTS = (10, 30, 100, 300, 1000)
@@ -90,14 +92,14 @@ def random_atlas(like: Atlas, points: int) -> Atlas:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="alexnet")
-    parser.add_argument("--input-px", type=int)
+    parser.add_argument("--input-px", type=positive_int)
     parser.add_argument("--records", type=Path)
     parser.add_argument("--max-loss", type=float, default=0.02)
     parser.add_argument("--confidence", type=float)
     parser.add_argument("--tolerance", type=float, default=1e-3)
-    parser.add_argument("--max-nodes", type=int, default=200_000)
-    parser.add_argument("--scenarios", type=int, default=1000)
-    parser.add_argument("--lookups", type=int, default=4_000_000)
+    parser.add_argument("--max-nodes", type=positive_int, default=200_000)
+    parser.add_argument("--scenarios", type=positive_int, default=1000)
+    parser.add_argument("--lookups", type=positive_int, default=4_000_000)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
@@ -151,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import sys
@@ -26,6 +27,8 @@ import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
+from coinfer_ray.cli.scripts import positive_int, positive_number, run_script
+from coinfer_ray.records.store import shipped_records
 from coinfer_ray.runtime.executors import WorkerContext
 from coinfer_ray.runtime.executors.ray_executor import RayExecutor
 from coinfer_ray.sweeps.sweep import LARGEST_LOOK_UP, MAX_CHUNKS
@@ -99,7 +102,7 @@ def on_paper(row: dict[str, float], chunk: dict[str, float], given: argparse.Nam
     """What so many scenarios take, by what was measured."""
     scenarios = given.scenarios
     size = max(LARGEST_LOOK_UP, scenarios / MAX_CHUNKS)
-    files = scenarios / size
+    files = math.ceil(scenarios / size)
     work_s = scenarios * chunk["ns"] / 1e9
     cores = given.of * given.cores
     gather_s = files * row["driver_ms"] / 1e3
@@ -118,18 +121,21 @@ def on_paper(row: dict[str, float], chunk: dict[str, float], given: argparse.Nam
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", type=int, nargs="+", default=[10], help="several are measured one after the other")
-    parser.add_argument("--workers", type=int, default=1, help="of a node")
-    parser.add_argument("--chunks", type=int, default=2000)
-    parser.add_argument("--sleep-ms", type=float, default=20.0, help="that a chunk takes its worker")
-    parser.add_argument("--bytes", type=int, nargs="+", default=[200], help="that a chunk sends back")
+    parser.add_argument(
+        "--nodes", type=positive_int, nargs="+", default=[10], help="several are measured one after the other"
+    )
+    parser.add_argument("--workers", type=positive_int, default=1, help="of a node")
+    parser.add_argument("--chunks", type=positive_int, default=2000)
+    parser.add_argument("--sleep-ms", type=positive_number, default=20.0, help="that a chunk takes its worker")
+    parser.add_argument("--bytes", type=positive_int, nargs="+", default=[200], help="that a chunk sends back")
     parser.add_argument("--model", default="alexnet")
-    parser.add_argument("--scenarios", type=float, default=1e10)
-    parser.add_argument("--of", type=int, default=100, help="nodes, on paper")
-    parser.add_argument("--cores", type=int, default=16, help="of a node, on paper")
+    parser.add_argument("--scenarios", type=positive_number, default=1e10)
+    parser.add_argument("--of", type=positive_int, default=100, help="nodes, on paper")
+    parser.add_argument("--cores", type=positive_int, default=16, help="of a node, on paper")
     parser.add_argument("--price", type=float, default=0.04, help="US dollars for a core and hour: an assumption")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    shipped_records(given.model)  # one without any is refused before the driver is measured
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     document: dict[str, Any] = {"processors": os.cpu_count(), "load": os.getloadavg()[0], "driver": []}
     for nodes in given.nodes:
@@ -160,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

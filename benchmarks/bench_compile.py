@@ -24,6 +24,8 @@ from typing import Any
 import coinfer_kernels
 from coinfer_kernels.warm_up import small_problem
 
+from coinfer_ray.cli.scripts import positive_int, run_script
+
 CHILD = """
 import collections, json, pickle, sys, time
 from numba.core import event
@@ -88,7 +90,7 @@ def show(found: dict[str, Any], rows: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=30)
+    parser.add_argument("--rows", type=positive_int, default=30)
     parser.add_argument("--kernels", type=Path, nargs="+", default=[], metavar="FOLDER")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -103,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

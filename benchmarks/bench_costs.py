@@ -32,6 +32,7 @@ from coinfer_kernels.exact.solve import solve_exact
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.bench_exact import assemble, paper_scenarios, row
+from coinfer_ray.cli.scripts import positive_int, run_script
 
 COST_MODELS = ("flops", "layers", "profile")
 OBJECTIVES = ("latency", "energy", "weighted")
@@ -144,11 +145,11 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, required=True)
     parser.add_argument("--model", default="alexnet")
     parser.add_argument("--records", type=Path)
-    parser.add_argument("--max-nodes", type=int, default=100_000)
+    parser.add_argument("--max-nodes", type=positive_int, default=100_000)
     parser.add_argument("--round-trip-ms", type=float, default=20.0)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=positive_int, default=2)
     parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive_int, default=1)
     parser.add_argument("--backend", choices=("auto", "onnxruntime", "torch"), default="auto")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -180,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

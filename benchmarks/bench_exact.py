@@ -30,6 +30,8 @@ import numpy as np
 from coinfer_kernels import CostTables, EnsembleTables, Scenarios, Solutions, SpaceTables, solve_quantum, strategy_costs
 from coinfer_kernels.exact.solve import solve_exact
 
+from coinfer_ray.cli.scripts import positive_int, run_script
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 LOSSES = (0.01, 0.02, 0.05)
 HEURISTICS = ("quantum", "paper", "paper-parent")
@@ -333,15 +335,15 @@ def print_gaps(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="alexnet")
-    parser.add_argument("--input-px", type=int)
+    parser.add_argument("--input-px", type=positive_int)
     parser.add_argument("--records", type=Path)
     parser.add_argument("--regressor", help="instead of the default one, where records are fitted")
-    parser.add_argument("--max-nodes", type=int, default=100_000)
+    parser.add_argument("--max-nodes", type=positive_int, default=100_000)
     parser.add_argument("--gap", type=float, default=1e-3)
     parser.add_argument("--highs", type=int, default=0, help="scenarios that HiGHS solves too")
     parser.add_argument("--highs-seconds", type=float, default=120.0)
     parser.add_argument("--gaps", action="store_true", help="certified gaps of the other optimizers, too")
-    parser.add_argument("--rates", type=int, default=17, help="rates of the sweep")
+    parser.add_argument("--rates", type=positive_int, default=17, help="rates of the sweep")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     problem = assemble(arguments.model, arguments.input_px, arguments.records, arguments.regressor)
@@ -375,4 +377,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -30,6 +30,7 @@ import numpy as np
 from coinfer_kernels import Scenarios, cheapest_feasible, decode, latencies, strategy_costs
 from numba import njit
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.problem.costs import DelayCalculator
 from coinfer_ray.problem.space import SearchSpace
@@ -56,8 +57,8 @@ def best(call: Callable[[], object], repetitions: int = 7) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strategies", type=int, default=4096)
-    parser.add_argument("--scenarios", type=int, default=4096)
+    parser.add_argument("--strategies", type=positive_int, default=4096)
+    parser.add_argument("--scenarios", type=positive_int, default=4096)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
 
@@ -108,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,6 +17,7 @@ import argparse
 import json
 from typing import Any
 
+from coinfer_ray.cli.scripts import inner_share, positive_int, run_script
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.problem.space import SearchSpace
@@ -67,16 +68,16 @@ def measure(cases: list[dict[str, Any]], runner: Any, threads: int, repeats: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default="alexnet,regnet_x_400mf,mobilenet_v2")
-    parser.add_argument("--px", type=int, default=224)
-    parser.add_argument("--levels", type=float, nargs="+", default=[0.3, 0.52])
-    parser.add_argument("--multiples", type=int, nargs="+", default=[1, 4, 8, 16])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--px", type=positive_int, default=224)
+    parser.add_argument("--levels", type=inner_share, nargs="+", default=[0.3, 0.52])
+    parser.add_argument("--multiples", type=positive_int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--threads", type=positive_int, default=1)
+    parser.add_argument("--repeats", type=positive_int, default=3)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     rows = []
-    for network in arguments.networks.split(","):
-        cases = networks_of(network, arguments.px, arguments.levels, arguments.multiples)
+    networks = arguments.networks.split(",")  # all of them are known before the first is measured
+    for cases in [networks_of(name, arguments.px, arguments.levels, arguments.multiples) for name in networks]:
         for name, runner in runners().items():
             seconds = measure(cases, runner, arguments.threads, arguments.repeats)
             for case, taken in zip(cases, seconds, strict=True):
@@ -104,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -49,6 +49,8 @@ from coinfer_kernels import (
 from coinfer_kernels.local_search.solve import EVALUATIONS, LevelSettings, solve_with
 from coinfer_kernels.problem import check_problem
 
+from coinfer_ray.cli.scripts import positive_int, run_script
+
 WITHIN = 0.01
 BUDGETS = tuple(62_500 * 2**k for k in range(7))  # to 4,000,000
 
@@ -429,10 +431,12 @@ def main() -> None:
     parser.add_argument("--problem", action="store_true", help="only the mission's problem")
     parser.add_argument("--classic", action="store_true", help="only the classic functions")
     parser.add_argument("--ablation", action="store_true", help="only the ablation of solve_quantum")
-    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--seeds", type=positive_int)
     parser.add_argument("--seconds", type=float, help="cap of a run; Algorithm 1 on scikit-learn has the same")
     parser.add_argument("--regressors", nargs="+", default=["monotone_boosting", "gradient_boosting"])
-    parser.add_argument("--nodes", type=int, default=500, help="limit of the exact solver for the best known value")
+    parser.add_argument(
+        "--nodes", type=positive_int, default=500, help="limit of the exact solver for the best known value"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     everything = not (arguments.problem or arguments.classic or arguments.ablation)
@@ -461,4 +465,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

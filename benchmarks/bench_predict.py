@@ -44,6 +44,8 @@ from coinfer_kernels.trees.llvm import Form, form
 from numba import njit
 from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor
 
+from coinfer_ray.cli.scripts import positive_int, run_script
+
 TREES, FEATURES, LEVELS = 100, 16, 64
 ROUNDS, TURN_S = 20, 0.002
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -194,8 +196,8 @@ def show(rows: list[dict[str, Any]], batches: list[int], floor: dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depths", type=int, nargs="+", default=[3, 6, 10])
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 5, 100, 1000, 100_000])
+    parser.add_argument("--depths", type=positive_int, nargs="+", default=[3, 6, 10])
+    parser.add_argument("--batches", type=positive_int, nargs="+", default=[1, 5, 100, 1000, 100_000])
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     kinds = [(depth, False) for depth in arguments.depths] + [(3, True)] * (3 in arguments.depths)
@@ -224,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

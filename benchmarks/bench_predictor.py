@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.predictor.calibration import Calibration, resolution_of
 from coinfer_ray.predictor.fit import DEFAULT_REGRESSOR, record_features, regressor_of
 from coinfer_ray.predictor.metrics import adjusted_r2, assign_folds, out_of_fold, strategy_groups
@@ -206,8 +207,8 @@ def compare_bounds(data: Data, splits: int, confidence: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", nargs="*", type=Path)
-    parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--splits", type=positive_int, default=20)
+    parser.add_argument("--repetitions", type=positive_int, default=3)
     parser.add_argument("--confidence", type=float, default=0.95)
     arguments = parser.parse_args()
     data = read(arguments.records or [shipped_records("alexnet")])
@@ -220,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

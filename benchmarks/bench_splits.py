@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from coinfer_ray.cli.scripts import positive_int, run_script
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 ROUND_TRIPS_S = (0.0, 0.067)
 PAPER = {"raspberrypi-2": "rpi4b", "jetsonnano": "tk1"}  # the paper's device of the kind; its server is the P100
@@ -84,7 +86,7 @@ def compared(rates: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", type=int, default=200)
+    parser.add_argument("--rates", type=positive_int, default=200)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     rows = compared(arguments.rates)
@@ -101,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

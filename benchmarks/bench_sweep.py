@@ -28,10 +28,12 @@ from typing import Any
 import numpy as np
 
 from coinfer_ray.atlas.build import grid_atlases
+from coinfer_ray.cli.scripts import positive_int, positive_number, run_script
+from coinfer_ray.errors import check_name
 from coinfer_ray.sweeps.chunks import solve_chunk
 from coinfer_ray.sweeps.manifest import Manifest
 from coinfer_ray.sweeps.rows import encode
-from coinfer_ray.sweeps.sweep import prepare, sweep
+from coinfer_ray.sweeps.sweep import SOLVERS, prepare, sweep
 
 RATES = 10_000
 REPEATS = 3  # of what is compared
@@ -133,13 +135,15 @@ def resident_mb() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="alexnet")
-    parser.add_argument("--scenarios", type=float, nargs="+", default=[1e6, 1e7])
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--scenarios", type=positive_number, nargs="+", default=[1e6, 1e7])
+    parser.add_argument("--workers", type=positive_int, default=2)
     parser.add_argument("--searched", type=int, default=10_000, help="scenarios of the solvers that search; 0: none")
     parser.add_argument("--solvers", nargs="+", default=["exact", "quantum"])
     parser.add_argument("--folder", type=Path, help="where to write; default: a temporary one")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    for solver in given.solvers:
+        check_name("solver", solver, SOLVERS)
     document: dict[str, Any] = {"processors": os.cpu_count(), "load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory(dir=given.folder) as place:
         out = Path(place) / "answers"
@@ -239,4 +243,4 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

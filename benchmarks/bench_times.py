@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.problem.network_times import NetworkTimes, times_for
@@ -67,11 +68,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", type=Path, required=True)
     parser.add_argument("--networks", default="alexnet,regnet_x_400mf")
-    parser.add_argument("--px", type=int, default=64)
+    parser.add_argument("--px", type=positive_int, default=64)
     parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.3, 0.5])
     parser.add_argument("--cuts", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive_int, default=1)
     parser.add_argument("--backend", choices=("auto", "onnxruntime", "torch"), default="auto")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -119,4 +120,4 @@ def _pruned(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.models.layout import channels_last
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.models.zoo import build
@@ -250,10 +251,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10's train and test.parquet")
     parser.add_argument("--model", default="alexnet")
-    parser.add_argument("--input-px", type=int, default=64)
+    parser.add_argument("--input-px", type=positive_int, default=64)
     parser.add_argument("--base", type=Path)
     parser.add_argument("--candidates", type=int, default=4)
-    parser.add_argument("--loop-images", type=int, default=2048)
+    parser.add_argument("--loop-images", type=positive_int, default=2048)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
 
@@ -274,4 +275,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

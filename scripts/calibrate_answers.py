@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.records.store import pack, read_records
@@ -37,10 +38,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--answers", type=Path, required=True)
     parser.add_argument("--pack", type=Path, required=True)
-    parser.add_argument("--scenarios", type=int, default=40)
+    parser.add_argument("--scenarios", type=positive_int, default=40)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("--workers", type=positive_int)
     given = parser.parse_args()
 
     predictor = Predictor.load(given.predictor)
@@ -68,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.records.store import pack, read_records
 from coinfer_ray.refine.cases import DRAWN_LOSSES, drawn_cases
 from coinfer_ray.refine.run import refine
@@ -29,12 +30,12 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="their base network")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pack", type=Path, required=True)
-    parser.add_argument("--scenarios", type=int, default=60)
+    parser.add_argument("--scenarios", type=positive_int, default=60)
     parser.add_argument("--budget", type=int, default=200, help="trainings")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--optimizer", default="exact")
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("--workers", type=positive_int)
     given = parser.parse_args()
     cases = drawn_cases(given.scenarios, given.seed, DRAWN_LOSSES)
     with make_executor(given.executor, workers=given.workers, gpus_per_worker=gpu_share()) as executor:
@@ -55,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

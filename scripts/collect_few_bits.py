@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from coinfer_kernels import Scenarios
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec
 from coinfer_ray.records.request import Request
@@ -40,8 +41,8 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", help="images as `coinfer collect --data` takes them")
     parser.add_argument("--out", type=Path, help="folder: one file for each training")
-    parser.add_argument("--scenarios", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--scenarios", type=positive_int, default=400)
+    parser.add_argument("--rounds", type=positive_int, default=2)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--plan", action="store_true")
@@ -50,7 +51,7 @@ def main() -> None:
         "--join", type=Path, nargs="*", default=[], help="others' trainings: their quantised ones count too"
     )
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("--workers", type=positive_int)
     given = parser.parse_args()
     # By records of floats alone, so that the plan stays the same as its trainings come in.
     floats = shipped_records(given.model)
@@ -123,4 +124,4 @@ def lost_more(floats: Records, few: Records) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.records.choices import SHARDS, choices_path, pack_choices, read_choices
 from coinfer_ray.records.store import read_records, shipped_records
 from coinfer_ray.runtime.executors import EXECUTORS, make_executor
@@ -30,11 +31,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder: one file for each training")
     parser.add_argument("--methods", default=",".join(TRAININGS), help="default: %(default)s")
     parser.add_argument("--most", type=int, help="trainings of each method's plan")
-    parser.add_argument("--repeats", type=int, default=1, help="of each, from other seeds")
+    parser.add_argument("--repeats", type=positive_int, default=1, help="of each, from other seeds")
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--pack", type=Path, help="default: beside the shipped records")
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("--workers", type=positive_int)
     given = parser.parse_args()
     source = given.records or shipped_records(given.model)
     info, data = read_records(source).info, load_data(given.data)
@@ -66,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

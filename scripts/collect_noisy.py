@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from coinfer_kernels import Scenarios
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
 from coinfer_ray.records.request import Request
@@ -51,15 +52,15 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, help="images as `coinfer collect --data` takes them")
     parser.add_argument("--out", type=Path, required=True, help="folder: one file for each training")
-    parser.add_argument("--scenarios", type=int, default=400)
+    parser.add_argument("--scenarios", type=positive_int, default=400)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--budget", type=int, default=150, help="trainings, those at hand included")
-    parser.add_argument("--batch", type=int, default=8, help="trainings between two looks at what is wanted")
+    parser.add_argument("--batch", type=positive_int, default=8, help="trainings between two looks at what is wanted")
     parser.add_argument("--join", type=Path, nargs="*", default=[])
     parser.add_argument("--pack", type=Path, help="default: beside the shipped records")
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("--workers", type=positive_int)
     given = parser.parse_args()
     floats = shipped_records(given.model)
     problem = assemble(given.model, records=read_records(floats), feature_bits=32)
@@ -152,4 +153,4 @@ def print_costs(noisy: Records, noise_free: Records) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

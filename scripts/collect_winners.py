@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from coinfer_kernels import Scenarios
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.problem.strategy import FLOAT_BITS
@@ -41,14 +42,14 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, help="images as `coinfer collect --data` takes them")
     parser.add_argument("--out", type=Path, required=True, help="folder: one file for each training")
-    parser.add_argument("--trainings", type=int, default=2)
-    parser.add_argument("--scenarios", type=int, default=200)
+    parser.add_argument("--trainings", type=positive_int, default=2)
+    parser.add_argument("--scenarios", type=positive_int, default=200)
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--join", type=Path, nargs="*", default=[], help="records of other trainings that count too")
     parser.add_argument("--no-pack", action="store_true", help="leave the shipped records as they are")
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("--workers", type=positive_int)
     given = parser.parse_args()
     problem = assemble(given.model)
     drawn = drawn_cases(given.scenarios, given.seed, (0.0,))
@@ -97,4 +98,4 @@ def missing(problem: Problem, scenarios: Scenarios, given: argparse.Namespace) -
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

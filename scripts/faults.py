@@ -94,7 +94,8 @@ def two_drivers(trial: Trial, out: Path) -> Row:
     first = trial.begin(out)
     first.wait_for(2)
     status, said = trial.begin(out).end()
-    assert status == 2 and "is in use by process" in said, said
+    if status != 2 or "is in use by process" not in said:
+        raise RuntimeError(f"the second command was not refused: status {status}: {said}")
     row = trial.finish(first, "two drivers", "the same command again while it runs")
     return Row(**{**asdict(row), "seen": f"the second: {said.removeprefix('coinfer: ')}".replace(str(out), "OUT")})
 
@@ -114,7 +115,8 @@ def full_disk(trial: Trial, out: Path) -> Row:
             ballast.unlink()
             mount("-o", "remount,size=4m", small)
 
-        return trial.finish(trial.begin(small / "out"), "disk full", "80 kB of room, then 4 MB", make_room)
+        with trial.ended():
+            return trial.finish(trial.begin(small / "out"), "disk full", "80 kB of room, then 4 MB", make_room)
     finally:
         unmount(small)
 
@@ -123,11 +125,13 @@ def read_only(trial: Trial, out: Path) -> Row:
     running = trial.begin(out)
     running.wait_for(2)
     # The lock is open below, so that the file system itself cannot change: one over it can.
-    if not (os.geteuid() == 0 and mount("--bind", out, out) and mount("-o", "remount,bind,ro", out)):
-        running.process.kill()
-        running.process.wait()
-        return not_here("folder read-only", trial, "a read-only mount is not allowed")
-    return trial.finish(running, "folder read-only", "a read-only mount over the folder", lambda: unmount(out))
+    with ExitStack() as mounted, trial.ended():  # what runs there is ended before it is unmounted
+        bound = os.geteuid() == 0 and mount("--bind", out, out)
+        if bound:
+            mounted.callback(unmount, out)
+        if not (bound and mount("-o", "remount,bind,ro", out)):
+            return not_here("folder read-only", trial, "a read-only mount is not allowed")
+        return trial.finish(running, "folder read-only", "a read-only mount over the folder", mounted.close)
 
 
 def clock_back(trial: Trial, out: Path) -> Row:
@@ -200,19 +204,19 @@ def stop_head(cluster: TwoNodes, trial: Trial, out: Path) -> Row:
     kill_all(cluster.processes("head"))
     spent = 0.0
 
-    def start_again() -> None:
+    def start_again() -> float:
         nonlocal spent
         began = time.monotonic()
         restart(cluster, "worker", "head")
         spent = time.monotonic() - began
+        return spent
 
     row = trial.finish(running, "head killed", "kill -9 of the first node, with the cluster's own store", start_again)
     if row.recovered == "by itself":
         start_again()
         return row
-    assert row.lost_s is not None
     seen = f"{row.seen}; starting both nodes again took {spent:.0f} s, not counted"
-    return Row(**{**asdict(row), "lost_s": row.lost_s - spent, "seen": seen})
+    return Row(**{**asdict(row), "seen": seen})
 
 
 def cut_link(cluster: TwoNodes, trial: Trial, out: Path) -> Row:
@@ -283,7 +287,8 @@ def ip(*words: str) -> bool:
 
 
 def link(state: str) -> None:
-    assert ip("-n", namespaces()[1], "link", "set", "veth", state)
+    if not ip("-n", namespaces()[1], "link", "set", "veth", state):
+        raise RuntimeError(f"the link between the two namespaces cannot be set {state}")
 
 
 def namespaces() -> tuple[str, str]:
@@ -294,11 +299,13 @@ def namespaces() -> tuple[str, str]:
 def two_hosts() -> Iterator[dict[str, tuple[str, str]]]:
     """Two network namespaces that see each other; none where they are not allowed."""
     first, second = namespaces()
-    if os.geteuid() != 0 or not (ip("netns", "add", first) and ip("netns", "add", second)):
+    if os.geteuid() != 0:
         yield {}
         return
     try:
-        joined = ip("link", "add", "veth", "netns", first, "type", "veth", "peer", "name", "veth", "netns", second)
+        joined = ip("netns", "add", first) and ip("netns", "add", second)
+        pair = ("type", "veth", "peer", "name", "veth", "netns", second)
+        joined = joined and ip("link", "add", "veth", "netns", first, *pair)
         for name, address in ((first, HEAD), (second, WORKER)):
             joined = joined and ip("-n", name, "addr", "add", f"{address}/24", "dev", "veth")
             joined = joined and all(ip("-n", name, "link", "set", each, "up") for each in ("lo", "veth"))
@@ -344,11 +351,13 @@ def rows(only: Sequence[str]) -> Iterator[Row]:
 
         def each(faults: Sequence[Fault], trial: Trial, expected: object = None) -> Iterator[Row]:
             trial.measure(folder / f"{trial.name}-undisturbed")
-            assert expected is None or trial.expected == expected, "undisturbed, and other rows already"
+            if expected is not None and trial.expected != expected:
+                raise RuntimeError(f"{trial.name}: undisturbed, and other rows already")
             for number, fault in enumerate(faults):
                 own = folder / f"{trial.name}-{number}"
                 own.mkdir()
-                yield fault(trial, own / "out")
+                with trial.ended():
+                    yield fault(trial, own / "out")
 
         alone = sweep_trial(folder)
         if found := asked("sweep", SWEEP):
@@ -369,7 +378,10 @@ def rows(only: Sequence[str]) -> Iterator[Row]:
 
 
 def main() -> int:
-    known = ["sweep", "cluster", "collect", *(fault.__name__ for fault in (*SWEEP, *CLUSTER, *COLLECT))]
+    # Two commands may meet the same fault.
+    known = list(
+        dict.fromkeys(["sweep", "cluster", "collect", *(each.__name__ for each in (*SWEEP, *CLUSTER, *COLLECT))])
+    )
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", default=[], help=", ".join(known))
     parser.add_argument("--json", action="store_true")

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.trace import trace_graph
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--timm", action="store_true", help="of timm instead of torchvision")
     parser.add_argument("--models", help="default: all of torchvision, fourteen of timm")
     parser.add_argument("--largest", type=float, default=30, help="million parameters")
-    parser.add_argument("--prunings", type=int, default=2)
+    parser.add_argument("--prunings", type=positive_int, default=2)
     given = parser.parse_args()
     names = given.models.split(",") if given.models else TIMM if given.timm else known_models()
     print(f"{'network':28} {'px':>4} {'sets':>5} {'cuts':>5} {'FLOPs':>6}  pruned and cut rightly", flush=True)
@@ -104,4 +105,4 @@ def counted(network: torch.nn.Module, graph: LayerGraph, side: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

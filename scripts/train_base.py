@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.compression.pruning import ChannelRanking, shrink
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.layout import channels_last
@@ -54,17 +55,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="regnet_x_400mf")
     parser.add_argument("--data", type=Path, required=True, help="images as `coinfer collect --data` takes them")
-    parser.add_argument("--input-px", type=int, default=64)
+    parser.add_argument("--input-px", type=positive_int, default=64)
     parser.add_argument("--out", type=Path, required=True, help="base.safetensors to write, or to measure")
     parser.add_argument("--from", dest="start", type=Path, help="a plainly trained base network to go on from")
-    parser.add_argument("--images", type=int, help="of the first phase")
-    parser.add_argument("--prunable-images", type=int, help="of the second phase")
-    parser.add_argument("--batch-size", type=int, help="of both phases")
+    parser.add_argument("--images", type=positive_int, help="of the first phase")
+    parser.add_argument("--prunable-images", type=positive_int, help="of the second phase")
+    parser.add_argument("--batch-size", type=positive_int, help="of both phases")
     parser.add_argument("--learning-rate", type=float, help="of both phases")
     parser.add_argument("--erase", type=float, help="of both phases: the side of the square that is blanked out, 0..1")
     parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
     parser.add_argument("--fine-tune-images", type=int, help="of each sub-network; 0: measure before only")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive_int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -148,4 +149,4 @@ def report(base: BaseNetwork, data: DataSplits, fine_tune_images: int | None) ->
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from coinfer_kernels import Scenarios
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.predictor.fit import measured_of
@@ -51,8 +52,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", help="default: alexnet and regnet_x_400mf")
     parser.add_argument("--confidences", default="0.8,0.9,0.95")
-    parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--scenarios", type=int, default=40, help="of each repeat, every one at 1, 2 and 5 points")
+    parser.add_argument("--repeats", type=positive_int, default=200)
+    parser.add_argument(
+        "--scenarios", type=positive_int, default=40, help="of each repeat, every one at 1, 2 and 5 points"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     confidences = [float(each) for each in given.confidences.split(",")]
@@ -114,4 +117,4 @@ def name_of(strategy: Strategy, layers: int) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -26,6 +26,7 @@ from scipy.stats import spearmanr
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import GroupKFold
 
+from coinfer_ray.cli.scripts import run_script
 from coinfer_ray.predictor.distillation import Aggregates
 from coinfer_ray.predictor.gaussian_process import GaussianProcess
 from coinfer_ray.problem.space import SearchSpace
@@ -163,4 +164,4 @@ def print_row(where: str, group: tuple[str, ...], loss: np.ndarray, found: np.nd
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import cast
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.compression.channel import AWGNChannel
 from coinfer_ray.problem.strategy import Strategy
 from coinfer_ray.records.store import Records, noisy_beside, read_records, shipped_records
@@ -25,9 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="alexnet")
     parser.add_argument("--data", required=True, help="images as `coinfer collect --data` takes them")
-    parser.add_argument("--strategies", type=int, default=2)
+    parser.add_argument("--strategies", type=positive_int, default=2)
     parser.add_argument("--ratios", default="5,10,20,30", help="dB, rising")
-    parser.add_argument("--repeat", type=int, default=1, help="another seed for each")
+    parser.add_argument("--repeat", type=positive_int, default=1, help="another seed for each")
     given = parser.parse_args()
     path = noisy_beside(shipped_records(given.model))
     records = read_records(path)
@@ -66,4 +67,4 @@ def often_trained(records: Records, count: int) -> list[Strategy]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.records.store import Records, read_records
 from coinfer_ray.runtime.executors import make_executor
 from coinfer_ray.training.candidate import CandidateSettings
@@ -63,14 +64,14 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="alexnet")
-    parser.add_argument("--input-px", type=int, default=64)
+    parser.add_argument("--input-px", type=positive_int, default=64)
     parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--strategies", type=int, default=12)
+    parser.add_argument("--strategies", type=positive_int, default=12)
     parser.add_argument("--known", type=Path)
-    parser.add_argument("--validation-images", type=int, default=2000)
-    parser.add_argument("--test-images", type=int, default=1000)
+    parser.add_argument("--validation-images", type=positive_int, default=2000)
+    parser.add_argument("--test-images", type=positive_int, default=1000)
     parser.add_argument("--executor", default="ray", choices=("ray", "local"))
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=positive_int, default=1)
     given = parser.parse_args()
 
     settings = replace(
@@ -111,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

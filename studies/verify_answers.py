@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from coinfer_kernels import Scenarios, cheapest_feasible
 
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.optimizer.optimize import TIME_LIMIT_S
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import DEFAULT_OPTIMIZER, solve
@@ -42,13 +43,13 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scenarios", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--scenarios", type=positive_int, default=40)
+    parser.add_argument("--seeds", type=positive_int, default=2)
     parser.add_argument("--seed", type=int, default=78, help="of the scenarios; no records were collected with 78")
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--pack", type=Path, help="the trainings as one file; default: beside the shipped records")
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("--workers", type=positive_int)
     given = parser.parse_args()
 
     problem = assemble(given.model)
@@ -118,4 +119,4 @@ def quantised_alone(problem: Problem, scenarios: Scenarios, confidence: float | 
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ class Running:
             assert self.process.poll() is None and time.monotonic() < deadline, self.said()
             time.sleep(0.01)
 
+    def stop(self) -> None:
+        """Kill it where it still runs."""
+        self.process.kill()
+        self.process.wait()
+
     def said(self) -> str:
         """All that the command has written on stderr."""
         return self._stderr.read_text(errors="replace")
@@ -91,7 +97,7 @@ class Trial:
     ) -> None:
         self.name, self.command, self.rows = name, command, rows
         self.pattern, self.environment, self.before = pieces, dict(environment), before
-        self.undisturbed_s = 0.0
+        self.undisturbed_s, self._begun = 0.0, list[Running]()
         self.expected: Any = None
 
     def measure(self, out: Path) -> None:
@@ -107,20 +113,31 @@ class Trial:
         return len(list(out.glob(self.pattern)))
 
     def begin(self, out: Path, **settings: str) -> Running:
-        return Running(self, out, settings)
+        self._begun.append(Running(self, out, settings))
+        return self._begun[-1]
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """No command that was begun meanwhile, or before, runs on behind it, however it ends."""
+        try:
+            yield
+        finally:
+            for running in self._begun:
+                running.stop()
+            self._begun.clear()
 
     def finish(
-        self, running: Running, fault: str, tried: str, repair: Callable[[], object] = lambda: None, paused_s: float = 0
+        self, running: Running, fault: str, tried: str, repair: Callable[[], float | None] = lambda: None
     ) -> Row:
-        """Wait for its end, ``repair`` and run it again where it did not succeed, and compare. ``paused_s`` were spent
-        on something else."""
+        """Wait for its end, ``repair`` and run it again where it did not succeed, and compare. The seconds that
+        ``repair`` returns are not the command's, and not counted as lost."""
         status, said = running.end()
-        seen, recovered = said or "nothing", "by itself"
+        seen, recovered, paused_s = said or "nothing", "by itself", 0.0
         if status != 0:
             seen = f"status {status}" + (f": {said.removeprefix('coinfer: ')}" if said else "")
             recovered = "by running it again"
-            repair()
-            status, said = Running(self, running.out, {}).end()
+            paused_s = repair() or 0.0
+            status, said = self.begin(running.out).end()
             assert status == 0, said
         lost_s = time.monotonic() - running.began - self.undisturbed_s - paused_s
         equal = self.rows(running.out) == self.expected

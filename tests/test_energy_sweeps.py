@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 import coinfer_ray
-from coinfer_ray.atlas.atlas import load_atlas
+from coinfer_ray.atlas.atlas import Ranges, load_atlas
+from coinfer_ray.atlas.build import build
 from coinfer_ray.cli import main
 from coinfer_ray.errors import InputError
+from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.layer_times import LayerTimes
 from coinfer_ray.refine.cases import cases_of
@@ -164,6 +166,12 @@ def test_an_atlas_of_energies_answers_as_the_exact_solver_does(options: dict[str
     assert load_atlas(kept[0], "energy").rows()[0]["rate_low_bps"] is None
     with pytest.raises(InputError, match="is of energy, for a sweep of its own; give one of latency"):
         load_atlas(kept[0])
+    assert load_atlas(kept[0], None).info.objective == "energy"
+    written = kept[0].read_bytes()
+    problem = assemble("alexnet", records=options["records"])
+    with pytest.raises(InputError, match=r'out: .* is another atlas: objective is "energy" there and "latency" here; '):
+        build(problem, Ranges((1e9, 1e10), (1e12, 1e13), (1e6, 1e8)), max_loss=0.02, out=kept[0], quiet=True)
+    assert kept[0].read_bytes() == written
     first = coinfer_ray.optimize("alexnet", **scenarios()[0], records=options["records"], objective="energy")
     assert found[0]["energy_j"] == pytest.approx(first.energy_j, rel=2.1e-3)
 

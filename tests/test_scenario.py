@@ -202,6 +202,16 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
             {"link": [{"rate_mbs": 1}]},
             "link[0].rate_mbs: unknown key; known: name, rate_mbps, bandwidth_mhz, snr_db, round_trip_ms, radio",
         ),
+        (
+            {"device": [{"gflops": 3, "radio": {}}]},
+            "device[0].radio: unknown key; known: name, gflops, gflops_by_network, layer_seconds, network_seconds, "
+            "held_out_error, measured, compute_w, radio_w, idle_w; radio is a key of links",
+        ),
+        (
+            {"link": [{"rate_mbps": 3, "radio_w": 1}]},
+            "link[0].radio_w: unknown key; known: name, rate_mbps, bandwidth_mhz, snr_db, round_trip_ms, radio; "
+            "radio_w is a key of devices",
+        ),
         ({"link": [{"rate_mbps": 1, "snr_db": 3}]}, "link[0]: needs either rate_mbps, or bandwidth_mhz and snr_db"),
         ({"link": ["6g"]}, "link[0]: '6g' is unknown; did you mean 5g or 4g or 3g?"),
         ({"link": []}, "link: must be a list with at least one entry"),

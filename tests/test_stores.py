@@ -264,19 +264,19 @@ def test_a_driver_does_not_take_its_own_lock_for_a_foreign_one() -> None:
     assert store.there == {}
 
 
-def copies(root: Path, used_days_ago: dict[str, float], size: int = 1000) -> None:
-    """Copies as :func:`local_copy` keeps them, by the last digit of their names."""
-    for digit, days in used_days_ago.items():
-        folder = root / digit.rjust(24, "0")
-        folder.mkdir(parents=True)
-        (folder / "records.parquet").write_bytes(bytes(size))
-        (folder / LOCK_FILE).touch()
-        at = time.time() - days * 86_400
-        os.utime(folder / LOCK_FILE, (at, at))
+def make_copy(root: Path, name: str, days: float, size: int) -> Path:
+    """A copy of so many bytes, last used so many days ago."""
+    folder = root / name
+    folder.mkdir()
+    (folder / "file").write_bytes(bytes(size))
+    (folder / LOCK_FILE).touch()
+    os.utime(folder / LOCK_FILE, (time.time() - days * 86_400,) * 2)
+    return folder
 
 
 def test_copies_are_removed_that_were_used_longest_ago_and_none_that_is_in_use(tmp_path: Path) -> None:
-    copies(tmp_path, {"1": 1, "2": 2, "3": 3, "4": 4, "5": 100})
+    for digit, days in {"1": 1, "2": 2, "3": 3, "4": 4, "5": 100}.items():
+        make_copy(tmp_path, digit.rjust(24, "0"), days, 1000)
     (tmp_path / "mine").mkdir()
     with (tmp_path / "4".rjust(24, "0") / LOCK_FILE).open() as held:
         fcntl.flock(held, fcntl.LOCK_SH)
@@ -286,6 +286,46 @@ def test_copies_are_removed_that_were_used_longest_ago_and_none_that_is_in_use(t
     assert sorted(path.name.lstrip("0") for path in tmp_path.iterdir()) == ["1", "2", "mine"]
     remove_unused(tmp_path, kept_days=1.5)
     assert sorted(path.name.lstrip("0") for path in tmp_path.iterdir()) == ["1", "mine"]
+
+
+def test_a_copy_in_use_takes_no_room_from_the_others(tmp_path: Path) -> None:
+    large = make_copy(tmp_path, "a" * 24, 0, 10_000)
+    kept = [make_copy(tmp_path, str(days) * 24, days, 1000) for days in (1, 2)]
+    oldest = make_copy(tmp_path, "3" * 24, 3, 1000)
+    with (large / LOCK_FILE).open() as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        remove_unused(tmp_path, kept_bytes=2500)
+        assert sorted(tmp_path.iterdir()) == sorted([large, *kept]), "the large copy counts"
+    assert not oldest.exists()
+    remove_unused(tmp_path, kept_bytes=2500)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_copy_without_a_lock_grows_no_younger_by_being_looked_at(tmp_path: Path) -> None:
+    folder = make_copy(tmp_path, "1" * 24, 0, 1000)
+    (folder / LOCK_FILE).unlink()
+    os.utime(folder, (time.time() - 10 * 86_400,) * 2)
+    remove_unused(tmp_path, kept_days=20)
+    assert folder.exists()
+    remove_unused(tmp_path, kept_days=5)
+    assert not folder.exists()
+
+
+def test_what_a_killed_remover_left_is_removed(tmp_path: Path) -> None:
+    """Also under the number of a process that lives again, and where its lock is gone already; none that is at it."""
+    of_this_number = f".coinfer-{'1' * 24}.{os.getpid()}"
+    make_copy(tmp_path, of_this_number, 0, 1000)
+    make_copy(tmp_path, "1" * 24, 100, 1000)
+    half = make_copy(tmp_path, f".coinfer-{'2' * 24}.1", 0, 1000)
+    (half / LOCK_FILE).unlink()
+    at_it = make_copy(tmp_path, f".coinfer-{'3' * 24}.2", 0, 1000)
+    (tmp_path / ".coinfer-mine").mkdir()
+    with (at_it / LOCK_FILE).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        remove_unused(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([at_it.name, ".coinfer-mine"])
+    remove_unused(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".coinfer-mine"]
 
 
 def test_messages_name_what_was_given_and_not_its_copy(

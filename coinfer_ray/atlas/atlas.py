@@ -341,8 +341,10 @@ class StrategyAtlas:
         write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
-def load_atlas(path: str | Path, objective: GridObjective = "latency") -> StrategyAtlas:
+def load_atlas(path: str | Path, objective: GridObjective | None = "latency") -> StrategyAtlas:
     """Read what :meth:`StrategyAtlas.save` wrote, at a path or an address (``s3://bucket/name``).
+
+    An atlas answers one ``objective``; None takes that of whichever.
 
     Raises:
         InputError: no such file, none of an atlas, or that of another ``objective``.
@@ -361,8 +363,8 @@ def load_atlas(path: str | Path, objective: GridObjective = "latency") -> Strate
                 f"atlas: {path} is of format {document['format']}, this version reads {ATLAS_FORMAT}; build it again "
                 "with `coinfer atlas build`"
             )
-        if document.get("objective", "latency") != objective:
-            other = document.get("objective", "latency")
+        other = document.get("objective", "latency")
+        if objective not in (None, other):
             raise InputError(f"atlas: {path} is of {other}, for a sweep of its own; give one of {objective}")
         names = document.pop("prunable_sets")
         info = AtlasInfo.from_json(document)

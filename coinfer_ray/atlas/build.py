@@ -117,7 +117,9 @@ def _check_same_atlas(out: Path, info: AtlasInfo) -> None:
     version it was built."""
     if not out.exists() or out.stat().st_size == 0:
         return
-    there, here = (_settings(each) | {"version": None} for each in (load_atlas(out, info.objective).info, info))
+    there, here = (  # the objective first: where it differs, the rest does for that reason
+        {"objective": each.objective, **_settings(each), "version": None} for each in (load_atlas(out, None).info, info)
+    )
     if (difference := first_difference(there, here)) is not None:
         raise InputError(f"out: {out} is another atlas: {difference}; move it away, or give another name")
 

@@ -21,10 +21,11 @@ from coinfer_ray.runtime.files import LOCK_FILE, is_file_at, write_whole
 from coinfer_ray.runtime.object_store import ObjectStore
 from coinfer_ray.runtime.stores import Folder, Store
 
-KEPT_BYTES = 5_000_000_000  # of all copies of what lies at addresses
+KEPT_BYTES = 5_000_000_000  # of all copies of what lies at addresses that no process uses
 KEPT_DAYS = 90.0  # since a copy was last used
 DAY_S = 86_400
 COPY = re.compile(r"[0-9a-f]{24}")  # the name of a copy's folder
+LEFT = re.compile(r"\.coinfer-[0-9a-f]{24}\.\d+")  # and of one that is being removed
 _in_use: dict[Path, IO[str]] = {}
 
 
@@ -56,8 +57,8 @@ def local_copy(place: Place, what: str) -> Path:
     """The file or folder at ``place`` as one of this machine: itself, or a copy in the user's cache folder.
 
     A copy is kept under the address and what the store says of its files (name, bytes, time), so that a changed one
-    is fetched anew; messages name the address. Of copies that no process uses those that were used longest ago are
-    removed, until the others take :data:`KEPT_BYTES`, and all that were not used for :data:`KEPT_DAYS`. ``what`` it is
+    is fetched anew; messages name the address. Of the copies that no process uses the last used are kept, each while it
+    fits with those used since into :data:`KEPT_BYTES`; none that was not used for :data:`KEPT_DAYS`. ``what`` it is
     ("records") begins the message where it is not there.
 
     Raises:
@@ -116,28 +117,39 @@ def _use(folder: Path) -> None:
 
 
 def remove_unused(root: Path, kept_bytes: int = KEPT_BYTES, kept_days: float = KEPT_DAYS) -> None:
-    """Bound the copies below ``root`` as :func:`local_copy` says; what cannot be removed stays."""
+    """Bound the copies below ``root`` as :func:`local_copy` says, and finish what a killed process was removing.
+
+    Copies in use are neither removed nor counted; what cannot be removed stays.
+    """
     import fcntl
 
     copies = []
     for folder in root.iterdir():
-        if not COPY.fullmatch(folder.name):
-            continue
         with suppress(OSError):
-            files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-            lock = folder / LOCK_FILE
-            used_s = (lock if lock.exists() else folder).stat().st_mtime
-            copies.append((used_s, sum(file.st_size for file in files), folder))
+            if COPY.fullmatch(folder.name):
+                files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+                lock = folder / LOCK_FILE
+                used_s = (lock if lock.exists() else folder).stat().st_mtime
+                copies.append((used_s, sum(file.st_size for file in files), folder))
+            elif LEFT.fullmatch(folder.name):
+                with (folder / LOCK_FILE).open("a") as held:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a remover that lives holds it
+                    shutil.rmtree(folder)
     total = 0
     for used_s, size, folder in sorted(copies, reverse=True):
-        total += size
-        if total <= kept_bytes and time.time() - used_s <= kept_days * DAY_S:
-            continue
-        with suppress(OSError), (folder / LOCK_FILE).open("a") as held:
+        lock = folder / LOCK_FILE
+        begun = lock.exists()
+        with suppress(OSError), lock.open("a") as held:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not is_file_at(held.fileno(), lock):
+                continue  # another process has removed it, and somebody may have fetched it anew
+            if not begun:
+                os.utime(lock, (used_s, used_s))  # a lock of ours is no use of the copy
+            if total + size <= kept_bytes and time.time() - used_s <= kept_days * DAY_S:
+                total += size
+                continue
             # Out of the way first, whole: who wants it meanwhile makes it anew.
             shutil.rmtree(folder.rename(folder.with_name(f".coinfer-{folder.name}.{os.getpid()}")))
-            total -= size
 
 
 def _temporary_folder() -> Path:

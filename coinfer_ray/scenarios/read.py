@@ -426,7 +426,7 @@ def _one_line(error: ValidationError, schema: type[BaseModel], where: str) -> st
         case "missing":
             complaint = "is missing"
         case "extra_forbidden":
-            complaint = f"unknown key; known: {_keys(_schema_at(schema, first['loc'][:-1]))}"
+            complaint = _unknown_key(str(first["loc"][-1]), _schema_at(schema, first["loc"][:-1]))
         case "model_type" | "model_attributes_type":
             complaint = f"must be a mapping with the keys {_keys(_schema_at(schema, first['loc']))}"
         case "dict_type":
@@ -449,6 +449,13 @@ def _one_line(error: ValidationError, schema: type[BaseModel], where: str) -> st
         case "less_than":
             complaint = f"{_shown(first['input'])} must be below {said['lt']}"
     return ": ".join(part for part in (where, path, complaint) if part)
+
+
+def _unknown_key(key: str, schema: type[BaseModel]) -> str:
+    """What is right there, and where else the key would be."""
+    owners = [f"{item.what}s" for item in (DeviceItem, ServerItem, LinkItem) if key in item.model_fields]
+    elsewhere = f"; {key} is a key of {' and '.join(owners)}" if owners else ""
+    return f"unknown key; known: {_keys(schema)}{elsewhere}"
 
 
 def _schema_at(schema: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:

@@ -1,0 +1,68 @@
+"""What benchmarks, scripts and studies share: bad input is one line and status 2, a fault keeps its traceback."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from coinfer_ray.cli.scripts import inner_share, positive_int, positive_number, run_script
+from coinfer_ray.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_bad_input_is_one_line_and_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def refuse() -> None:
+        raise InputError("model: 'nope' is unknown;\nknown: alexnet")
+
+    monkeypatch.setattr(sys, "argv", ["benchmarks/bench_some.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_script(refuse)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "bench_some.py: model: 'nope' is unknown; known: alexnet\n"
+
+
+def test_a_fault_is_raised_as_it_is_and_success_returns(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_script(lambda: 1 / 0)
+    run_script(lambda: 3)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("check", "right", "wrong"),
+    [
+        (positive_int, {"1": 1, "40": 40}, ("0", "-1", "1.5", "", "many", "²")),
+        (positive_number, {"0.5": 0.5, "1e10": 1e10}, ("0", "-1", "inf", "nan", "many")),
+        (inner_share, {"0.52": 0.52}, ("0", "1", "1.5", "-1", "nan", "half")),
+    ],
+)
+def test_numbers_are_what_they_are_called(check, right, wrong) -> None:
+    assert {text: check(text) for text in right} == right
+    for text in wrong:
+        with pytest.raises(argparse.ArgumentTypeError, match="must be a"):
+            check(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bench_splits.py", "--rates", "0"), "argument --rates: '0' must be a whole number, at least 1"),
+        (("bench_multiples.py", "--levels", "-1"), "argument --levels: '-1' must be a share above 0 and below 1"),
+        (("bench_multiples.py", "--networks", "nope"), "bench_multiples.py: model: 'nope' is unknown; "),
+        (("bench_sweep.py", "--solvers", "nope"), "bench_sweep.py: solver: 'nope' is unknown; "),
+    ],
+)
+def test_benchmarks_check_before_they_measure(
+    arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", list(arguments))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks" / arguments[0]), run_name="__main__")
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
