@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from coinfer_kernels import Scenarios
 
+from coinfer_ray.cli.scripts import run_script
 from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.records.request import Request
 from coinfer_ray.records.store import read_records, shipped_parts, shipped_records
@@ -130,4 +131,4 @@ def told(number: int, near: Neighbourhood, expected: list[Move]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
