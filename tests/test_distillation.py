@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinfer_ray.models.library import load_graph
-from coinfer_ray.predictor import distillation
+from coinfer_ray.predictor import gaussian_process
 from coinfer_ray.predictor.distillation import Aggregates
 from coinfer_ray.predictor.regressors import DISTILLED, MONOTONE, SNR_FEATURE, build_regressor, directions
 from coinfer_ray.problem.sampling import plan_levels
@@ -127,7 +127,7 @@ def test_the_student_hears_the_noise_of_the_channel() -> None:
 
 
 def test_a_teacher_of_many_records_sees_a_share_of_them_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distillation, "MAX_IN_PROCESS", 60)
+    monkeypatch.setattr(gaussian_process, "MAX_RECORDS", 60)
     space = SPACES["alexnet"]
     _, x = drawn(space, 200, seed=0)
     y = 0.8 + 0.1 * np.log1p(-x[:, : space.sets]).sum(axis=1).clip(-6)
