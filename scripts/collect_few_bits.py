@@ -61,15 +61,17 @@ def main() -> None:
     floor = problem.base_accuracy - np.array([case.max_loss for case in cases])
     scenarios = Scenarios(np.array([case.weights for case in cases]), floor, np.full(len(cases), np.nan))
     plan = few_bits_plan(problem, scenarios, confidence=given.confidence, rounds=given.rounds)
-    path = given.pack or few_bits_beside(floats)
-    there = set() if not path.exists() else {repr(strategy) for strategy in read_records(path).strategies}
+    shipped = few_bits_beside(floats)
+    path = given.pack or shipped
+    trained = [each for each in dict.fromkeys((shipped, path)) if each.exists()]
+    there = {repr(strategy) for each in trained for strategy in read_records(each).strategies}
     plan = [strategy for strategy in plan if repr(strategy) not in there]
     records = read_records(floats)
     if given.plan:
         for strategy in plan:
             print(strategy.to_json())
         if there:
-            print_lost_more(records, read_records(path))
+            print_lost_more(records, read_records(trained))
         return
     if given.data is None or given.out is None:
         parser.error("--data and --out are needed to train")
@@ -81,7 +83,7 @@ def main() -> None:
     ):
         for _ in Verifier(records.info, data, base, executor, folder=folder).measure([Request(one) for one in plan]):
             pass
-    packed = pack([*([path] if path.exists() else []), *quantised(given.join), *quantised([given.out])], path)
+    packed = pack([*trained, *quantised(given.join), *quantised([given.out])], path)
     print(f"{len(packed)} records of quantised features in {path}; fit the predictor to both files again")
     print_lost_more(records, packed)
 

@@ -40,7 +40,10 @@ def main() -> None:
     source = given.records or shipped_records(given.model)
     info, data = read_records(source).info, load_data(given.data)
     base = obtain_base(given.base, source, info, data)
-    pack = given.pack or choices_path(given.model, info.input_px)
+    shipped = choices_path(given.model, info.input_px)
+    pack = given.pack or shipped
+    # A pack of one's own, made by this script, holds what ships as well.
+    start = next((path for path in (pack, shipped) if path.exists()), None)
     with make_executor(given.executor, workers=given.workers, gpus_per_worker=gpu_share()) as executor:
         collect_choices(
             given.methods.split(","),
@@ -49,13 +52,13 @@ def main() -> None:
             base,
             executor,
             given.out,
-            known=read_choices(pack) if pack.exists() else None,
+            known=None if start is None else read_choices(start),
             most=given.most,
             repeats=given.repeats,
             seconds=given.seconds,
         )
     there = [given.out] if list(given.out.glob(SHARDS)) else []
-    table = pack_choices([*([pack] if pack.exists() else []), *there], pack)
+    table = pack_choices([*([] if start is None else [start]), *there], pack)
     rows = table.table.to_pylist()
     print(f"{'method':12} {'trainings':>9} {'choices':>8} {'images':>10} {'seconds':>8}")
     for method in table.methods:

@@ -67,7 +67,8 @@ def main() -> None:
     scenarios = drawn(problem, given.scenarios, given.seed)
     noise_free = read_records(floats)
     info = replace(noise_free.info, settings={**noise_free.info.settings, "channel": "awgn"})
-    path = given.pack or noisy_beside(floats)
+    shipped = noisy_beside(floats)
+    path = given.pack or shipped
     data = load_data(given.data)
     base = obtain_base(None, None, noise_free.info, data)
     with (
@@ -75,7 +76,8 @@ def main() -> None:
         run_folder(given.out, "noisy", {"records": info.settings_hash}) as folder,
     ):
         verifier = Verifier(info, data, base, executor, folder=folder)
-        sources = [path] if path.exists() and read_records(path).info.settings_hash == info.settings_hash else []
+        there = [each for each in dict.fromkeys((shipped, path)) if each.exists()]
+        sources = [each for each in there if read_records(each).info.settings_hash == info.settings_hash]
         sources += given.join
         tried: set[tuple[Levels, float]] = set()
         while True:
