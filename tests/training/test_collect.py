@@ -22,6 +22,7 @@ from coinfer_ray.records import store
 from coinfer_ray.runtime.executors import LocalExecutor, make_executor
 from coinfer_ray.training.candidate import CandidateTrainer, TrainedCandidate
 from coinfer_ray.training.collect import CollectSummary, collect
+from coinfer_ray.training.data import load_data
 from coinfer_ray.training.trainer import Diverged
 from coinfer_ray.training.worker import CollectSettings
 from tests.training.collect_driver import SETTINGS
@@ -226,11 +227,11 @@ def test_candidates_near_the_base_network_join_what_is_known(
     assert len(finished) == CANDIDATES + 2 and max(finished)[0] >= CANDIDATES + 1
 
 
-def test_packed_records_are_the_shards(killed_twice: Path, tmp_path: Path) -> None:
+def test_packed_records_are_the_shards(killed_twice: Path, few_images: Path, tmp_path: Path) -> None:
     store.pack(killed_twice, tmp_path / "packed.parquet")
     packed = store.read_records(tmp_path / "packed.parquet")
     assert packed.table.equals(store.read_records(killed_twice).table)
-    assert packed.info.settings["data"] == "CIFAR-10 (JPEG copy)"
+    assert packed.info.settings["data"] == load_data(few_images).name
 
 
 def test_ctrl_c_leaves_whole_records_and_no_processes(few_images: Path, killed_twice: Path, tmp_path: Path) -> None:
