@@ -42,8 +42,9 @@ def main() -> None:
     base = obtain_base(given.base, source, info, data)
     shipped = choices_path(given.model, info.input_px)
     pack = given.pack or shipped
-    # A pack of one's own, made by this script, holds what ships as well.
-    start = next((path for path in (pack, shipped) if path.exists()), None)
+    # A pack of one's own, made by this script, holds what ships as well; other records have another base network.
+    there = [path for path in ((pack, shipped) if given.records is None else (pack,)) if path.exists()]
+    start = there[0] if there else None
     with make_executor(given.executor, workers=given.workers, gpus_per_worker=gpu_share()) as executor:
         collect_choices(
             given.methods.split(","),
@@ -57,8 +58,8 @@ def main() -> None:
             repeats=given.repeats,
             seconds=given.seconds,
         )
-    there = [given.out] if list(given.out.glob(SHARDS)) else []
-    table = pack_choices([*([] if start is None else [start]), *there], pack)
+    new = [given.out] if list(given.out.glob(SHARDS)) else []
+    table = pack_choices([*([] if start is None else [start]), *new], pack)
     rows = table.table.to_pylist()
     print(f"{'method':12} {'trainings':>9} {'choices':>8} {'images':>10} {'seconds':>8}")
     for method in table.methods:
