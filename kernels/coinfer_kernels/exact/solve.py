@@ -222,7 +222,11 @@ def _choose_split(
     low: IntArray,
     high: IntArray,
 ) -> int:
-    """The variable whose two halves lose most: the cheap one of accuracy, the dear one of cheapness."""
+    """The variable whose cheap half loses most accuracy; of two alike, the one whose dear half costs more.
+
+    A box's most accurate strategy is its dearest, so its bound is tight only once its cheap strategies are known to be
+    inaccurate: accuracy is what to split by. Weighing both sides alike looks at several times as many boxes.
+    """
     most = model.level.shape[1]
     singles = _sum_of_singles(at, low, high)
     accuracy = singles + best_leaves(model, at, search.words)
@@ -237,9 +241,9 @@ def _choose_split(
         cheap = singles - most_single(at, v, low[v], high[v]) + most_single(at, v, middle + 1, high[v])
         cheap += best_leaves(model, at, search.trial)
         dear = _cost_up_to(problem, model, at, v, low, high, middle)
-        loss = min(1.0, (accuracy - cheap) / max(accuracy - floor, 1e-300))
+        loss = (accuracy - cheap) / max(accuracy - floor, 1e-300)
         rise = min(1.0, (dear - corner) / room)
-        score = (loss + 1e-3) * (rise + 1e-3)
+        score = (loss + 1e-2) * (rise + 1.0)
         if score > best:
             chosen, best = v, score
     return chosen
