@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from coinfer_kernels import Scenarios, cheapest_feasible
+from coinfer_kernels import Scenarios, Solutions, cheapest_feasible
 
 from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.optimizer.optimize import TIME_LIMIT_S
@@ -56,17 +56,11 @@ def main() -> None:
     records = read_records(shipped_records(given.model))
     data = load_data(given.data)
     base = obtain_base(None, None, records.info, data)
-    drawn = drawn_cases(given.scenarios, given.seed, (0.0,))
-    cases = [replace(case, max_loss=loss) for case in drawn for loss in DRAWN_LOSSES]
-    weights, losses = np.array([case.weights for case in cases]), np.array([case.max_loss for case in cases])
-    scenarios = Scenarios(weights, problem.base_accuracy - losses, np.full(len(cases), np.nan))
-    confidence = given.confidence or None
-    found = solve(problem, scenarios, DEFAULT_OPTIMIZER, confidence=confidence, time_limit_s=TIME_LIMIT_S)
-    answers = problem.answers(found)
+    found, scenarios, distinct = drawn_answers(problem, given.scenarios, given.seed, given.confidence or None)
+    weights, losses = scenarios.weights, problem.base_accuracy - scenarios.accuracy_floor
     plain = objective(problem.known_costs, weights).min(axis=0)
     gain = plain / found.objective
-    gain_quantised = np.minimum(plain, quantised_alone(problem, scenarios, confidence)) / found.objective
-    distinct = sorted({tuple(row) for row, base in zip(found.levels.tolist(), answers.known, strict=True) if not base})
+    gain_quantised = np.minimum(plain, quantised_alone(problem, scenarios, given.confidence or None)) / found.objective
     requests = [
         Request(problem.space.strategy(np.array(levels)), None, repeat)
         for levels in distinct
@@ -83,15 +77,15 @@ def main() -> None:
                 lost[distinct[position // given.seeds]][name].append(value)
 
     pack(given.out, given.pack or shipped_records(given.model).with_suffix(".verified.parquet"))
-    print(f"{given.model}: {given.scenarios} scenarios, confidence {confidence}, {given.seeds} fresh trainings each")
-    print(f"{len(distinct)} different compressed strategies among {len(cases)} answers")
+    print(f"{given.model}: {given.scenarios} scenarios, confidence {given.confidence:g}, {given.seeds} fresh trainings")
+    print(f"{len(distinct)} different compressed strategies among {len(losses)} answers")
     print(
         "loss   compressed  kept: validation  test  both   lost beyond what was said   "
         "gain, median: over floats; over a quantised plain cut"
     )
     kept_all = []
     for loss in DRAWN_LOSSES:
-        rows = np.flatnonzero(losses == loss)
+        rows = np.flatnonzero(np.isclose(losses, loss))
         own = [tuple(found.levels[row].tolist()) for row in rows]
         means = {name: np.array([np.mean(lost[one][name]) if one in lost else 0.0 for one in own]) for name in SPLITS}
         kept = {name: means[name] <= loss for name in SPLITS}
@@ -106,6 +100,21 @@ def main() -> None:
             f"{np.median(gain[rows]):19.2f}x {np.median(gain_quantised[rows]):9.2f}x"
         )
     print(f"all: {np.concatenate(kept_all).mean():.1%} of the answers keep their bound on both")
+
+
+def drawn_answers(
+    problem: Problem, count: int, seed: int, confidence: float | None
+) -> tuple[Solutions, Scenarios, list[tuple[int, ...]]]:
+    """What ``count`` scenarios drawn from ``seed`` are answered at each loss, and the levels of the compressed
+    strategies among the answers, each once."""
+    drawn = drawn_cases(count, seed, (0.0,))
+    cases = [replace(case, max_loss=loss) for case in drawn for loss in DRAWN_LOSSES]
+    weights, losses = np.array([case.weights for case in cases]), np.array([case.max_loss for case in cases])
+    scenarios = Scenarios(weights, problem.base_accuracy - losses, np.full(len(cases), np.nan))
+    found = solve(problem, scenarios, DEFAULT_OPTIMIZER, confidence=confidence, time_limit_s=TIME_LIMIT_S)
+    known = problem.answers(found).known
+    compressed = {tuple(row) for row, base in zip(found.levels.tolist(), known, strict=True) if not base}
+    return found, scenarios, sorted(compressed)
 
 
 def quantised_alone(problem: Problem, scenarios: Scenarios, confidence: float | None) -> np.ndarray:
