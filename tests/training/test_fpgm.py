@@ -18,9 +18,12 @@ from coinfer_ray.models import zoo
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.models.trace import trace_graph
 from coinfer_ray.problem.space import SearchSpace
+from coinfer_ray.problem.strategy import Codec
+from coinfer_ray.records.store import read_records, shipped_records
 from coinfer_ray.training.candidate import CandidateData, CandidateSettings, CandidateTrainer
-from coinfer_ray.training.compared.fpgm import RATES, FpgmTraining, SoftPruned
+from coinfer_ray.training.compared.fpgm import LAYERWISE, RATES, FpgmTraining, SoftPruned, uniform
 from coinfer_ray.training.data import load_data
+from coinfer_ray.training.subnetworks import flops_left
 from coinfer_ray.training.trainer import Phase, Preprocess, train
 from tests.training.collect_driver import quick
 
@@ -60,7 +63,7 @@ def test_the_channels_nearest_to_the_others_go(model: str, name: str) -> None:
         distance_sums(network.get_submodule(modules[layer]).weight.detach(), prunable.unit) for layer in prunable.layers
     ]
     mean = np.mean(scores, axis=0)
-    kept = SoftPruned(network, graph, 0.3, 100).keep[name]
+    kept = SoftPruned(network, graph, uniform(graph, 0.3), 100).keep[name]
     removed = sorted(set(range(prunable.channels)) - set(kept.tolist()))
     groups = np.argsort(mean)[: round(0.3 * len(mean))]
     assert removed == sorted(group * prunable.unit + each for group in groups for each in range(prunable.unit))
@@ -70,7 +73,7 @@ def test_the_channels_nearest_to_the_others_go(model: str, name: str) -> None:
 def test_zeros_compute_what_removal_does(model: str, sets: int) -> None:
     network, graph = lively(model), load_graph(model, 64)
     before = copy.deepcopy(network)
-    soft = SoftPruned(network, graph, 0.4, 100).eval()
+    soft = SoftPruned(network, graph, uniform(graph, 0.4), 100).eval()
     assert len(soft.keep) == sets
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -84,10 +87,34 @@ def test_zeros_compute_what_removal_does(model: str, sets: int) -> None:
         assert {widths[layer] for layer in prunable.layers} == {prunable.channels - gone}
 
 
+@pytest.mark.parametrize("model", ["alexnet", "regnet_x_400mf"])
+def test_layer_by_layer_the_best_records_say_how_much(model: str) -> None:
+    """The more is left, the less was lost; what is planned is what is removed, linear layers included."""
+    network, graph = lively(model), load_graph(model, 64)
+    plan = [each["kept"] for each in FpgmTraining().plan(graph)[len(RATES) :]]
+    assert 2 <= len(plan) <= LAYERWISE and plan == json.loads(json.dumps(plan))
+    records, space = read_records(shipped_records(model, 64)), SearchSpace(graph)
+    lost: dict[str, list[float]] = {}
+    for strategy, reached in zip(records.strategies, records.accuracy(), strict=True):
+        if strategy.codec == Codec():
+            lost.setdefault(json.dumps(space.kept_channels(strategy)), []).append(records.base_accuracy() - reached)
+    losses = [np.mean(lost[json.dumps(kept)]) for kept in plan]
+    shares = [flops_left(graph, kept) for kept in plan]
+    assert shares == sorted(shares) and losses == sorted(losses, reverse=True) and losses[0] < 0.05
+    soft = SoftPruned(network, graph, plan[0], 100).eval()
+    assert {name: len(rows) for name, rows in soft.keep.items()} == plan[0]
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        zeroed = soft(x)
+        assert torch.allclose(
+            shrink(network, graph, soft.keep)(x), zeroed, rtol=0, atol=1e-5 * float(zeroed.abs().max())
+        )
+
+
 def test_channels_are_chosen_anew_after_every_epoch_and_stay_at_zero(few_images: Path) -> None:
     data, graph = load_data(few_images), load_graph("alexnet", 64)
     network = lively("alexnet")
-    soft = SoftPruned(network, graph, 0.25, choose_every=48)
+    soft = SoftPruned(network, graph, uniform(graph, 0.25), choose_every=48)
     chosen_at: list[int] = []
     choose = soft.choose
 
@@ -134,8 +161,9 @@ def test_a_training_leaves_a_row_for_every_partition_point(model: str, few_image
     weights = copy.deepcopy(trainer.base.state_dict())
     training = FpgmTraining()
     plan = training.plan(graph)
-    assert json.loads(json.dumps(plan)) == [{"rate": rate} for rate in RATES]
-    rows = training.train(trainer, plan[-1], seed=3)
+    assert json.loads(json.dumps(plan))[: len(RATES)] == [{"rate": rate} for rate in RATES]
+    asked = plan[len(RATES) - 1]
+    rows = training.train(trainer, asked, seed=3)
     assert [row["partition_point"] for row in rows] == list(graph.cut_points)
     assert all(torch.equal(weights[name], tensor) for name, tensor in trainer.base.state_dict().items())
     assert {row["images"] for row in rows} == {128} and len({row["test_accuracy"] for row in rows}) == 1
@@ -148,4 +176,4 @@ def test_a_training_leaves_a_row_for_every_partition_point(model: str, few_image
     totals = {row["device_flop"] + row["server_flop"] for row in rows}
     assert len(totals) == 1 and totals.pop() < graph.flops
     if model != "alexnet":  # too slow to be done twice
-        assert training.train(trainer, plan[-1], seed=3) == rows
+        assert training.train(trainer, asked, seed=3) == rows
