@@ -55,6 +55,10 @@ def test_numbers_are_what_they_are_called(check, right, wrong) -> None:
         (("bench_multiples.py", "--levels", "-1"), "argument --levels: '-1' must be a share above 0 and below 1"),
         (("bench_multiples.py", "--networks", "nope"), "bench_multiples.py: model: 'nope' is unknown; "),
         (("bench_sweep.py", "--solvers", "nope"), "bench_sweep.py: solver: 'nope' is unknown; "),
+        (
+            ("bench_cluster.py", "--nodes", "2", "--keep-gb", "1e6"),
+            "bench_cluster.py: nodes: 2 would leave less than 1e+06 GB of this machine's memory (",
+        ),
     ],
 )
 def test_benchmarks_check_before_they_measure(
