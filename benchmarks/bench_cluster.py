@@ -23,19 +23,28 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
+from unittest.mock import patch
 
-# A node's workers start when they are asked for, and nobody reads its metrics: half the memory, half the processes. Ray
-# reads these when it is imported, and its nodes when they start.
+# A node's workers start when they are asked for, and nobody reads its metrics: half the memory, half the processes. And
+# what many nodes on few processors do late is late and not dead. Ray reads these when it is imported, and its nodes
+# when they start.
 os.environ.update(
     MALLOC_ARENA_MAX="2",
     RAY_prestart_worker_first_driver="0",
     RAY_enable_worker_prestart="0",
     RAY_enable_metrics_collection="0",
+    RAY_agent_register_timeout_ms="600000",
+    RAY_worker_register_timeout_seconds="600",
+    RAY_gcs_server_request_timeout_seconds="300",
+    RAY_health_check_timeout_ms="60000",
+    RAY_health_check_failure_threshold="10",
 )
 
 import ray
+import ray._private.services as services
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
@@ -48,6 +57,7 @@ from coinfer_ray.sweeps.sweep import LARGEST_LOOK_UP, MAX_CHUNKS
 
 STORE_BYTES = 80_000_000  # of a node's object store; Ray takes no less than 75 MB
 NODE_GB, WORKER_GB = 0.13, 0.07  # that a node and each of its workers take
+START_LIMIT_S = 600
 SECONDS_OF_AN_HOUR = 3600
 
 
@@ -66,7 +76,7 @@ class Simulated:
     """A cluster on this machine that grows; each node has room for so many workers, and this process has joined it.
 
     Raises:
-        InputError: a further stage would leave less memory than is to be kept.
+        InputError: a further stage would leave less memory than is to be kept, or did not start in time.
     """
 
     def __init__(self, workers: int, stage: int, keep_gb: float, log: TextIO) -> None:
@@ -88,9 +98,16 @@ class Simulated:
             began = time.perf_counter()
             further = min(self.stage, nodes - self.nodes)
             self.check_memory(self.nodes + further, further * (NODE_GB + self.workers * WORKER_GB))
-            for _ in range(further):
-                self.cluster.add_node(wait=False, **self.settings)
-            self.cluster.wait_for_nodes(timeout=60 + 20 * further)
+            try:
+                with patch.object(services, "get_node", patiently(services.get_node)):
+                    for _ in range(further):
+                        self.cluster.add_node(wait=False, **self.settings)
+                self.cluster.wait_for_nodes(timeout=START_LIMIT_S)
+            except TimeoutError:
+                raise InputError(
+                    f"nodes: those from {self.nodes + 1} to {self.nodes + further} were not up in {START_LIMIT_S} s; "
+                    "this machine is too busy, or too small for so many"
+                ) from None
             if not ray.is_initialized():
                 ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
             self.nodes += further
@@ -109,6 +126,21 @@ class Simulated:
             )
 
 
+def patiently(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray's question whether a node is up, which fails after 30 s, asked again for as long as :data:`START_LIMIT_S`."""
+
+    def ask(*where: Any) -> Any:
+        end = time.monotonic() + START_LIMIT_S
+        while True:
+            try:
+                return get_node(*where)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise TimeoutError from None
+
+    return ask
+
+
 def free_gb() -> float:
     """Of this machine's memory, as Linux counts what programs can have."""
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -124,13 +156,15 @@ def idle_s() -> float:
 def driver_on(cluster: Simulated, chunks: int, seconds: float, size: int) -> dict[str, Any]:
     """Hand out and gather ``chunks`` and say what it took the driver, from the second that every worker was ready."""
     crew = cluster.nodes * cluster.workers
-    with RayExecutor(workers=crew, in_flight=2) as executor:
-        shared = {"seconds": seconds, "bytes": size}
-        running = executor.run(start_sleeper, shared, ((n, n) for n in range(chunks + 20 * crew)))
-        for number in range(20 * crew):  # while workers still start, few do all the work
+    warm_up = max(20, 10 * crew)  # while workers still start, few do all the work
+    shared, tasks = {"seconds": seconds, "bytes": size}, ((n, n) for n in range(chunks + warm_up))
+    with (
+        RayExecutor(workers=crew, in_flight=2) as executor,
+        closing(executor.run(start_sleeper, shared, tasks)) as running,
+    ):
+        for _ in range(warm_up):
             next(running)
-            if number % 100 == 0:
-                cluster.check_memory(cluster.nodes, 0)
+            cluster.check_memory(cluster.nodes, 0)
         clocks = time.perf_counter, time.process_time, time.thread_time, idle_s
         before = [clock() for clock in clocks]
         done = sum(envelope.error is None for envelope in running)

@@ -121,8 +121,9 @@ class RayExecutor:
                 self._metrics.took(envelope, crew.ready)
                 yield envelope
         finally:
-            self._metrics.ended()
-            crew.dismiss()
+            if ray.is_initialized():  # else its workers have ended with it, and a call would start another Ray
+                self._metrics.ended()
+                crew.dismiss()
 
     def progressed(self, what: str, count: int) -> None:
         """See :class:`coinfer_ray.runtime.executors.base.Executor`."""
