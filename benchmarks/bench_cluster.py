@@ -20,6 +20,7 @@ import json
 import math
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -263,6 +264,7 @@ def main() -> None:
     given = parser.parse_args()
     shipped_records(given.model)  # one without any is refused before the driver is measured
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the nodes are ended all the same
     document: dict[str, Any] = {"processors": os.cpu_count(), "load": os.getloadavg()[0], "driver": []}
     with Simulated(given.workers, given.stage, given.keep_gb, sys.stderr) as cluster:
         if not given.json:

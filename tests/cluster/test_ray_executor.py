@@ -269,3 +269,24 @@ def test_only_inside_the_with_block() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "a RayExecutor runs tasks only inside its `with` block\n"
+
+
+LATE = """
+import ray
+from coinfer_ray.runtime.executors.ray_executor import RayExecutor
+
+def start(shared, context):
+    return lambda task: task
+
+with RayExecutor(workers=1) as executor:
+    running = executor.run(start, {}, ((number, number) for number in range(9)))
+    next(running)
+running.close()
+assert not ray.is_initialized()
+"""
+
+
+def test_a_run_that_is_closed_after_its_executor_starts_no_other_ray() -> None:
+    """As where an exception leaves the loop over a run: its generator is closed when nobody holds it any more."""
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=False, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
