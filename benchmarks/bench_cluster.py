@@ -160,7 +160,7 @@ def driver_on(cluster: Simulated, chunks: int, seconds: float, size: int) -> dic
     warm_up = max(20, 10 * crew)  # while workers still start, few do all the work
     shared, tasks = {"seconds": seconds, "bytes": size}, ((n, n) for n in range(chunks + warm_up))
     with (
-        RayExecutor(workers=crew, in_flight=2) as executor,
+        RayExecutor(workers=crew, in_flight=2, start_timeout_s=START_LIMIT_S) as executor,
         closing(executor.run(start_sleeper, shared, tasks)) as running,
     ):
         for _ in range(warm_up):
