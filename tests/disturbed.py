@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -43,11 +44,11 @@ class Running:
     def __init__(self, trial: Trial, out: Path, settings: Mapping[str, str]) -> None:
         self.trial, self.out, self.settings = trial, out, settings
         self.began = time.monotonic()
-        self._stderr = out.parent / f"{out.name}.stderr"  # no pipe: workers that outlive the command would hold it open
+        # No pipe: workers that outlive the command would hold it open. Not beside ``out``, whose disk may be full.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         command = [*trial.before, sys.executable, "-c", COINFER, *trial.command(out)]
         environment = {**trial.environment, **settings}
-        with self._stderr.open("w") as stderr:
-            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr)
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=self._stderr)
 
     def wait_for(self, pieces: int) -> None:
         """Until so many files are finished."""
@@ -63,7 +64,8 @@ class Running:
 
     def said(self) -> str:
         """All that the command has written on stderr."""
-        return self._stderr.read_text(errors="replace")
+        file = self._stderr.fileno()  # read at a place: where it stands is where the command writes on
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
     def end(self) -> tuple[int, str]:
         """The command's exit status, and the last line of what it said on stderr; AssertionError where it said what

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
+import signal
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -55,6 +58,10 @@ def test_numbers_are_what_they_are_called(check, right, wrong) -> None:
         (("bench_multiples.py", "--levels", "-1"), "argument --levels: '-1' must be a share above 0 and below 1"),
         (("bench_multiples.py", "--networks", "nope"), "bench_multiples.py: model: 'nope' is unknown; "),
         (("bench_sweep.py", "--solvers", "nope"), "bench_sweep.py: solver: 'nope' is unknown; "),
+        (
+            ("bench_cluster.py", "--nodes", "2", "--keep-gb", "1e6"),
+            "bench_cluster.py: nodes: 2 would leave less than 1e+06 GB of this machine's memory (",
+        ),
     ],
 )
 def test_benchmarks_check_before_they_measure(
@@ -62,7 +69,8 @@ def test_benchmarks_check_before_they_measure(
 ) -> None:
     monkeypatch.setattr(sys, "argv", list(arguments))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(SystemExit) as ended:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # what SIGTERM does to these tests stays
+    with patch.dict(os.environ), pytest.raises(SystemExit) as ended:  # some set Ray's variables
         runpy.run_path(str(ROOT / "benchmarks" / arguments[0]), run_name="__main__")
     assert ended.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]

@@ -30,9 +30,9 @@ from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.optimizer.solve import judged
 from coinfer_ray.problem.strategy import Codec, Strategy
-from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.outputs import check_replaceable
 from coinfer_ray.runtime.places import local_copy
+from coinfer_ray.runtime.sealed import read_sealed, write_sealed
 from coinfer_ray.scenarios.grid import Grid, GridObjective
 
 ATLAS_FORMAT = 2
@@ -330,7 +330,6 @@ class StrategyAtlas:
         """
         check_replaceable(path, "atlas")
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         rows = [
             {**row, "sparsity": list(row["sparsity"].values()), "codec": list(row["codec"].values())}
@@ -338,7 +337,7 @@ class StrategyAtlas:
         ]
         document = {**self.info.to_json(), "prunable_sets": list(self.strategies[0].sparsity)}
         table = pa.Table.from_pylist(rows).replace_schema_metadata({_METADATA_KEY: json.dumps(document)})
-        write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+        write_sealed(path, table, compression="zstd")
 
 
 def load_atlas(path: str | Path, objective: GridObjective | None = "latency") -> StrategyAtlas:
@@ -350,13 +349,12 @@ def load_atlas(path: str | Path, objective: GridObjective | None = "latency") ->
         InputError: no such file, none of an atlas, or that of another ``objective``.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     path = local_copy(path, "atlas")
     if not path.is_file():
         raise InputError(f"atlas: {path} does not exist; write one with `coinfer atlas build`")
     try:
-        table = pq.read_table(path)
+        table = read_sealed(path)
         document = json.loads((table.schema.metadata or {})[_METADATA_KEY])
         if document["format"] != ATLAS_FORMAT:
             raise InputError(

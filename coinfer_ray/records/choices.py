@@ -19,8 +19,8 @@ import numpy as np
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.records.store import RecordsInfo, Split, shipped_records
-from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.outputs import check_replaceable
+from coinfer_ray.runtime.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -175,7 +175,6 @@ def write_choices(path: str | Path, rows: Sequence[Mapping[str, Any]], info: Rec
         InputError: ``path`` is there and no file of choices.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     check_replaceable(path, "choices")
     types = {"int64": pa.int64(), "string": pa.string(), "double": pa.float64()}
@@ -185,7 +184,7 @@ def write_choices(path: str | Path, rows: Sequence[Mapping[str, Any]], info: Rec
     )
     full = [{name: row.get(name) for name in _COLUMNS} for row in rows]
     table = pa.Table.from_pylist(full, schema=schema)
-    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    write_sealed(path, table, compression="zstd")
 
 
 def read_choices(source: str | Path | Sequence[str | Path]) -> ChoiceTable:
@@ -228,10 +227,9 @@ def pack_choices(source: str | Path | Sequence[str | Path], path: str | Path) ->
 
 def _read_file(file: Path) -> tuple[RecordsInfo, pa.Table]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(file)
+        table = read_sealed(file)
         document = json.loads((table.schema.metadata or {})[_METADATA_KEY])
         if document.pop("choices_format") != CHOICES_FORMAT:
             raise ValueError(f"not of format {CHOICES_FORMAT}")

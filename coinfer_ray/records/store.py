@@ -247,15 +247,13 @@ def schema(info: RecordsInfo) -> pa.Schema:
 
 
 def write_records(path: Path, rows: list[Mapping[str, Any]], info: RecordsInfo) -> None:
-    """Write rows (missing values are null) as one whole file."""
+    """Write rows (missing values are null) as one whole file, with its checksum."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from coinfer_ray.runtime.files import write_whole
+    from coinfer_ray.runtime.sealed import write_sealed
 
     full = [{name: row.get(name) for name in _COLUMNS} | {"settings_hash": info.settings_hash} for row in rows]
-    table = pa.Table.from_pylist(full, schema=schema(info))
-    write_whole(path, lambda temporary: pq.write_table(table, temporary))
+    write_sealed(path, pa.Table.from_pylist(full, schema=schema(info)))
 
 
 def shard_path(folder: Path, candidate: int, repeat: int = 0) -> Path:
@@ -264,17 +262,16 @@ def shard_path(folder: Path, candidate: int, repeat: int = 0) -> Path:
 
 
 def finished_candidates(folder: Path) -> set[tuple[int, int]]:
-    """Candidates and repeats whose shard is on disk, but for those that no worker brought to an end."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    """Candidates and repeats whose shard is on disk, but for those that no worker brought to an end.
 
+    Raises:
+        InputError: a shard is not as it was written.
+    """
     found = set()
-    for path in folder.glob(SHARD_PATTERN):
-        try:
-            if UNFINISHED in pq.read_table(path, columns=["status"])["status"].to_pylist():
-                continue
-        except (pa.ArrowException, OSError):
-            pass  # broken: whoever reads the records says so
+    for path in sorted(folder.glob(SHARD_PATTERN)):
+        table = _whole(path, "remove it, and running again trains its candidate anew")
+        if "status" in table.column_names and UNFINISHED in table["status"].to_pylist():
+            continue
         _, number, *repeat = path.stem.split("-")
         found.add((int(number), int(repeat[0]) if repeat else 0))
     return found
@@ -346,10 +343,9 @@ def pack(source: str | Path | Sequence[str | Path], path: str | Path) -> Records
         InputError: a folder without records (:func:`read_records`), or ``path`` is there and no file of records.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from coinfer_ray.runtime.files import write_whole
     from coinfer_ray.runtime.outputs import check_replaceable
+    from coinfer_ray.runtime.sealed import write_sealed
 
     path = Path(path)
     check_replaceable(path, "records")
@@ -359,7 +355,7 @@ def pack(source: str | Path | Sequence[str | Path], path: str | Path) -> Records
     rows = _each_once(pa.concat_tables([part.select(tables[0].column_names) for part in tables]))
     table = rows.sort_by([("candidate", "ascending"), ("seed", "ascending")])
     table = table.replace_schema_metadata(tables[0].schema.metadata)
-    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    write_sealed(path, table, compression="zstd")
     return records
 
 
@@ -442,17 +438,25 @@ def _shipped_folder() -> Path:
     return Path(str(resources.files("coinfer_ray.records") / "shipped"))
 
 
+def _whole(path: Path, remedy: str) -> pa.Table:
+    """The rows of a file that is as it was written; InputError, with what to do, where it is not."""
+    import pyarrow as pa
+
+    from coinfer_ray.runtime.sealed import read_sealed
+
+    try:
+        return read_sealed(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"records: {path} is not a whole Parquet file ({reason}); {remedy}") from None
+
+
 def _read_file(path: Path) -> pa.Table:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if not path.is_file():
         raise InputError(f"records: {path} does not exist; give a records file or the folder of `coinfer collect`")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"records: {path} is not a whole Parquet file ({reason}); collect or copy it again") from None
+    table = _whole(path, "collect or copy it again")
     for name in _LATER:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), pa.int64()))

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.predictor.fit import measured_of
 from coinfer_ray.problem.strategy import FLOAT_BITS
 from coinfer_ray.records.store import SHARD_PATTERN, few_bits_beside, pack, read_records, shipped_records
+from coinfer_ray.runtime.sealed import read_sealed, write_sealed
 
 
 def with_trainings(problem: Problem, sources: Sequence[Path]) -> Problem:
@@ -34,13 +34,13 @@ def join_shipped(model: str, sources: Sequence[Path]) -> None:
     with tempfile.TemporaryDirectory() as place:
         parts: dict[Path, list[Path]] = {floats: [], few_bits_beside(floats): []}
         for number, file in enumerate(files):
-            table = pq.read_table(file)
+            table = read_sealed(file)
             quantised = pc.less(pc.fill_null(table["feature_bits"], FLOAT_BITS), FLOAT_BITS)
             for path, own in zip(parts, (pc.invert(quantised), quantised), strict=True):
                 rows = table.filter(own)
                 if len(rows):
                     parts[path].append(Path(place) / f"{number}-{path.name}")
-                    pq.write_table(rows, parts[path][-1])
+                    write_sealed(parts[path][-1], rows)
         for path, own in parts.items():
             there = [path] if path.exists() else []
             if there or own:

@@ -10,21 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from coinfer_ray.compression.codec_start import start_from_components
 from coinfer_ray.compression.pruning import shrink
+from coinfer_ray.errors import InputError
 from coinfer_ray.models.layout import channels_last
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
-from coinfer_ray.runtime.files import write_whole
 from coinfer_ray.runtime.progress import Progress
+from coinfer_ray.runtime.sealed import read_sealed, write_sealed
 from coinfer_ray.training.candidate import CandidateTrainer
 from coinfer_ray.training.memory import release_freed_memory
 from coinfer_ray.training.prunable import measure_batch_norms
@@ -113,7 +114,7 @@ class Damages:
 
     def __init__(self, path: Path, space: SearchSpace) -> None:
         self.path, self.space = path, space
-        rows = pq.read_table(path).to_pylist() if path.exists() else []
+        rows = _rows_of(path) if path.exists() else []
         names = [field.name for field in fields(Damage)]
         self.known = {row["strategy"]: Damage(*(row[name] for name in names)) for row in rows}
 
@@ -151,4 +152,14 @@ class Damages:
         columns = {field.name: [vars(row)[field.name] for row in self.known.values()] for field in fields(Damage)}
         table = pa.table({"strategy": list(self.known), **columns})
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, lambda place: pq.write_table(table, place))
+        write_sealed(self.path, table)
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    """InputError where the file is not as it was written."""
+    try:
+        rows: list[dict[str, Any]] = read_sealed(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"damage: {path} cannot be read ({reason}); remove it, and it is measured anew") from None
+    return rows

@@ -30,6 +30,7 @@ from coinfer_ray.records.store import (
 from coinfer_ray.runtime.executors.base import Executor, WorkerContext
 from coinfer_ray.runtime.executors.local import allowed_threads
 from coinfer_ray.runtime.progress import Progress
+from coinfer_ray.runtime.sealed import read_sealed
 from coinfer_ray.training.base import BASE_FILE, BaseNetwork, base_beside, load_base
 from coinfer_ray.training.candidate import CandidateSettings, CandidateTrainer, CodecPhase
 from coinfer_ray.training.collect import failed_row
@@ -267,10 +268,9 @@ def strategy_number(space: SearchSpace, strategy: Strategy, snr_db: float | None
 
 def _read_shard(path: Path) -> dict[str, Any]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        row: dict[str, Any] = pq.read_table(path).to_pylist()[0]
+        row: dict[str, Any] = read_sealed(path).to_pylist()[0]
     except (pa.ArrowException, OSError, IndexError):
         raise InputError(f"records: {path} is no whole record; remove it and run again") from None
     return row

@@ -152,6 +152,23 @@ def test_a_task_that_only_waited_is_not_charged(tmp_path: Path) -> None:
     assert {name: envelope.attempts for name, envelope in envelopes.items()} == {"first": 2, "second": 1, "third": 1}
 
 
+def test_a_driver_that_is_behind_asks_once_for_all_that_came_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray looks at every call that it waits for: a question for each task would cost as much as there are workers."""
+    wait, asked = ray.wait, list[int]()
+
+    def late(calls: list[Any], **how: Any) -> Any:
+        if how["timeout"] == 0:
+            wait(calls, num_returns=len(calls))  # so long did the driver do something else
+        asked.append(len(calls))
+        return wait(calls, **how)
+
+    monkeypatch.setattr(ray, "wait", late)
+    with RayExecutor(workers=1, in_flight=10) as executor:
+        done = [envelope.task_id for envelope in executor.run(start_sleeper, {}, ((n, 0.0) for n in range(40)))]
+    assert sorted(done) == list(range(40))
+    assert asked == [2, 10, 10, 10, 10]  # a place and a start, then a whole window each time
+
+
 def test_workers_are_bounded_and_share_arrays() -> None:
     table = np.ones(1_000_000)
     with RayExecutor(workers=2) as executor:
@@ -252,3 +269,24 @@ def test_only_inside_the_with_block() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "a RayExecutor runs tasks only inside its `with` block\n"
+
+
+LATE = """
+import ray
+from coinfer_ray.runtime.executors.ray_executor import RayExecutor
+
+def start(shared, context):
+    return lambda task: task
+
+with RayExecutor(workers=1) as executor:
+    running = executor.run(start, {}, ((number, number) for number in range(9)))
+    next(running)
+running.close()
+assert not ray.is_initialized()
+"""
+
+
+def test_a_run_that_is_closed_after_its_executor_starts_no_other_ray() -> None:
+    """As where an exception leaves the loop over a run: its generator is closed when nobody holds it any more."""
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=False, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")

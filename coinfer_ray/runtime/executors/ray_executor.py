@@ -12,17 +12,11 @@ from __future__ import annotations
 import logging
 import os
 import re
-import secrets
-import signal
 import sys
-import tempfile
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self
 
@@ -34,6 +28,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
 from coinfer_ray.errors import InputError, counted
+from coinfer_ray.runtime.executors.around_ray import captured_stderr, environment, own_sigterm, provide_token
 from coinfer_ray.runtime.executors.base import Envelope, R, Start, T, WorkerContext, attempt, describe
 from coinfer_ray.runtime.executors.ray_metrics import RunMetrics
 
@@ -123,11 +118,12 @@ class RayExecutor:
         self._metrics = RunMetrics(start.__module__)
         try:
             for envelope in crew.envelopes():
-                self._metrics.took(envelope, sum(member.ready for member in crew.members))
+                self._metrics.took(envelope, crew.ready)
                 yield envelope
         finally:
-            self._metrics.ended()
-            crew.dismiss()
+            if ray.is_initialized():  # else its workers have ended with it, and a call would start another Ray
+                self._metrics.ended()
+                crew.dismiss()
 
     def progressed(self, what: str, count: int) -> None:
         """See :class:`coinfer_ray.runtime.executors.base.Executor`."""
@@ -135,7 +131,7 @@ class RayExecutor:
             self._metrics.progressed(what, count)
 
     def _join(self) -> None:
-        with _own_sigterm():
+        with own_sigterm():
             if self.address is None or self.address == "local":
                 self._start_local()
             else:
@@ -144,8 +140,8 @@ class RayExecutor:
     def _start_local(self) -> None:
         cpus = self.workers * self.cpus_per_worker or None
         for last in (False, True):
-            with _environment(PYTHONPATH=os.pathsep.join(path for path in sys.path if path)):
-                _provide_token()
+            with environment(PYTHONPATH=os.pathsep.join(path for path in sys.path if path)):
+                provide_token()
                 try:
                     ray.init(
                         "local",
@@ -166,7 +162,7 @@ class RayExecutor:
                 )
 
     def _join_cluster(self, address: str) -> None:
-        with _captured_stderr() as complaints:
+        with captured_stderr() as complaints:
             try:
                 ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
                 return
@@ -179,23 +175,6 @@ class RayExecutor:
                 "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with the cluster's"
             )
         raise InputError(f"address: the Ray cluster at {address} cannot be joined ({reason}); check the address")
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep what SIGTERM does: joining a cluster changes it, and makes a SystemExit of one that comes meanwhile."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit:
-        signal.signal(signal.SIGTERM, before)
-        signal.raise_signal(signal.SIGTERM)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Worker:
@@ -255,7 +234,11 @@ class _Member(Generic[T]):
 
 
 class _Crew(Generic[T, R]):
-    """The workers of one run and what each of them is doing."""
+    """The workers of one run and what each of them is doing.
+
+    A finished task costs the driver the same however many workers there are: what it needs of a member it finds by the
+    call, and what is ready is asked for all calls at once.
+    """
 
     def __init__(
         self,
@@ -270,6 +253,9 @@ class _Crew(Generic[T, R]):
         self.tasks = iter(tasks)
         self.returned: deque[_Job[T]] = deque()  # lost with their worker, to be tried again
         self.members: list[_Member[T]] = []
+        self.member_of: dict[Any, _Member[T]] = {}  # by outstanding call
+        self.hungry: dict[_Member[T], None] = {}  # ready, with room for a task; a set that keeps its order
+        self.ready = 0  # members that are
         self.failed_starts = 0
         self.last_failure = ""
         self.unplaced_s = 0.0  # waited while no member had a place
@@ -294,18 +280,36 @@ class _Crew(Generic[T, R]):
                 if following is None:
                     return
                 self.returned.append(following)  # for a worker that is still to come
-            calls = [call for member in self.members for call in member.calls]
+            for call in self._wait():
+                if call in self.member_of:  # else answered already, with the rest of a lost member's
+                    yield from self._settle(call)
+                    self._hand_out()
+            self._check_places()
+
+    def _wait(self) -> list[Any]:
+        """Calls that have ended: all of them where some have by now, else the first, if one does in a second.
+
+        Ray looks at every call that it is to wait for; a driver that is behind asks once for all that came meanwhile.
+        """
+        calls = list(self.member_of)
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+        if not done:
             began = time.monotonic()
             done, _ = ray.wait(calls, timeout=_POLL_S)
             self.unplaced_s += time.monotonic() - began
-            for call in done:
-                yield from self._settle(call)
-            self._check_places()
+        return list(done)
 
     def dismiss(self) -> None:
         for member in self.members:
             ray.kill(member.actor)
         self.members.clear()
+        self.member_of.clear()
+        self.hungry.clear()
+        self.ready = 0
+
+    def _call(self, member: _Member[T], call: Any, job: _Job[T] | None) -> None:
+        member.calls[call] = job
+        self.member_of[call] = member
 
     def _hire(self) -> None:
         """A fresh actor, unless the last ones all died before they could work."""
@@ -313,8 +317,8 @@ class _Crew(Generic[T, R]):
             return
         actor: Any = self.remote.remote(max(1, self.executor.cpus_per_worker))
         member: _Member[T] = _Member(actor)
-        member.calls[actor.placed.remote()] = None
-        member.calls[actor.start.remote(self.start, self.shared)] = None
+        self._call(member, actor.placed.remote(), None)
+        self._call(member, actor.start.remote(self.start, self.shared), None)
         self.members.append(member)
 
     def _next_job(self) -> _Job[T] | None:
@@ -326,15 +330,16 @@ class _Crew(Generic[T, R]):
     def _hand_out(self) -> None:
         """Fill every ready member's window, one task a round, so that the last tasks spread over the members."""
         for depth in range(self.executor.in_flight):
-            for member in self.members:
-                if member.ready and len(member.calls) == depth:
+            for member in self.hungry:
+                if len(member.calls) == depth:
                     job = self._next_job()
                     if job is None:
                         return
-                    member.calls[member.actor.run.remote(job.task)] = job
+                    self._call(member, member.actor.run.remote(job.task), job)
+        self.hungry.clear()
 
     def _settle(self, call: Any) -> Iterator[Envelope[R]]:
-        member = next(member for member in self.members if call in member.calls)
+        member = self.member_of[call]
         try:
             answer = ray.get(call)
         except RayTaskError as error:  # the task or its result could not travel
@@ -346,7 +351,9 @@ class _Crew(Generic[T, R]):
             yield from self._replace(member, error)
             return
         job = member.calls.pop(call)
+        del self.member_of[call]
         if job is not None:
+            self.hungry[member] = None
             value, text, seconds = answer
             yield Envelope(job.task_id, value, text, job.attempts + 1, seconds)
         elif not member.placed:
@@ -356,6 +363,8 @@ class _Crew(Generic[T, R]):
             raise failure(message)
         else:
             member.ready = True
+            self.ready += 1
+            self.hungry[member] = None
             self.failed_starts = 0
 
     def _replace(self, member: _Member[T], error: RayError) -> Iterator[Envelope[R]]:
@@ -364,6 +373,10 @@ class _Crew(Generic[T, R]):
         Calls run in order, so of those that failed the oldest was running; the others lost only their place.
         """
         self.members.remove(member)
+        self.hungry.pop(member, None)
+        self.ready -= member.ready
+        for call in member.calls:
+            del self.member_of[call]
         ray.kill(member.actor)  # a worker that can't be reached may still be alive
         reason = _one_line(error)
         if member.ready:
@@ -430,44 +443,3 @@ def _not_installed(reason: str, node: str) -> str:
 def _one_line(error: BaseException) -> str:
     """Ray's message without its advice."""
     return " ".join(str(error).split()).split(" Some common causes", 1)[0][:_SHOWN]
-
-
-@contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Take what any code of this process, Ray's C++ too, writes to stderr; yields a reader for it."""
-    sys.stderr.flush()
-    before = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-
-        def read() -> str:
-            file.seek(0)
-            return file.read().decode(errors="replace")
-
-        os.dup2(file.fileno(), 2)
-        try:
-            yield read
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
-
-
-def _provide_token() -> None:
-    """Ray asks for a token from 2.60 on and would leave one in the home folder, readable by all: keep it to us."""
-    known = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if not known and not (Path.home() / ".ray" / "auth_token").exists():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Variables that the processes started within inherit."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
