@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from coinfer_kernels import canonicalize
 
-from coinfer_ray.models.library import load_graph
+from coinfer_ray.models.library import load_graph, ships
 from coinfer_ray.predictor.measured import Measured
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.costs import DelayCalculator
@@ -60,7 +60,8 @@ def write_synthetic_records(
     The noise of an accuracy is 0.2 points, another for each repeat.
     """
     rng = np.random.default_rng(seed)
-    space = SearchSpace(load_graph(model, input_px))
+    graph = load_graph(model, input_px)
+    space = SearchSpace(graph)
     cube = rng.random((count, len(space.variables)))
     cube[: count // 2, : space.sets] *= 0.3
     levels = canonicalize(space.tables, (cube * space.tables.n_levels).astype(np.int64))
@@ -69,7 +70,8 @@ def write_synthetic_records(
     values = np.array([space.values(strategy) for strategy in strategies])
     accuracy = true_accuracy(space, values, snr_db) + rng.normal(0, 0.002, (repeats, count))
     costs = DelayCalculator(space).costs(levels)
-    info = RecordsInfo(model, input_px, space_sets(space), settings, {"coinfer-ray": "test"})
+    versions = {"coinfer-ray": "test"}
+    info = RecordsInfo(model, input_px, space_sets(space), settings, versions, None if ships(graph) else graph)
     rows = [
         {
             "candidate": row,

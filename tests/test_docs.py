@@ -27,7 +27,7 @@ from coinfer_ray.scenarios.read import ScenarioOptions
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("[ck]*/README.md")])
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.M | re.S)
+FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.M | re.S)
 PARTS = "benchmarks|clusters|coinfer_ray|docs|examples|kernels|scripts|studies|tests"
 INVENTED = {"coinfer_ray/methods/yours.py"}  # the file that a reader is told to write
 FORMER_NAMES = {"search"}  # commands that still work under a name that the documentation no longer says
@@ -115,6 +115,30 @@ def command_lines(text: str) -> Iterator[list[str]]:
                     part = part[1:]
                 if part and part[0] == "coinfer":
                     yield part[1:]
+
+
+def test_a_block_behind_a_directive_is_found() -> None:
+    text = "```{image} a.svg\n:alt: a\n```\n\ntext\n\n```bash\ncoinfer models\n```\n"
+    assert blocks(text, "bash") == ["coinfer models\n"]
+    assert prose(text).split() == ["text"]
+
+
+def typed(text: str) -> list[list[str]]:
+    """The commands of a shell text that call coinfer or python, one list of words each, redirections included; what
+    only a script does, a guard against doing a thing twice, is left out."""
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    split = [shlex.split(line.partition("] || ")[2] or line, comments=True) for line in lines]
+    return [words for words in split if words and words[0] in ("coinfer", "python")]
+
+
+def test_the_page_and_the_script_of_resnet18_have_the_same_commands() -> None:
+    page = (ROOT / "docs" / "howto" / "resnet18.md").read_text()
+    script = (ROOT / "examples" / "resnet18" / "run.sh").read_text()
+    script = script.replace('"$data"', "digits").replace("$example", "../../examples/resnet18")
+    commands = typed("\n".join(blocks(page, "bash")))
+    assert commands == typed(script)
+    steps = {"models", "compare", "collect", "fit", "optimize", "verify", "sweep", "report"}
+    assert steps <= {words[1] for words in commands}  # the whole way
 
 
 @cache

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coinfer_ray.cli.collect import note_least
 from coinfer_ray.errors import InputError
 from coinfer_ray.predictor.fit import choose, fit, fit_predictor, record_features, regressor_of
 from coinfer_ray.predictor.metrics import assign_folds, metrics, strategy_groups
@@ -272,6 +273,15 @@ def test_too_few_records_and_unknown_regressors(tmp_path: Path) -> None:
         obtain_predictor(path, model="alexnet")
     with pytest.raises(InputError, match="did you mean gradient_boosting"):
         fit(path, regressor="gradient_boost")
+
+
+@pytest.mark.parametrize(("count", "said"), [(17, "a predictor needs 18 strategies, {} holds 17"), (18, "")])
+def test_a_collection_too_small_for_a_predictor_says_so(
+    count: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = write_synthetic_records(tmp_path / "few.parquet", count=count)
+    note_least(few)
+    assert capsys.readouterr().err.partition(";")[0] == said.format(few)
 
 
 def test_regressors_are_fitted_by_one_thread() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from coinfer_ray.models.library import load_graph
+from coinfer_ray.predictor.fit import fit_predictor
 from tests.synthetic import write_synthetic_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -255,3 +258,39 @@ def test_the_search_side_needs_neither_torch_nor_nni(arguments: list[str], tmp_p
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr
     assert run.stdout
+
+
+SCENARIO = ["--device", "rpi4b", "--server", "p100", "--link", "3g"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["models", "resnet18", "--input-px", "32"], "'resnet18' does not ship (alexnet and regnet_x_400mf do); a net"),
+        (["models", "alexnt"], "'alexnt' does not ship (alexnet and regnet_x_400mf do); did you mean alexnet? A net"),
+        (
+            ["optimize", "--model", "resnet18", *SCENARIO],
+            "needs a trace: pip install 'coinfer-ray[train]', or give rec",
+        ),
+        (["models", "alexnet", "--input-px", "32"], "ships for inputs of 64, 128, 224 px; 32 px needs a trace: pip"),
+    ],
+)
+def test_a_network_that_only_torch_has_is_not_called_unknown(arguments: list[str], message: str) -> None:
+    code = WITHOUT_TORCH.format(arguments=arguments)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert (run.returncode, run.stdout) == (2, "")
+    (line,) = run.stderr.splitlines()
+    assert message in line
+
+
+def test_records_of_a_network_that_does_not_ship_answer_by_its_name(tmp_path: Path) -> None:
+    records = write_synthetic_records(tmp_path / "records.parquet", model="resnet18", input_px=32, count=30)
+    saved = tmp_path / "predictor.npz"
+    fit_predictor(records, regressor="decision_tree").save(saved)  # the quickest: what it predicts is not asked
+    named = ["--model", "resnet18", "--records", str(saved), "--methods", "all_local", "--json"]
+    arguments = ["compare", *named, *SCENARIO]
+    code = WITHOUT_TORCH.format(arguments=arguments)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stderr
+    (row,) = json.loads(run.stdout)
+    assert row["latency_s"] == pytest.approx(load_graph("resnet18", 32).flops / 3e9)  # rpi4b's, all on the device

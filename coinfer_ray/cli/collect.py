@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coinfer_ray.cli import options
-from coinfer_ray.cli.output import check_output, print_json, stdout_for_answers
+from coinfer_ray.cli.output import check_output, note, print_json, stdout_for_answers
 from coinfer_ray.errors import InputError, counted
 
 if TYPE_CHECKING:
@@ -177,6 +177,20 @@ def collect(
             f"base accuracy {summary.base_validation_accuracy:.4f} (validation), "
             f"{summary.base_test_accuracy:.4f} (test)"
         )
+        note_least(out)
+
+
+def note_least(folder: Path) -> None:
+    """Say where the collection is too small for a predictor, which a user would else learn from the next command."""
+    from coinfer_ray.predictor.fit import usable_strategies
+    from coinfer_ray.records.store import read_records
+
+    try:
+        have, least = usable_strategies(read_records(folder))
+    except InputError:  # none of the candidates has an accuracy
+        return
+    if have < least:
+        note(f"a predictor needs {least} strategies, {folder} holds {have}; more --candidates, the same line again")
 
 
 def _colours(name: str, text: str) -> list[float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from functools import partial
 from importlib import resources
 from pathlib import Path
 
-from coinfer_ray.errors import InputError, check_name, counted
+from coinfer_ray.errors import InputError, counted
 from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.source import Absent, ModelLike, ModelSource, resolve_model
 from coinfer_ray.runtime.files import write_whole
@@ -63,7 +64,8 @@ def load_graph(model: ModelLike, input_px: int, classes: int = CLASSES) -> Layer
                 f"model: {source.name} has to be traced: pip install 'coinfer-ray[train]', or give records or a layer "
                 "graph file of it"
             ) from None
-        check_name("model", source.name, sorted({name for name, _ in shipped}))
+        if source.name not in {name for name, _ in shipped}:
+            raise _out_of_reach(source.name) from None
         sizes = sorted(pixels for name, pixels in shipped if name == source.name)
         raise Absent(
             f"model: {source.name} ships for inputs of {', '.join(map(str, sizes))} px; {input_px} px needs a trace: "
@@ -79,7 +81,8 @@ def ships(graph: LayerGraph) -> bool:
 
 
 def check_known(source: ModelSource) -> None:
-    """Raise InputError, with the nearest names, for a name that neither ships nor is torchvision's."""
+    """Raise InputError, with the nearest names, for a name that neither ships nor is torchvision's; :class:`Absent`
+    for one that does not ship where torchvision is not installed."""
     known = {name for name, _ in shipped_graphs()}
     if source.own or source.name in known:
         return
@@ -88,9 +91,20 @@ def check_known(source: ModelSource) -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "torchvision"):
             raise
-        check_name("model", source.name, sorted(known))
+        raise _out_of_reach(source.name) from None
     else:
         zoo.check_model(source.name)
+
+
+def _out_of_reach(name: str) -> Absent:
+    """What is said of a name that does not ship where torchvision, which may know it, is not installed."""
+    names = sorted({shipped for shipped, _ in shipped_graphs()})
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    meant = f"did you mean {near[0]}? A" if near else "a"
+    return Absent(
+        f"model: {name!r} does not ship ({' and '.join(names)} do); {meant} network of torchvision needs a trace: "
+        "pip install 'coinfer-ray[train]', or give records or a layer graph file of it"
+    )
 
 
 def check_same_network(source: ModelSource, of: LayerGraph, what: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from coinfer_kernels import TreeEnsemble
 
-from coinfer_ray.errors import InputError, check_name
+from coinfer_ray.errors import InputError, check_name, counted
 from coinfer_ray.predictor.calibration import Calibration, Coverage, held_out_coverage, resolution_of
 from coinfer_ray.predictor.distillation import DistilledBoosting
 from coinfer_ray.predictor.measured import Measured
@@ -161,12 +161,18 @@ def fit_predictor(
 
 def check_enough(records: Records, folds: int = FOLDS) -> None:
     """Raise InputError unless the records hold more strategies than a line through their features has parameters."""
-    x, names = record_features(floats_of(records))
-    least, have = max(folds, len(names) + 2), len(np.unique(x, axis=0))
+    have, least = usable_strategies(records, folds)
     if have < least:
         raise InputError(
-            f"records: {records.source} has {have} usable strategies; {least} are the least to fit a predictor to"
+            f"records: {records.source} has {counted(have, 'usable strategy', 'usable strategies')}; {least} are the "
+            "least to fit a predictor to"
         )
+
+
+def usable_strategies(records: Records, folds: int = FOLDS) -> tuple[int, int]:
+    """How many strategies of the records a predictor can be fitted to, and how many are the least for that."""
+    x, names = record_features(floats_of(records))
+    return len(np.unique(x, axis=0)), max(folds, len(names) + 2)
 
 
 def choose(squared_errors: Mapping[str, np.ndarray], groups: np.ndarray) -> str:

@@ -32,6 +32,7 @@ from coinfer_ray.records.store import (
     finished_candidates,
     read_records,
     shard_path,
+    shipped_sizes,
     usual_input_px,
     write_records,
 )
@@ -46,6 +47,7 @@ from coinfer_ray.training.base import (
     save_base,
 )
 from coinfer_ray.training.data import DataSplits, load_data
+from coinfer_ray.training.images import notice
 from coinfer_ray.training.near import near_candidates
 from coinfer_ray.training.prunable import obtain_trained_base
 from coinfer_ray.training.weights import Weights, given_weights
@@ -145,7 +147,10 @@ def collect(
     check_known(source)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     splits = (data if isinstance(data, DataSplits) else load_data(data)).normalised_by(mean, std)
-    input_px = usual_px(source, splits) if input_px is None else input_px
+    if input_px is None:
+        input_px = usual_px(source, splits)
+        if not quiet:
+            _say_scaled(source, splits, input_px)
     settings = settings or default_settings(source, input_px)
     graph = graph_for(source, input_px, splits)
     state = None if base is not None else given_weights(weights, source, graph.classes)
@@ -201,6 +206,13 @@ def usual_px(source: ModelSource, data: DataSplits | str | Path) -> int:
     if source.own and isinstance(data, DataSplits):
         return int(data.train.images.shape[1])
     return usual_input_px(source)
+
+
+def _say_scaled(source: ModelSource, data: DataSplits, input_px: int) -> None:
+    """Say where images are made much larger only because nobody said how large: a training takes that much longer."""
+    side = data.train.images.shape[1]
+    if not source.own and not shipped_sizes(source.name) and input_px > side:
+        notice(f"images of {side} px are scaled to {input_px} px; give --input-px for another size of the input")
 
 
 def _of_own_network(source: ModelSource, graph: LayerGraph, data: DataSplits, normalised: bool) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def given_weights(weights: Weights | None, source: ModelSource, classes: int) ->
     scratch.
 
     ``weights`` is a state dict, the file of one, or :data:`OWN`; an ``nn.Module`` has its own unless others are given.
+    What a wrapper puts before every name is left out (:func:`unwrapped`).
 
     Raises:
         InputError: a file that cannot be read, or weights of another network: the first few names say so.
@@ -40,6 +41,7 @@ def given_weights(weights: Weights | None, source: ModelSource, classes: int) ->
     if weights == OWN:
         return network.state_dict()
     state = dict(weights) if isinstance(weights, Mapping) else read_weights(weights)
+    state = unwrapped(network, state)
     where = "given" if isinstance(weights, Mapping) else weights
     check_weights(network, state, f"weights: {where} are not those of {source.name}")
     return {name: each.detach().float() if each.is_floating_point() else each for name, each in state.items()}
@@ -70,6 +72,18 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"weights: {path} holds no state dict of tensors; save network.state_dict()")
     return dict(state)
+
+
+def unwrapped(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """``weights`` without what a wrapper put before each of their names and no name of ``network`` begins with:
+    ``module.`` of DataParallel, ``_orig_mod.`` of torch.compile, the attribute of a Lightning module."""
+    own = {name.partition(".")[0] for name in network.state_dict()}
+    found = dict(weights)
+    while True:
+        heads = {name.partition(".")[0] for name in found}
+        if len(heads) != 1 or heads <= own or not all("." in name for name in found):
+            return found
+        found = {name.partition(".")[2]: each for name, each in found.items()}
 
 
 def check_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], wrong: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,14 @@ from coinfer_ray.cli import main
 from coinfer_ray.errors import InputError
 from coinfer_ray.models.source import resolve_model
 from coinfer_ray.records.store import RecordsInfo
+from coinfer_ray.runtime.executors import LocalExecutor
 from coinfer_ray.training.base import build_base, read_base, save_base, train_base
+from coinfer_ray.training.collect import collect
 from coinfer_ray.training.data import DataSplits, load_data
 from coinfer_ray.training.recipes import NORMALISED
 from coinfer_ray.training.trainer import Phase
 from coinfer_ray.training.verifier import images_of
-from coinfer_ray.training.weights import given_weights, read_weights
+from coinfer_ray.training.weights import given_weights, read_weights, unwrapped
 from coinfer_ray.training.worker import CollectSettings
 from tests.training.own_networks import Small
 
@@ -57,6 +61,30 @@ def test_a_module_brings_its_own_and_a_class_none() -> None:
     assert built is not None and torch.equal(built["head.weight"], Small().head.weight)
     other = given_weights(Small().state_dict(), resolve_model(network), 10)
     assert other is not None and not torch.equal(other["head.weight"], network.head.weight)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, torch.compile, lambda network: nn.DataParallel(torch.compile(network))],
+    ids=["parallel", "compiled", "both"],
+)
+def test_the_name_of_a_wrapper_is_left_out(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+    network = Small()
+    state = wrap(network).state_dict()
+    assert not state.keys() & network.state_dict().keys()
+    torch.save(state, tmp_path / "wrapped.pt")
+    found = given_weights(tmp_path / "wrapped.pt", resolve_model(Small), 10)
+    assert found is not None and found.keys() == network.state_dict().keys()
+    assert torch.equal(found["head.weight"], network.head.weight)
+
+
+def test_a_name_that_the_network_has_is_no_wrapper() -> None:
+    network = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)))
+    state = network.state_dict()
+    assert unwrapped(network, state).keys() == {"0.1.weight", "0.1.bias"}
+    assert unwrapped(network, {f"model.{name}": each for name, each in state.items()}).keys() == state.keys()
+    assert unwrapped(network, {"lonely": torch.zeros(1)}).keys() == {"lonely"}
+    assert unwrapped(network, {}) == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -137,3 +165,22 @@ def test_a_normalisation_that_is_none_is_refused(
     arguments = ["--model", "tests.training.own_networks:Small", "--data", "digits", "--candidates", "1"]
     assert main(["collect", *arguments, "--out", str(tmp_path / "out"), "--executor", "local", option, value]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("resnet18", {}, "data: images of 8 px are scaled to 224 px; give --input-px for another size of the input\n"),
+        ("resnet18", {"quiet": True}, ""),
+        ("resnet18", {"input_px": 32}, ""),
+        ("alexnet", {}, ""),  # at 64 px, as its records that ship
+        (Small, {}, ""),  # at the images' own
+    ],
+)
+def test_images_made_large_for_want_of_a_size_are_said(
+    model: Any, options: dict[str, Any], said: str, data: DataSplits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = tmp_path / "none.pt"
+    with LocalExecutor() as executor, pytest.raises(InputError, match="does not exist"):  # before anything is trained
+        collect(model, data, tmp_path / "out", 1, executor=executor, weights=none, **options)
+    assert capsys.readouterr().err == said
