@@ -129,7 +129,9 @@ def test_target_callback_and_budget_end_the_search():
     assert sum(calls) == 77
 
 
-def test_stopped_saved_and_gone_on_asks_as_without_the_stop():
+@pytest.mark.parametrize("integral", [[False] * 4, [False, False, False, True]])
+@pytest.mark.parametrize("population", [None, 20])
+def test_stopped_saved_and_gone_on_asks_as_without_the_stop(integral, population):
     def run(optimizer, calls):
         asked = []
         for _ in range(calls):
@@ -138,19 +140,19 @@ def test_stopped_saved_and_gone_on_asks_as_without_the_stop():
             optimizer.tell(x, rastrigin(x), np.maximum(0.0, x[:, 1] - 1))
         return asked
 
-    box, integral = [(-5, 5)] * 4, [False, False, False, True]
-    straight = run(QuantumOptimizer(box, integral, seed=5), 30)
-    first = QuantumOptimizer(box, integral, seed=5)
-    run(first, 12)
+    box = [(-5, 5)] * 4
+    straight = run(QuantumOptimizer(box, integral, population=population, seed=5), 400)
+    first = QuantumOptimizer(box, integral, population=population, seed=5)
+    run(first, 250)
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **first.state())
     file.seek(0)
     with np.load(file, allow_pickle=False) as state:
         second = QuantumOptimizer.from_state(state)
     assert second.best_objective == first.best_objective and second.evaluations == first.evaluations
-    rest = run(second, 18)
-    assert all((a == b).all() for a, b in zip(straight[12:], rest, strict=True))
-    assert not (QuantumOptimizer(box, seed=6).ask() == straight[0]).all()
+    rest = run(second, 150)
+    assert all((a == b).all() for a, b in zip(straight[250:], rest, strict=True))
+    assert not (QuantumOptimizer(box, integral, population=population, seed=6).ask() == straight[0]).all()
 
 
 def test_fixed_variables_and_scipy_bounds():

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike
 
 from coinfer_kernels.blackbox.answers import WORST, Answers, not_a_number, read_constraints, wrong_shape
 from coinfer_kernels.blackbox.optimizer import QuantumOptimizer, whole
-from coinfer_kernels.blackbox.shade import TOLD, PopulationState, ask_population, tell_population
+from coinfer_kernels.blackbox.portfolio import CMA, COUNT, TURN, Portfolio, ask_portfolio, tell_portfolio
+from coinfer_kernels.blackbox.shade import TOLD
 from coinfer_kernels.notation import FloatArray
 
 # What the compiled loop returns in place of the number of generations.
@@ -108,7 +109,7 @@ def minimize(
             return replace(result, message="the callback asked to stop")
         if compiled and None not in (kinds := (objectives.dimensions, *(one.answers.dimensions for one in limits))):
             # Types hold for a whole run, so that the loop need look for NaN and other lengths only.
-            return _minimize_compiled((fun, *jitted), kinds, vectorized, optimizer._population, budget, goal)
+            return _minimize_compiled((fun, *jitted), kinds, vectorized, optimizer._portfolio, budget, goal)
 
 
 def _stopper(callback: Callable[..., Any], optimizer: QuantumOptimizer) -> Callable[[OptimizeResult], bool]:
@@ -125,7 +126,7 @@ def _stopper(callback: Callable[..., Any], optimizer: QuantumOptimizer) -> Calla
             if set(parameters) == {"intermediate_result"}:
                 return bool(callback(intermediate_result=result))
             if "convergence" in parameters or needed == 2:
-                return bool(callback(result.x.copy(), convergence=_convergence(optimizer._population.objective)))
+                return bool(callback(result.x.copy(), convergence=_convergence(optimizer._told)))
             return bool(callback(result))
         except StopIteration:
             return True
@@ -145,25 +146,27 @@ def _minimize_compiled(
     functions: tuple[Any, ...],
     kinds: tuple[int | None, ...],
     vectorized: bool,
-    state: PopulationState,
+    state: Portfolio,
     max_evaluations: int,
     target: float,
 ) -> OptimizeResult:
     """Go on after the first generation."""
     loop = _compiled_loop(functions, kinds, vectorized)
     rounds = int(loop(state, max_evaluations, target))
-    solutions, dimensions = state.x.shape
+    population = state.population
+    told = int(population.counters[TOLD])
     if rounds in (_FUN_NAN, _CONSTRAINTS_NAN):
         raise not_a_number("fun" if rounds == _FUN_NAN else "constraints")
     if rounds in (_FUN_SHAPE, _CONSTRAINTS_SHAPE):
-        count = min(solutions, max_evaluations - int(state.counters[TOLD]))
+        count = min(int(state.counters[COUNT]), max_evaluations - told)
+        trial = (state.cma if state.counters[TURN] == CMA else population).trial
         name = "fun" if rounds == _FUN_SHAPE else "constraints"
-        answer = functions[name == "constraints"](state.trial[:count].copy())
-        raise wrong_shape(name, answer.shape, count, dimensions)
-    violation, objective = state.best
+        answer = functions[name == "constraints"](trial[:count].copy())
+        raise wrong_shape(name, answer.shape, count, trial.shape[1])
+    violation, objective = population.best
     reached = violation == 0 and objective <= target
-    evaluations = min(int(state.counters[TOLD]), max_evaluations)
-    return _result(state.best_x.copy(), float(objective), float(violation), evaluations, 1 + rounds, reached, target)
+    spent = min(told, max_evaluations), 1 + rounds
+    return _result(population.best_x.copy(), float(objective), float(violation), *spent, reached, target)
 
 
 @njit(nogil=True)
@@ -232,22 +235,24 @@ def _compiled_loop(functions: tuple[Any, ...], kinds: tuple[int, ...], vectorize
         return 0
 
     @njit(nogil=True)
-    def loop(state: PopulationState, max_evaluations: int, target: float) -> int:
-        solutions, rounds = state.x.shape[0], 0
-        objective, violation = np.empty(solutions), np.empty(solutions)
+    def loop(state: Portfolio, max_evaluations: int, target: float) -> int:
+        most, rounds = max(state.population.trial.shape[0], state.cma.trial.shape[0]), 0
+        objectives, violations = np.empty(most), np.empty(most)
+        counters, best = state.population.counters, state.population.best
         while True:
-            ask_population(state)
-            count = min(solutions, max_evaluations - state.counters[TOLD])
+            asked = ask_portfolio(state)
+            count = min(asked, max_evaluations - counters[TOLD])
+            objective, violation = objectives[:asked], violations[:asked]
             objective[:] = np.inf
             violation[:count] = 0.0
             violation[count:] = WORST
-            status = answers(state.trial, count, objective, violation)
+            trial = state.cma.trial if state.counters[TURN] == CMA else state.population.trial
+            status = answers(trial, count, objective, violation)
             if status < 0:
                 return status
-            tell_population(state, objective, violation)
+            tell_portfolio(state, objective, violation)
             rounds += 1
-            reached = state.best[0] == 0.0 and state.best[1] <= target
-            if reached or state.counters[TOLD] >= max_evaluations:
+            if (best[0] == 0.0 and best[1] <= target) or counters[TOLD] >= max_evaluations:
                 return rounds
 
     return loop

@@ -1,24 +1,31 @@
 """The quantum-inspired optimizer for any bounded problem, by ask and tell.
 
-Real and integer variables, constraints as violation, a state that can be saved. The algorithm is SHADE's (``shade``).
-The paper's Algorithm 1 is in ``algorithm1``, for the mission's problem.
+Real and integer variables, constraints as violation, a state that can be saved. The algorithms are SHADE (``shade``)
+and CMA-ES (``cma``), which share the budget (``portfolio``). The paper's Algorithm 1 is in ``algorithm1``, for the
+mission's problem.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coinfer_kernels import checks
-from coinfer_kernels.blackbox.shade import HISTORY, PopulationState, ask_population, keep_best, tell_population
+from coinfer_kernels.blackbox.portfolio import (
+    CMA,
+    TURN,
+    ask_portfolio,
+    new_portfolio,
+    observe,
+    tell_portfolio,
+)
 from coinfer_kernels.notation import BoolArray, FloatArray
-from coinfer_kernels.rng import seed_stream
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 
 
 class QuantumOptimizer:
@@ -38,8 +45,9 @@ class QuantumOptimizer:
     ) -> None:
         """``bounds`` (D, 2): lower and upper; ``integrality`` (D,): which variables are integers.
 
-        ``population``: solutions held at a time; without it, what suits D. ``seed``: 0 or more, below 2^63; None for
-        another one each time; or a generator of NumPy's, from which one is drawn.
+        ``population``: solutions held, and asked for at a time, by SHADE alone; without it SHADE and CMA-ES share the
+        evaluations, and how many solutions are asked for at a time is theirs to say. ``seed``: 0 or more, below 2^63;
+        None for another one each time; or a generator of NumPy's, from which one is drawn.
 
         Raises:
             ValueError: bounds that are no pairs, not finite, inverted, or hold no integer where one is needed; a
@@ -47,25 +55,29 @@ class QuantumOptimizer:
         """
         self.low, self.high, self.integral = _domain(bounds, integrality)
         start = _seed(seed)
-        size = min(100, max(20, 4 * len(self.low))) if population is None else whole("population", population)
+        each = 3 if self.integral.any() else 4  # kernels/README.md compares
+        size = min(100, max(20, each * len(self.low))) if population is None else whole("population", population)
         if size < 4:
             raise ValueError(f"population: {size} solutions are too few; 4 are needed")
         self.evaluations = 0
         self._asked: FloatArray | None = None
         self._best = (np.inf, np.inf)
         self._best_x = np.full(len(self.low), np.nan)
-        self._population = new_population(self.low, self.high, self.integral, size, start)
+        alone = population is not None
+        self._portfolio = new_portfolio(self.low, self.high, self.integral, size, alone, start)
+        self._told = np.full(size, np.inf)
 
     def ask(self) -> FloatArray:
-        """Solutions (n, D) to evaluate next, n the population's size.
+        """Solutions (n, D) to evaluate next; n is the population's size where the caller gave it.
 
         Raises:
             RuntimeError: the solutions asked for before have not been told yet.
         """
         if self._asked is not None:
             raise RuntimeError("ask: the solutions asked for before have not been told; call tell() first")
-        ask_population(self._population)
-        self._asked = self._population.trial.copy()
+        count = ask_portfolio(self._portfolio)
+        state = self._portfolio
+        self._asked = (state.cma if state.counters[TURN] == CMA else state.population).trial[:count].copy()
         return self._asked.copy()
 
     def tell(self, x: ArrayLike, objective: ArrayLike, violation: ArrayLike | None = None) -> None:
@@ -85,14 +97,16 @@ class QuantumOptimizer:
         row = int(np.lexsort((values, excess))[0])
         if (excess[row], values[row]) < self._best or self.evaluations == 0:
             self._best, self._best_x = (float(excess[row]), float(values[row])), self._asked[row].copy()
-        tell_population(self._population, values, excess)
+        tell_portfolio(self._portfolio, values, excess)
+        self._told = values if self._portfolio.counters[TURN] == CMA else self._portfolio.population.objective
         self.evaluations += len(values)
         self._asked = None
 
     def observe(self, x: ArrayLike, objective: float, violation: float = 0.0) -> None:
         """Take the answer to a solution ``x`` (D,) that was not asked for; at any time.
 
-        It replaces the worst of the solutions held if it is better. ``objective`` and ``violation`` as for
+        It replaces the worst of the solutions held if it is better, and the worst of the next ones of CMA-ES likewise.
+        ``objective`` and ``violation`` as for
         :meth:`tell`.
 
         Raises:
@@ -107,11 +121,7 @@ class QuantumOptimizer:
         answer = float(excess[0]), float(values[0])
         if answer < self._best or self.evaluations == 0:
             self._best, self._best_x = answer, point.copy()
-        held = self._population
-        keep_best(held, point, answer[1], answer[0])
-        worst = int(np.lexsort((held.objective, held.violation))[-1])
-        if answer < (held.violation[worst], held.objective[worst]):
-            held.x[worst], held.violation[worst], held.objective[worst] = point, *answer
+        observe(self._portfolio, point, answer[1], answer[0])
         self.evaluations += 1
 
     @property
@@ -141,8 +151,16 @@ class QuantumOptimizer:
             "best": self._best,
             "best_x": self._best_x,
         }
-        population = {f"population.{name}": value.copy() for name, value in self._population._asdict().items()}
-        return {name: np.array(value) for name, value in head.items()} | population
+        parts = {f"{part}.{name}": value.copy() for part, name, value in self._arrays()}
+        return {name: np.array(value) for name, value in head.items()} | parts
+
+    def _arrays(self) -> Iterator[tuple[str, str, NDArray[Any]]]:
+        """All arrays of the optimizers: part, name and array."""
+        state = self._portfolio
+        for part, arrays in (("population", state.population), ("cma", state.cma)):
+            for name, value in arrays._asdict().items():
+                yield part, name, value
+        yield "portfolio", "counters", state.counters
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> QuantumOptimizer:
@@ -154,9 +172,12 @@ class QuantumOptimizer:
         try:
             if int(state["format"]) != STATE_FORMAT:
                 raise ValueError(f"state: has format {int(state['format'])}; {STATE_FORMAT} is needed")
-            optimizer = cls(state["bounds"], state["integrality"], population=len(state["population.x"]))
-            for name, value in optimizer._population._asdict().items():
-                value[...] = state[f"population.{name}"]
+            size, alone = len(state["population.x"]), len(state["cma.free"]) == 0
+            optimizer = cls(state["bounds"], state["integrality"], population=size)
+            domain = optimizer.low, optimizer.high, optimizer.integral
+            optimizer._portfolio = new_portfolio(*domain, size, alone, 0)
+            for part, name, value in optimizer._arrays():
+                value[...] = state[f"{part}.{name}"]
             optimizer.evaluations = int(state["evaluations"])
             violation, objective = state["best"]
             optimizer._best = (float(violation), float(objective))
@@ -164,31 +185,6 @@ class QuantumOptimizer:
         except KeyError as error:
             raise ValueError(f"state: {error} is missing; state() writes all that is needed") from None
         return optimizer
-
-
-def new_population(low: FloatArray, high: FloatArray, integral: BoolArray, size: int, seed: int) -> PopulationState:
-    """A population that has not been asked yet."""
-    dimensions = len(low)
-    stream = np.empty(4, dtype=np.uint64)
-    seed_stream(stream, seed, 0, 0)
-    return PopulationState(
-        low=low.copy(),
-        high=high.copy(),
-        integral=integral.copy(),
-        x=np.zeros((size, dimensions)),
-        objective=np.full(size, np.inf),
-        violation=np.full(size, np.inf),
-        trial=np.zeros((size, dimensions)),
-        reach=np.zeros(size),
-        crossing=np.zeros(size),
-        reach_history=np.zeros(HISTORY),
-        crossing_history=np.zeros(HISTORY),
-        archive=np.zeros((size, dimensions)),
-        counters=np.zeros(5, dtype=np.int64),
-        best_x=np.full(dimensions, np.nan),
-        best=np.full(2, np.inf),
-        stream=stream,
-    )
 
 
 def _domain(bounds: ArrayLike, integrality: ArrayLike | None) -> tuple[FloatArray, FloatArray, BoolArray]:

@@ -25,7 +25,7 @@ import numpy as np
 
 from coinfer_kernels.jit import copy_row, inner, kernel
 from coinfer_kernels.notation import BoolArray, FloatArray, IntArray
-from coinfer_kernels.rng import Stream, normal, uniform
+from coinfer_kernels.rng import Stream, normal, seed_stream, uniform
 
 HISTORY = 6
 TOURNAMENT = 6  # a proposal drifts to the best of so many
@@ -55,6 +55,31 @@ class PopulationState(NamedTuple):
     best_x: FloatArray  # (D,)
     best: FloatArray  # (2,) violation and objective
     stream: Stream  # (4,)
+
+
+def new_population(low: FloatArray, high: FloatArray, integral: BoolArray, size: int, seed: int) -> PopulationState:
+    """A population that has not been asked yet."""
+    dimensions = len(low)
+    stream = np.empty(4, dtype=np.uint64)
+    seed_stream(stream, seed, 0, 0)
+    return PopulationState(
+        low=low.copy(),
+        high=high.copy(),
+        integral=integral.copy(),
+        x=np.zeros((size, dimensions)),
+        objective=np.full(size, np.inf),
+        violation=np.full(size, np.inf),
+        trial=np.zeros((size, dimensions)),
+        reach=np.zeros(size),
+        crossing=np.zeros(size),
+        reach_history=np.zeros(HISTORY),
+        crossing_history=np.zeros(HISTORY),
+        archive=np.zeros((size, dimensions)),
+        counters=np.zeros(5, dtype=np.int64),
+        best_x=np.full(dimensions, np.nan),
+        best=np.full(2, np.inf),
+        stream=stream,
+    )
 
 
 @inner
