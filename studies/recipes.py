@@ -25,6 +25,7 @@ from scipy.stats import spearmanr
 from verify_answers import FRESH, SPLITS, drawn_answers
 
 from coinfer_ray.cli.scripts import positive_int, run_script
+from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.records.request import Request
 from coinfer_ray.records.store import RecordsInfo, read_records, shipped_records
@@ -93,7 +94,10 @@ def main() -> None:
             own = varied(info, *varies)
             with run_folder(given.out / name.replace(" ", "-"), "recipes", {"records": own.settings_hash}) as folder:
                 if name == RECIPE and given.known:
-                    for shard in given.known.glob(f"candidate-*-{FRESH}.parquet"):
+                    shards = sorted(given.known.glob(f"candidate-*-{FRESH}.parquet"))
+                    if not shards:
+                        raise InputError(f"known: {given.known} holds no trainings of verify_answers.py; give its --out")
+                    for shard in shards:
                         shutil.copy(shard, folder)
                 rows = dict(Verifier(own, data, base, executor, folder=folder).measure(requests))
             for place, row in rows.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from coinfer_ray.atlas.atlas import load_atlas
 from coinfer_ray.errors import InputError
 from coinfer_ray.records import choices, store
 from coinfer_ray.runtime.sealed import read_sealed, write_sealed
@@ -97,6 +99,46 @@ def test_any_reader_of_parquet_reads_a_sealed_file_and_we_read_others(tmp_path: 
     assert read_sealed(sealed).equals(table)
     pq.write_table(table, plain)
     assert read_sealed(plain).equals(table)
+
+
+def test_what_pyarrow_makes_of_a_sealed_file_is_read_as_one_without_a_checksum(folder: Path, tmp_path: Path) -> None:
+    records = store.read_records(folder)
+    packed, fewer = tmp_path / "packed.parquet", tmp_path / "fewer.parquet"
+    store.pack(folder, packed)
+    pq.write_table(pq.read_table(packed).slice(0, 2), fewer)
+    assert store.read_records(fewer).table.equals(records.table.slice(0, 2))
+    again = tmp_path / "again.parquet"
+    store.pack(fewer, again)  # and is sealed again where we write it
+    assert silent(again, 50, lambda: store.read_records(again)) == []
+
+    content = packed.read_bytes()
+    place = content.rfind(b"coinfer_ray.crc32") + len(b"coinfer_ray.crc32") + 2
+    other = b"12345678" if content[place : place + 8] != b"12345678" else b"87654321"
+    packed.write_bytes(content[:place] + other + content[place + 8 :])
+    with pytest.raises(InputError, match=r"is not that of its bytes: damaged, or changed by another program\)"):
+        store.read_records(packed)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_broken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a disk refuses now it may give later: nobody is told to remove a good file."""
+
+    def refused(path: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    path = tmp_path / "methods.parquet"
+    path.touch()
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    for read in (
+        lambda: store.finished_candidates(folder),
+        lambda: store.read_records(folder),
+        lambda: choices.read_choices(path),
+        lambda: load_atlas(path),
+    ):
+        with pytest.raises(InputError) as caught:
+            read()
+        assert str(caught.value).endswith(".parquet: cannot be read (Input/output error); mend that and run again")
 
 
 def test_what_is_written_is_the_same_each_time(tmp_path: Path) -> None:

@@ -384,7 +384,7 @@ def load_atlas(path: str | Path, objective: GridObjective | None = "latency") ->
         atlas = Atlas(levels, costs, accuracy, make_region(info.ranges.corners()), info.ratio)
     except InputError:
         raise
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"atlas: {path} is not an atlas file ({reason}); write it with `coinfer atlas build`"

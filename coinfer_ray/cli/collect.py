@@ -190,7 +190,7 @@ def note_least(folder: Path) -> None:
     except InputError:  # none of the candidates has an accuracy
         return
     if have < least:
-        note(f"a predictor needs {least} strategies, {folder} holds {have}; more --candidates, the same line again")
+        note(f"a predictor needs {least} strategies, {folder} holds {have}; run this again with more --candidates")
 
 
 def _colours(name: str, text: str) -> list[float]:

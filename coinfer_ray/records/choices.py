@@ -236,6 +236,8 @@ def _read_file(file: Path) -> tuple[RecordsInfo, pa.Table]:
         return RecordsInfo.from_json(document), table.select(list(_COLUMNS))
     except FileNotFoundError:
         raise InputError(f"choices: {file} does not exist; train some with scripts/collect_methods.py") from None
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"choices: {file} is no file of choices ({reason}); train them again") from None

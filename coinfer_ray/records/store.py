@@ -446,7 +446,7 @@ def _whole(path: Path, remedy: str) -> pa.Table:
 
     try:
         return read_sealed(path)
-    except (pa.ArrowException, OSError) as error:
+    except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"records: {path} is not a whole Parquet file ({reason}); {remedy}") from None
 

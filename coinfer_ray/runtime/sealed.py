@@ -3,7 +3,8 @@
 Parquet decodes most flipped bits to other numbers without a word. Its own checksums are of pages alone and leave out
 the footer, where the settings stand that make numbers comparable. The checksum here is of the whole file, with zeros in
 its own place; a second key says that there is one, so that it cannot be lost unseen. Any reader of Parquet reads
-such a file; those of earlier versions, without the keys, are read as they are.
+such a file. Those of earlier versions, without the keys, are read as they are, and so is what pyarrow makes of a sealed
+file: it writes the keys anew as they stand in the schema, with zeros for the checksum, which no damage leaves there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coinfer_ray.errors import InputError
 from coinfer_ray.runtime.files import write_whole
 
 if TYPE_CHECKING:
@@ -47,20 +49,30 @@ def read_sealed(path: str | Path) -> pa.Table:
     """Read a Parquet file, its checksum first where it has one.
 
     Raises:
-        OSError: it cannot be read.
+        FileNotFoundError: it is not there.
+        InputError: it cannot be read, which says nothing of what it holds.
         pyarrow.ArrowException: it is no whole Parquet file, or not as it was written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    content = bytearray(Path(path).read_bytes())
+    try:
+        content = bytearray(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); mend that and run again") from None
     if (_SEALED in content) or (_CRC32 in content):
         digits = _digits(content)
         told, content[digits] = bytes(content[digits]), _ZEROS
-        if _SEALED not in content or told != b"%08x" % zlib.crc32(content):
-            raise pa.ArrowInvalid("its checksum is not that of its bytes")
+        anew = _SEALED in content and told == _ZEROS
+        if not anew and (_SEALED not in content or told != b"%08x" % zlib.crc32(content)):
+            raise pa.ArrowInvalid("its checksum is not that of its bytes: damaged, or changed by another program")
         content[digits] = told
-    return pq.read_table(pa.BufferReader(pa.py_buffer(content)))
+    try:
+        return pq.read_table(pa.BufferReader(pa.py_buffer(content)))
+    except OSError as error:  # what pyarrow says of some broken files
+        raise pa.ArrowInvalid(str(error)) from None
 
 
 def _digits(content: bytearray) -> slice:

@@ -159,7 +159,7 @@ def _rows_of(path: Path) -> list[dict[str, Any]]:
     """InputError where the file is not as it was written."""
     try:
         rows: list[dict[str, Any]] = read_sealed(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"damage: {path} cannot be read ({reason}); remove it, and it is measured anew") from None
     return rows

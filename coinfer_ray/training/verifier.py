@@ -271,6 +271,6 @@ def _read_shard(path: Path) -> dict[str, Any]:
 
     try:
         row: dict[str, Any] = read_sealed(path).to_pylist()[0]
-    except (pa.ArrowException, OSError, IndexError):
+    except (pa.ArrowException, IndexError):
         raise InputError(f"records: {path} is no whole record; remove it and run again") from None
     return row

@@ -69,7 +69,9 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     for key in _WRAPPED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise InputError(f"weights: {path} holds no state dict of tensors; save network.state_dict()")
     return dict(state)
 

@@ -1,16 +1,19 @@
 """Somebody's own training: torchvision's ResNet-18 on images, its weights saved as torch saves them.
 
 ``python train.py DATA OUT [IMAGES]``: DATA as ``coinfer collect --data`` takes it, OUT the file of the state dict,
-IMAGES how many to train on, with repeats (8,000). Nothing here is coinfer's but the reader of images.
+IMAGES how many to train on, with repeats (8,000). Nothing here is coinfer's but the reader of images and the one line
+for bad input.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torchvision.models import resnet18
 
+from coinfer_ray.cli.scripts import positive_int, run_script
+from coinfer_ray.errors import InputError
 from coinfer_ray.training.data import ImageSet, load_data
 
 INPUT_PX = 32
@@ -27,6 +30,10 @@ def network_input(images: ImageSet, rows: torch.Tensor) -> torch.Tensor:
 
 
 def main(source: str, out: Path, images: int = 8_000) -> None:
+    if images < BATCH:
+        raise InputError(f"IMAGES: {images} are less than a batch; {BATCH} or more are needed")
+    if not out.parent.is_dir():
+        raise InputError(f"OUT: {out.parent} is no folder; make it first")
     torch.manual_seed(0)
     data = load_data(source)
     network = resnet18(num_classes=len(data.classes))
@@ -49,4 +56,9 @@ def main(source: str, out: Path, images: int = 8_000) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="DATA")
+    parser.add_argument("out", metavar="OUT", type=Path)
+    parser.add_argument("images", metavar="IMAGES", type=positive_int, nargs="?", default=8_000)
+    given = parser.parse_args()
+    run_script(lambda: main(given.source, given.out, given.images))

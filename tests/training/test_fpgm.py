@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from coinfer_ray.compression.pruning import shrink
+from coinfer_ray.errors import InputError
 from coinfer_ray.models import zoo
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.models.trace import trace_graph
@@ -21,6 +22,7 @@ from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Codec
 from coinfer_ray.records.store import read_records, shipped_records
 from coinfer_ray.training.candidate import CandidateData, CandidateSettings, CandidateTrainer
+from coinfer_ray.training.compared import fpgm
 from coinfer_ray.training.compared.fpgm import LAYERWISE, RATES, FpgmTraining, SoftPruned, uniform
 from coinfer_ray.training.data import load_data
 from coinfer_ray.training.subnetworks import flops_left
@@ -42,6 +44,16 @@ def lively(model: str) -> nn.Module:
             for tensor in (module.bias.data, module.running_mean):
                 tensor.normal_(0, 0.3)
     return network
+
+
+def test_damaged_records_are_told_and_leave_no_rates_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = load_graph("alexnet", 64)
+    content = shipped_records("alexnet", 64).read_bytes()
+    damaged = tmp_path / "alexnet-64px.parquet"
+    damaged.write_bytes(content[:-100])
+    monkeypatch.setattr(fpgm, "shipped_records", lambda *_: damaged)
+    with pytest.raises(InputError, match=r"alexnet-64px\.parquet is not a whole Parquet file"):
+        FpgmTraining().plan(graph)
 
 
 def distance_sums(weight: torch.Tensor, unit: int) -> list[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,3 +186,22 @@ def test_images_made_large_for_want_of_a_size_are_said(
     with LocalExecutor() as executor, pytest.raises(InputError, match="does not exist"):  # before anything is trained
         collect(model, data, tmp_path / "out", 1, executor=executor, weights=none, **options)
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("digits", "nowhere/x.pt"), "train.py: OUT: nowhere is no folder; make it first"),
+        (("digits", "x.pt", "10"), "train.py: IMAGES: 10 are less than a batch; 64 or more are needed"),
+        (("digits",), "train.py: error: the following arguments are required: OUT"),
+    ],
+)
+def test_the_example_of_resnet18_says_what_is_wrong_in_one_line(
+    words: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).parents[2] / "examples" / "resnet18" / "train.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == told

@@ -80,9 +80,10 @@ def layerwise(graph: LayerGraph) -> list[dict[str, int]]:
     """The channels that every set keeps in the shipped records' best strategies without a codec: those that lose less
     than all that have fewer FLOPs, at most :data:`LAYERWISE` evenly along them. None where no records ship."""
     try:
-        records = read_records(shipped_records(graph.model, graph.input_px))
+        path = shipped_records(graph.model, graph.input_px)
     except InputError:
         return []
+    records = read_records(path)
     space, base, accuracy = SearchSpace(graph), records.base_accuracy(), records.accuracy()
     found: dict[tuple[tuple[str, int], ...], list[float]] = {}
     for strategy, reached in zip(records.strategies, accuracy, strict=True):

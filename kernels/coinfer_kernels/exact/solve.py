@@ -230,7 +230,7 @@ def _choose_split(
     most = model.level.shape[1]
     singles = _sum_of_singles(at, low, high)
     accuracy = singles + best_leaves(model, at, search.words)
-    chosen, best = -1, -1.0
+    chosen, best = -1, -np.inf
     room = max(_cutoff(search) - corner if search.best[0] < np.inf else abs(corner), 1e-300)
     for i in range(at.active[0]):
         v = at.variables[i]
