@@ -96,7 +96,7 @@ def main() -> None:
                 if name == RECIPE and given.known:
                     shards = sorted(given.known.glob(f"candidate-*-{FRESH}.parquet"))
                     if not shards:
-                        raise InputError(f"known: {given.known} holds no trainings of verify_answers.py; give its --out")
+                        raise InputError(f"known: {given.known} holds no trainings of verify_answers.py; give its out")
                     for shard in shards:
                         shutil.copy(shard, folder)
                 rows = dict(Verifier(own, data, base, executor, folder=folder).measure(requests))
