@@ -1,14 +1,14 @@
 """How must a candidate be trained? What other recipes make of the strategies that are answers, beside longer training.
 
-    python studies/recipes.py --model alexnet --data DIR --out DIR [--strategies 6] [--known FOLDER]
+    python studies/recipes.py --model alexnet --data DIR --out DIR [--strategies 6] [--recipes NAMES] [--known FOLDER]
 
 The strategies are answers to the scenarios of `verify_answers.py`, spread evenly over the accuracy that was said of
 them. Each is trained from a fresh seed with the records' recipe, with half of its images, with a fifth and five times
 its learning rates (the codec keeps its own), by the labels without the base network's outputs, and with four times its
 images, which is the yardstick: what a longer training makes of an answer. Printed of each recipe: its images, points
 lost on all validation and all test images in the mean, how much longer training adds and how much that differs between
-strategies, and the rank correlation with the yardstick. Trainings are kept in --out: stop it, run it again, and it goes
-on. --known: a folder of `verify_answers.py`, whose trainings by the recipe itself are not done again.
+strategies, and the rank correlation with the yardstick. --recipes names others than all of them, by commas; "recipe"
+and "images x 4" always are among them. Trainings are kept in --out: stop it, run it again, and it goes on. --known: a folder of `verify_answers.py`, whose trainings by the recipe itself are not done again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 from verify_answers import FRESH, SPLITS, drawn_answers
 
 from coinfer_ray.cli.scripts import positive_int, run_script
-from coinfer_ray.errors import InputError
+from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.records.request import Request
 from coinfer_ray.records.store import RecordsInfo, read_records, shipped_records
@@ -74,10 +74,15 @@ def main() -> None:
     parser.add_argument("--scenarios", type=positive_int, default=40)
     parser.add_argument("--seed", type=int, default=78, help="of the scenarios")
     parser.add_argument("--confidence", type=float, default=0.9)
+    parser.add_argument("--recipes", default=",".join(SETTINGS))
     parser.add_argument("--known", type=Path)
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
     parser.add_argument("--workers", type=positive_int)
     given = parser.parse_args()
+    for name in given.recipes.split(","):
+        check_name("recipe", name, tuple(SETTINGS))
+    asked = {RECIPE, YARDSTICK, *given.recipes.split(",")}
+    settings = {name: varies for name, varies in SETTINGS.items() if name in asked}
 
     problem = assemble(given.model)
     info = read_records(shipped_records(given.model)).info
@@ -88,9 +93,9 @@ def main() -> None:
     distinct.sort(key=lambda levels: said[levels])
     places = np.unique(np.linspace(0, len(distinct) - 1, given.strategies).round().astype(int))
     requests = [Request(problem.space.strategy(np.array(distinct[place])), None, FRESH) for place in places]
-    lost = {name: np.full((len(requests), len(SPLITS)), np.nan) for name in SETTINGS}
+    lost = {name: np.full((len(requests), len(SPLITS)), np.nan) for name in settings}
     with make_executor(given.executor, workers=given.workers) as executor:
-        for name, varies in SETTINGS.items():
+        for name, varies in settings.items():
             own = varied(info, *varies)
             with run_folder(given.out / name.replace(" ", "-"), "recipes", {"records": own.settings_hash}) as folder:
                 if name == RECIPE and given.known:

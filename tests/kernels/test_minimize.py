@@ -178,12 +178,21 @@ def test_callbacks_are_called_as_scipy_calls_them():
         found = minimize(total, BOX, callback=callback, seed=3)
         assert found.nit == len(seen) == 1 and found.message == "the callback asked to stop"
     seen.clear()
-    minimize(lambda x: 1.0 + total(x), BOX, callback=with_convergence, seed=3)
+    minimize(lambda x: 1.0 + total(x), BOX, callback=with_convergence, seed=3, population=20)
     assert seen[0][0].shape == (2,)
     assert 0 < seen[0][1] < seen[-1][1]
     seen.clear()
+    minimize(lambda x: 1.0 + total(x), BOX, callback=with_convergence, seed=3)  # CMA-ES first: the population waits
+    assert {convergence for _, convergence in seen} == {0.0}
+    seen.clear()
     minimize(numba.njit(total), BOX, callback=stops)
     assert len(seen) == 1
+
+
+def test_minus_infinity_ends_the_search_and_is_said():
+    found = minimize(lambda x: np.full(len(x), -np.inf), BOX, max_evaluations=3000)
+    assert found.fun == -np.inf and found.nfev < 3000
+    assert found.message == "the objective is minus infinity, and nothing is less"
 
 
 def test_a_stop_of_the_objectives_own_is_not_taken_for_the_callbacks():

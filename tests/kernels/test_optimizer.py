@@ -184,6 +184,17 @@ def test_misuse_of_ask_and_tell_raises():
     assert (optimizer.best_x == x[good.argmin()]).all()
 
 
+def test_an_altered_state_is_named():
+    state = QuantumOptimizer(BOX, seed=1).state()
+    for name, value, message in (
+        ("cma.free", state["cma.free"][:-1], "state: cma.free: has shape"),
+        ("cma.free", state["cma.free"] + 1, "state: cma.free names other variables"),
+        ("population.objective", state["population.objective"][:, None], "state: population.objective: has 2 dim"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            QuantumOptimizer.from_state(state | {name: value})
+
+
 def test_bad_input_is_named():
     for call, message in (
         (lambda: minimize(sphere, []), "bounds"),

@@ -70,8 +70,8 @@ def minimize(
 
     The search ends at ``max_evaluations``, at a feasible objective of ``target`` or less, or when ``callback`` returns
     True or raises StopIteration. ``callback`` takes the result so far; or, as SciPy has it, the keyword
-    ``intermediate_result`` alone, or the best solution and ``convergence``, which exceeds 1 where the solutions held
-    differ by less than a hundredth of their mean objective.
+    ``intermediate_result`` alone, or the best solution and ``convergence``, which exceeds 1 where the solutions that
+    the population holds differ by less than a hundredth of their mean objective.
 
     Raises:
         ValueError: bounds, budget or answers that cannot be used; a NaN objective among them.
@@ -126,7 +126,7 @@ def _stopper(callback: Callable[..., Any], optimizer: QuantumOptimizer) -> Calla
             if set(parameters) == {"intermediate_result"}:
                 return bool(callback(intermediate_result=result))
             if "convergence" in parameters or needed == 2:
-                return bool(callback(result.x.copy(), convergence=_convergence(optimizer._told)))
+                return bool(callback(result.x.copy(), convergence=_convergence(optimizer.held)))
             return bool(callback(result))
         except StopIteration:
             return True
@@ -263,6 +263,8 @@ def _result(
 ) -> OptimizeResult:
     if violation > 0:
         message = f"no feasible solution in {evaluations} evaluations; the least violation is {violation:g}"
+    elif objective == -np.inf:
+        message = "the objective is minus infinity, and nothing is less"
     elif reached and target > -np.inf:
         message = f"the target {target:g} was reached"
     else:

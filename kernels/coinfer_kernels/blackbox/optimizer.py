@@ -65,7 +65,6 @@ class QuantumOptimizer:
         self._best_x = np.full(len(self.low), np.nan)
         alone = population is not None
         self._portfolio = new_portfolio(self.low, self.high, self.integral, size, alone, start)
-        self._told = np.full(size, np.inf)
 
     def ask(self) -> FloatArray:
         """Solutions (n, D) to evaluate next; n is the population's size where the caller gave it.
@@ -98,7 +97,6 @@ class QuantumOptimizer:
         if (excess[row], values[row]) < self._best or self.evaluations == 0:
             self._best, self._best_x = (float(excess[row]), float(values[row])), self._asked[row].copy()
         tell_portfolio(self._portfolio, values, excess)
-        self._told = values if self._portfolio.counters[TURN] == CMA else self._portfolio.population.objective
         self.evaluations += len(values)
         self._asked = None
 
@@ -123,6 +121,11 @@ class QuantumOptimizer:
             self._best, self._best_x = answer, point.copy()
         observe(self._portfolio, point, answer[1], answer[0])
         self.evaluations += 1
+
+    @property
+    def held(self) -> FloatArray:
+        """The objectives (n,) of the solutions that the population holds; infinite before it has been told."""
+        return self._portfolio.population.objective.copy()
 
     @property
     def best_x(self) -> FloatArray:
@@ -177,7 +180,10 @@ class QuantumOptimizer:
             domain = optimizer.low, optimizer.high, optimizer.integral
             optimizer._portfolio = new_portfolio(*domain, size, alone, 0)
             for part, name, value in optimizer._arrays():
-                value[...] = state[f"{part}.{name}"]
+                given = checks.shaped(f"state: {part}.{name}", state[f"{part}.{name}"], value.dtype.type, value.shape)
+                if name == "free" and (given != value).any():
+                    raise ValueError(f"state: {part}.free names other variables than the bounds leave free")
+                value[...] = given
             optimizer.evaluations = int(state["evaluations"])
             violation, objective = state["best"]
             optimizer._best = (float(violation), float(objective))
