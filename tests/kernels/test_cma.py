@@ -56,6 +56,18 @@ def test_the_gaussian_equals_its_oracle(case):
     assert (oracle.runs > 3) == ("restarts" in case)
 
 
+def test_a_run_ends_after_as_many_generations_without_a_gain_as_a_short_axis_may_take():
+    dimensions, samples = 4, 8
+    state = new_cma(np.zeros(dimensions), np.ones(dimensions), np.arange(dimensions), False, 3)
+    generation = 0
+    while generation == 0 or state.counters[ENDED] == 0:
+        assert ask_cma(state) == samples
+        tell_cma(state, generation + np.arange(samples) / samples, np.zeros(samples))
+        generation += 1
+    patience = [100 + int(100 * dimensions**1.5 / samples) + g // 5 for g in range(1000)]
+    assert generation == next(g for g in range(1, 1000) if g - 1 > patience[g])
+
+
 def test_a_narrow_curved_valley_is_followed_to_its_end():
     box = [(-5.0, 5.0)] * 10
     ours = minimize(valley, box, max_evaluations=10_000, seed=1)
