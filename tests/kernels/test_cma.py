@@ -56,6 +56,18 @@ def test_the_gaussian_equals_its_oracle(case):
     assert (oracle.runs > 3) == ("restarts" in case)
 
 
+@pytest.mark.parametrize(("around", "wait"), [(False, 100 + 100 * 4**1.5 // 8), (True, 120 + 30 * 4 // 8)])
+def test_a_run_without_a_gain_ends_when_a_short_axis_would_have_been_learned(around, wait):
+    dimensions, samples = 4, 8
+    state = new_cma(np.zeros(dimensions), np.ones(dimensions), np.arange(dimensions), around, 3)
+    generation = 0
+    while generation == 0 or state.counters[ENDED] == 0:
+        assert ask_cma(state) == samples
+        tell_cma(state, generation + np.arange(samples) / samples, np.zeros(samples))
+        generation += 1
+    assert generation == next(g for g in range(1, 1000) if g - 1 > wait + g // 5)
+
+
 def test_a_narrow_curved_valley_is_followed_to_its_end():
     box = [(-5.0, 5.0)] * 10
     ours = minimize(valley, box, max_evaluations=10_000, seed=1)

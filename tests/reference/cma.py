@@ -154,7 +154,8 @@ class Gaussian:
         self.idle += 1
         if best[0] < self.least[0] or (best[0] == self.least[0] and best[1] < self.least[1] - rounding):
             self.least, self.idle = best, 0
-        patience = 10 + 30 * self.n // self.size
+        patience = 100 + int(100 * self.n * math.sqrt(self.n) / self.size) + self.generation // 5
+        settled = 10 + 30 * self.n // self.size
         flat = worst[0] == best[0] and worst[1] - best[1] <= rounding
-        self.ended |= (flat and self.idle > patience) or self.idle > 110 + patience + self.generation // 5
+        self.ended |= (flat and self.idle > settled) or self.idle > patience
         self.ended |= width < 1e-12

@@ -375,12 +375,15 @@ def _judge_run(state: CmaState) -> None:
     ):
         numbers[RUN_VIOLATION], numbers[RUN_OBJECTIVE] = violation[best], objective[best]
         counters[IDLE] = 0
-    patience = 10 + 30 * dimensions // counters[SAMPLES]
+    settled = 10 + 30 * dimensions // counters[SAMPLES]
+    patience = 110 + settled
+    if counters[AROUND] == 0:  # a discus shows no gain until its one short axis is learned; the wait is pycma's
+        patience = 100 + int(100.0 * dimensions * sqrt(dimensions) / counters[SAMPLES])
     flat = violation[last] == violation[best] and objective[last] - objective[best] <= FLAT * abs(objective[best])
     widest = 0.0
     for d in range(dimensions):
         widest = max(widest, sqrt(max(state.covariance[d, d], 0.0)))
-    if (flat and counters[IDLE] > patience) or counters[IDLE] > 110 + patience + counters[GENERATION] // 5:
+    if (flat and counters[IDLE] > settled) or counters[IDLE] > patience + counters[GENERATION] // 5:
         counters[ENDED] = 1
     if numbers[SIGMA] * widest < NARROWEST:
         counters[ENDED] = 1
