@@ -8,7 +8,8 @@ its learning rates (the codec keeps its own), by the labels without the base net
 images, which is the yardstick: what a longer training makes of an answer. Printed of each recipe: its images, points
 lost on all validation and all test images in the mean, how much longer training adds and how much that differs between
 strategies, and the rank correlation with the yardstick. --recipes names others than all of them, by commas; "recipe"
-and "images x 4" always are among them. Trainings are kept in --out: stop it, run it again, and it goes on. --known: a folder of `verify_answers.py`, whose trainings by the recipe itself are not done again.
+and "images x 4" always are among them. Trainings are kept in --out: stop it, run it again, and it goes on. --known: a
+folder of `verify_answers.py`, whose trainings by the recipe itself are not done again.
 """
 
 from __future__ import annotations
