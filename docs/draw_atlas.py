@@ -126,4 +126,6 @@ def draw_presets(axes: Axes) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python docs/draw_atlas.py ATLAS PICTURE")
     main(*sys.argv[1:])
