@@ -23,6 +23,15 @@ _TRUTH = (bool, np.bool_)
 WORST = np.finfo(np.float64).max  # the violation of a trial that failed
 
 
+def usual_population(variables: int) -> int:
+    """Solutions of a batch where the caller names no number.
+
+    A size of its own leaves the population alone to ask (:class:`coinfer_kernels.QuantumOptimizer`): hosts hand out a
+    batch to many workers at once, which batches of a few would keep waiting, and count generations of one size.
+    """
+    return min(100, max(20, 4 * variables))
+
+
 @dataclass(frozen=True)
 class Variable:
     """One parameter as the optimizer sees it, and what its numbers mean."""
@@ -192,7 +201,7 @@ class OneByOne:
         self.optimizer = QuantumOptimizer(
             [(variable.low, variable.high) for variable in self.variables],
             [variable.integer for variable in self.variables],
-            population=population,
+            population=usual_population(len(variables)) if population is None else population,
             seed=seed,
         )
         self._patience = patience

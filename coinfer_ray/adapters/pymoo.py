@@ -18,7 +18,7 @@ from pymoo.core.population import Population
 from pymoo.core.variable import Binary, Choice, Integer, Real
 from pymoo.util.display.single import SingleObjectiveOutput
 
-from coinfer_ray.adapters.one_by_one import WORST, Variable, choice, excess, real, whole
+from coinfer_ray.adapters.one_by_one import WORST, Variable, choice, excess, real, usual_population, whole
 from coinfer_ray.errors import InputError
 
 
@@ -51,7 +51,8 @@ class QuantumAlgorithm(Algorithm):  # type: ignore[misc]
             integral = [problem.vtype is int] * problem.n_var
         else:
             raise InputError("problem: has no bounds; xl and xu are needed")
-        self.optimizer = QuantumOptimizer(bounds, integral, population=self.population, seed=self.seed or 0)
+        size = usual_population(len(bounds)) if self.population is None else self.population
+        self.optimizer = QuantumOptimizer(bounds, integral, population=size, seed=self.seed or 0)
 
     def _initialize_infill(self) -> Population:
         return self._infill()
