@@ -193,6 +193,7 @@ def main() -> None:
 def rays_share(model: str, scenarios: int, out: Path) -> dict[str, float]:
     """Wall seconds of the same chunks, solved by local search: in this process, by one Ray worker, and by two.
 
+    A worker has one thread: run it with NUMBA_NUM_THREADS=1, so that this process has no more.
     What starting Ray takes is measured by four scenarios each and taken off. ``overhead``: what one worker takes beyond
     this process; ``speed_up``: how much faster two are than one.
     """
