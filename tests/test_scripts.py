@@ -57,6 +57,8 @@ def test_numbers_are_what_they_are_called(check, right, wrong) -> None:
         (("bench_splits.py", "--rates", "0"), "argument --rates: '0' must be a whole number, at least 1"),
         (("bench_multiples.py", "--levels", "-1"), "argument --levels: '-1' must be a share above 0 and below 1"),
         (("bench_multiples.py", "--networks", "nope"), "bench_multiples.py: model: 'nope' is unknown; "),
+        (("bench_sql.py", "--scenarios", "0"), "argument --scenarios: '0' must be a finite number above 0"),
+        (("bench_sql.py", "--model", "nope"), "bench_sql.py: model: 'nope' is unknown; "),
         (("bench_sweep.py", "--solvers", "nope"), "bench_sweep.py: solver: 'nope' is unknown; "),
         (
             ("bench_cluster.py", "--nodes", "2", "--keep-gb", "1e6"),

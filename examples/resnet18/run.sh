@@ -22,6 +22,12 @@ done
 [ ! -e "$data" ] || data=$(realpath "$data")
 mkdir -p "$out"
 cd "$out"
+# Weights and records of other images would be taken for these images' own.
+if [ -f data ] && [ "$(cat data)" != "$data" ]; then
+    echo "run.sh: $PWD holds what was made of $(cat data); give another --out for $data" >&2
+    exit 2
+fi
+echo "$data" > data
 
 # The network as the search sees it.
 coinfer models resnet18 --input-px 32
