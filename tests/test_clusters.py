@@ -309,7 +309,7 @@ def test_the_clouds_machines_are_private_and_ask_for_the_token(cloud: str) -> No
         assert context.params["dashboard_host"] in (None, "localhost", "127.0.0.1")
 
 
-@pytest.mark.parametrize("name", ["two-nodes.sh", "slurm-ray.sh", "slurm-array.sh"])
+@pytest.mark.parametrize("name", ["two-nodes.sh", "certificates.sh", "slurm-ray.sh", "slurm-array.sh"])
 def test_shellcheck_finds_nothing(name: str) -> None:
     program = Path(sysconfig.get_path("scripts")) / "shellcheck"
     if not program.exists():

@@ -31,6 +31,7 @@ from coinfer_ray.errors import InputError, counted
 from coinfer_ray.runtime.executors.around_ray import captured_stderr, environment, own_sigterm, provide_token
 from coinfer_ray.runtime.executors.base import Envelope, R, Start, T, WorkerContext, attempt, describe
 from coinfer_ray.runtime.executors.ray_metrics import RunMetrics
+from coinfer_ray.runtime.executors.tls import check_tls
 
 _POLL_S = 1.0
 _SHOWN = 300  # characters of Ray's message in ours
@@ -162,6 +163,7 @@ class RayExecutor:
                 )
 
     def _join_cluster(self, address: str) -> None:
+        check_tls(address)
         with captured_stderr() as complaints:
             try:
                 ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
