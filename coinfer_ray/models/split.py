@@ -27,7 +27,7 @@ def split(network: nn.Module, graph: LayerGraph, partition_point: int) -> tuple[
         return network, nn.Identity()
     traced = fx_trace(network, graph.model)
     nodes = list(traced.graph.nodes)
-    cut = nodes.index(_layer_node(nodes, graph, partition_point))
+    cut = nodes.index(layer_node(nodes, graph, partition_point))
     device = torch.fx.Graph()
     copied: dict[torch.fx.Node, torch.fx.Node] = {}
     for node in nodes[: cut + 1]:
@@ -95,7 +95,7 @@ class _NoMultiple(Exception):
     """A number that is neither constant nor a multiple of the number of images."""
 
 
-def _layer_node(nodes: list[torch.fx.Node], graph: LayerGraph, partition_point: int) -> torch.fx.Node:
+def layer_node(nodes: list[torch.fx.Node], graph: LayerGraph, partition_point: int) -> torch.fx.Node:
     """The fx node of a layer: a module may be called several times, so nodes and layers are matched in order."""
     position = 0
     for node in nodes:
