@@ -114,6 +114,8 @@ def test_ratios_are_a_hand_count() -> None:
     cells = claim_cells(CLAIMS[0], rows)
     assert cells[:6] == ["Fig. 7", "alexnet", "rpi3b+", "runner-up", "1.1\u00d7 to 2.2\u00d7", "0.25\u00d7 to 1\u00d7"]
     assert claim_cells(CLAIMS[-1], rows)[5] == "not measured"
+    beyond = [made("edgent", 0.5), made("jalad", 0.5)]  # the paper does not compare with them
+    assert claim_cells(CLAIMS[0], rows + beyond) == cells and ratios(rows + beyond).runner_up == (0.25, 0.25)
 
 
 def test_what_was_not_measured_is_drawn_hollow() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +41,30 @@ def split(network: nn.Module, graph: LayerGraph, partition_point: int) -> tuple[
         else:
             server.take(node)
     return torch.fx.GraphModule(network, device), torch.fx.GraphModule(network, server.made)
+
+
+Look = Callable[[int, torch.Tensor], object]
+
+
+class Watched(torch.fx.Interpreter):
+    """A trace of a whole network or of its device half that shows the features at partition ``points`` on its way;
+    layers that come next may change them in place."""
+
+    def __init__(self, traced: torch.fx.GraphModule, graph: LayerGraph, points: Sequence[int]) -> None:
+        super().__init__(traced)
+        nodes = list(traced.graph.nodes)
+        self.points = {layer_node(nodes, graph, point): point for point in points}
+
+    def run(self, images: torch.Tensor, look: Look) -> Any:  # type: ignore[override]
+        """What the trace makes of ``images``; ``look`` is called with each point and its feature."""
+        self.look = look
+        return super().run(images)
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.points:
+            self.look(self.points[n], value)
+        return value
 
 
 class _ServerHalf:

@@ -19,13 +19,11 @@ from torch import nn
 
 from coinfer_ray.compression.quantize import Quantizer, huffman_bits
 from coinfer_ray.models.layers import LayerGraph
-from coinfer_ray.models.split import layer_node, split
+from coinfer_ray.models.split import Watched, split
 from coinfer_ray.training.trainer import Preprocess, ResidentImages
 
 CALIBRATION_IMAGES = 1_000
 BATCH = 256  # as everything else is measured
-
-Look = Callable[[int, torch.Tensor], None]
 
 
 @dataclass
@@ -58,7 +56,7 @@ def measure_cuts(
     """
     last, _ = split(network, graph, points[-1])
     servers = {point: split(network, graph, point)[1].eval() for point in points}
-    device = _Watched(cast(torch.fx.GraphModule, last.eval()), graph, points)
+    device = Watched(cast(torch.fx.GraphModule, last.eval()), graph, points)
     quantizers = {point: [Quantizer(bits).to(calibration.images.device).eval() for bits in widths] for point in points}
 
     def calibrate(point: int, feature: torch.Tensor) -> None:
@@ -100,25 +98,6 @@ def measure_cuts(
             ]
         )
     return measured
-
-
-class _Watched(torch.fx.Interpreter):
-    """A device half that shows the features at ``points`` on its way; what comes next may change them in place."""
-
-    def __init__(self, half: torch.fx.GraphModule, graph: LayerGraph, points: Sequence[int]) -> None:
-        super().__init__(half)
-        nodes = list(half.graph.nodes)
-        self.points = {layer_node(nodes, graph, point): point for point in points}
-
-    def run(self, images: torch.Tensor, look: Look) -> None:  # type: ignore[override]
-        self.look = look
-        super().run(images)
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        value = super().run_node(n)
-        if n in self.points:
-            self.look(self.points[n], value)
-        return value
 
 
 def _batches(images: ResidentImages) -> list[ResidentImages]:
