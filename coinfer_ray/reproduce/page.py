@@ -70,7 +70,7 @@ def build_page(parts: Mapping[str, Rows], command: str) -> Page:
             "What it rests on",
             "How costs are counted, the devices and links, the regressors, and what was trained.",
             [
-                trainings_table(MODELS, command),
+                trainings_table(parts["trained"], command),
                 *([regressors_table(parts["regressors"], command)] if parts["regressors"] else []),
                 settings_table(command),
                 layers_table("alexnet", command),

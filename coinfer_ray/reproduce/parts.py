@@ -15,6 +15,7 @@ from coinfer_ray.optimizer.solve import OPTIMIZERS
 from coinfer_ray.predictor.fit import fit
 from coinfer_ray.records.store import read_records, shipped_file, shipped_records
 from coinfer_ray.reproduce.learning import lessons
+from coinfer_ray.reproduce.measured import trainings
 from coinfer_ray.reproduce.optimizers import searches
 from coinfer_ray.reproduce.rows import (
     MAX_LOSS,
@@ -158,6 +159,11 @@ def learning(problems: Problems, size: Size) -> Rows:
     ]
 
 
+def trained(problems: Problems, size: Size) -> Rows:
+    """What was trained, for every method."""
+    return trainings(MODELS)
+
+
 def regressors(problems: Problems, size: Size) -> Rows:
     """Table IV."""
     return [fit(shipped_records(model)).to_json() for model in MODELS] if size.fits else []
@@ -176,6 +182,7 @@ PARTS: dict[str, Part] = {
         promises,
         optimizers,
         learning,
+        trained,
         regressors,
     )
 }
