@@ -13,8 +13,8 @@ import pytest
 from coinfer_ray.methods.cia import candidate_cuts, learn
 from coinfer_ray.methods.layerwise import own_sets
 from coinfer_ray.optimizer.problem import Problem, assemble
-from coinfer_ray.report.model import Cell
-from coinfer_ray.reproduce.learning import LABELS, Lesson, learning_figure, learning_table, lessons
+from coinfer_ray.report.model import Cell, Figure, TableView
+from coinfer_ray.reproduce.learning import LABELS, Lesson, learning_figure, learning_parts, learning_table, lessons
 from coinfer_ray.scenarios.read import resolve
 from tests.synthetic import trusted
 
@@ -42,6 +42,7 @@ def test_curves_are_means_over_seeds_once_all_have_found_one() -> None:
         "random", [[None, None, 0.3], [0.5, 0.5, 0.1]]
     )
     figure = learning_figure(rows, "command")
+    assert figure is not None
     curves = {one.label: (list(one.x), list(one.y)) for one in figure.series}
     assert curves["CIA's agent"] == ([10, 100], [pytest.approx(300), pytest.approx(150)])
     assert curves["random decisions"] == ([100], [pytest.approx(200)])
@@ -54,9 +55,14 @@ def test_curves_are_means_over_seeds_once_all_have_found_one() -> None:
 
 def test_a_bound_that_nobody_kept_is_said() -> None:
     rows = rows_of("learnt", [[0.3, 0.2, 0.1]]) + rows_of("random", [[None, None, None]])
-    assert [one.label for one in learning_figure(rows, "command").series] == ["CIA's agent"]
+    figure = learning_figure(rows, "command")
+    assert figure is not None and [one.label for one in figure.series] == ["CIA's agent"]
     control = learning_table(rows, "command").rows[1]
     assert control[5] == "0 of 1" and control[6] is None and control[7] == "none to none"
+    assert [type(part) for part in learning_parts(rows, "command")] == [Figure, TableView]
+    nobody = rows_of("learnt", [[None] * 3]) + rows_of("random", [[None] * 3])
+    assert [type(part) for part in learning_parts(nobody, "command")] == [TableView]
+    assert learning_parts([], "command") == []
 
 
 def test_lessons_are_the_runs_that_learn_gives(problem: Problem) -> None:

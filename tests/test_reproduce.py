@@ -21,6 +21,7 @@ from coinfer_ray.reproduce import parts as parts_module
 from coinfer_ray.reproduce import run as run_module
 from coinfer_ray.reproduce.claims import CLAIMS, PARTITION_CLAIMS, claim_cells, partition_ratios, ratios
 from coinfer_ray.reproduce.figures import hover, rate_figure, winner_figure
+from coinfer_ray.reproduce.learning import LABELS
 from coinfer_ray.reproduce.measured import trainings_table
 from coinfer_ray.reproduce.optimizers import searches
 from coinfer_ray.reproduce.page import build_page
@@ -159,6 +160,17 @@ def test_the_page_shows_every_part(small: dict[str, Rows]) -> None:
     assert points == len(rows)
     assert any(isinstance(part, TableView) and part.title == "The paper's claims" for part in page.parts())
     assert all(isinstance(part, Figure | TableView) for part in page.parts())
+
+
+def test_the_page_shows_what_the_agent_learns(small: dict[str, Rows], problems: Problems) -> None:
+    pytest.importorskip("stable_baselines3")
+    rows = parts_module.learning(problems, replace(SMALL, agents=1, episodes=110))
+    assert {row["model"] for row in rows} == set(parts_module.MODELS) and {row["player"] for row in rows} == set(LABELS)
+    page = build_page(small | {"learning": rows}, "coinfer reproduce --out x")
+    assert "learning" in [figure.name for figure in page.figures()]
+    titles = [part.title for part in page.parts()]
+    assert "CIA's agent and its control" in titles and "What was trained" in titles
+    assert "CIA's agent and its control" not in [part.title for part in build_page(small, "command").parts()]
 
 
 def test_what_was_trained_is_counted_for_every_method(small: dict[str, Rows]) -> None:

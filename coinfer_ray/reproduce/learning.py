@@ -93,8 +93,16 @@ def _shown(episodes: int) -> list[int]:
     return sorted({*even, min(WARM_UP, episodes)})
 
 
-def learning_figure(rows: Sequence[dict[str, Any]], command: str) -> Figure:
-    """Mean over seeds of the best latency so far, a panel for each network and cut."""
+def learning_parts(rows: Sequence[dict[str, Any]], command: str) -> list[Figure | TableView]:
+    """Figure and table; the table alone where no seed's run, or not all, came to a strategy that keeps the bound."""
+    if not rows:
+        return []
+    figure, table = learning_figure(rows, command), learning_table(rows, command)
+    return [table] if figure is None else [figure, table]
+
+
+def learning_figure(rows: Sequence[dict[str, Any]], command: str) -> Figure | None:
+    """Mean over seeds of the best latency so far, a panel for each network and cut; None without a point to draw."""
     series = []
     for place, own in _places(rows).items():
         for player, label in LABELS.items():
@@ -111,6 +119,8 @@ def learning_figure(rows: Sequence[dict[str, Any]], command: str) -> Figure:
             if x:
                 filters = {"network": network(own[0].model)}
                 series.append(Series(label=label, x=x, y=y, text=text, panel=place, filters=filters))
+    if not series:
+        return None
     return Figure(
         name="learning",
         title="Whether CIA's agent learns",

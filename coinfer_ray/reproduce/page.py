@@ -12,7 +12,7 @@ from coinfer_ray.records.store import read_records, shipped_parts
 from coinfer_ray.report.model import Figure, Page, Section, TableView
 from coinfer_ray.reproduce import figures
 from coinfer_ray.reproduce.claims import ratios
-from coinfer_ray.reproduce.learning import learning_figure, learning_table
+from coinfer_ray.reproduce.learning import learning_parts
 from coinfer_ray.reproduce.measured import noise_figure, optimizer_figures, promise_figure, trainings_table
 from coinfer_ray.reproduce.parts import MODELS, Rows
 from coinfer_ray.reproduce.rows import OURS, PAPER, SETTINGS, Row
@@ -62,9 +62,7 @@ def build_page(parts: Mapping[str, Rows], command: str) -> Page:
         Section(
             "The agent",
             "Whether CIA's agent, in our reconstruction, learns anything that as many random decisions do not come to.",
-            [learning_figure(parts["learning"], command), learning_table(parts["learning"], command)]
-            if parts["learning"]
-            else [],
+            learning_parts(parts["learning"], command),
         ),
         Section(
             "What it rests on",
