@@ -4,13 +4,14 @@
 
 Base network, images and recipe are those of the records (default: those that ship). Killed, it goes on when the same
 command is given again; what ships already is not trained again. --seconds starts nothing after so long, so that it
-can run in slices. Prints a table: trainings, images and seconds of each method.
+can run in slices. Prints a table: trainings of each method, their images and seconds, and the medians of each.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import median
 
 from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.records.choices import SHARDS, choices_path, pack_choices, read_choices
@@ -61,12 +62,13 @@ def main() -> None:
     new = [given.out] if list(given.out.glob(SHARDS)) else []
     table = pack_choices([*([] if start is None else [start]), *new], pack)
     rows = table.table.to_pylist()
-    print(f"{'method':12} {'trainings':>9} {'choices':>8} {'images':>10} {'seconds':>8}")
+    print(f"{'method':12} {'trainings':>9} {'choices':>8} {'images':>10} {'each':>7} {'seconds':>8} {'each':>6}")
     for method in table.methods:
         own = [row for row in rows if row["method"] == method]
         each = {(row["asked"], row["seed"]): row for row in own}.values()
-        images, seconds = sum(row["images"] for row in each), sum(row["wall_s"] for row in each)
-        print(f"{method:12} {len(each):9} {len(own):8} {images:10,} {seconds:8,.0f}")
+        images, seconds = [row["images"] for row in each], [row["wall_s"] for row in each]
+        counted = f"{sum(images):10,} {median(images):7,.0f} {sum(seconds):8,.0f} {median(seconds):6,.0f}"
+        print(f"{method:12} {len(each):9} {len(own):8} {counted}")
     print(f"written to {pack}")
 
 

@@ -204,6 +204,27 @@ def test_a_few_episodes_learn_and_repeat_and_move_nobodys_streams(problem: Probl
     assert (other.rewards != run.rewards[:5]).any()
 
 
+def test_random_decisions_are_drawn_evenly_and_play_the_same_episodes(problem: Problem) -> None:
+    """A space of 52 x 16 strategies: each run is replayed by hand, and no run beats the best of all of them."""
+    run = learn(problem, WEIGHTS, FLOOR, np.nan, POOL1, episodes=300, seed=6, decisions="random")
+    rng, conv1, ratio = np.random.default_rng(6), 0, problem.space.codec_variable
+    everything = np.zeros((52 * 16, len(problem.space.variables)), dtype=np.int64)
+    everything[:, problem.space.cut_variable] = POOL1
+    everything[:, conv1], everything[:, ratio] = np.divmod(np.arange(52 * 16), 16)
+    costs = problem.delay.costs(everything) @ WEIGHTS
+    _, spare = judge(problem)(everything)
+    reference, best = Episodes(problem, WEIGHTS, judge(problem), POOL1).reference, np.inf
+    assert len(run.rewards) == len(run.best) == 300
+    for episode, (first, second) in enumerate(rng.random((300, 2))):
+        place = 16 * level_of(problem, conv1, first) + level_of(problem, ratio, second)
+        assert run.rewards[episode] == pytest.approx(reward(costs[place], reference, spare[place]))
+        best = min(best, costs[place] if spare[place] >= 0 else np.inf)
+        assert run.best[episode] == pytest.approx(best)
+    assert np.isfinite(best) and best >= costs[spare >= 0].min()
+    other = learn(problem, WEIGHTS, FLOOR, np.nan, POOL1, episodes=300, seed=7, decisions="random")
+    assert (other.rewards != run.rewards).any()
+
+
 def test_answers_keep_the_bound_and_lose_to_the_proven_ones(problem: Problem) -> None:
     pytest.importorskip("stable_baselines3")
     method, asked = Cia(episodes=60, cuts=2), batch(None, count=2)

@@ -13,11 +13,16 @@ import pytest
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.methods.compare import compare
+from coinfer_ray.methods.registry import METHODS
+from coinfer_ray.records.choices import choices_path, read_choices
+from coinfer_ray.records.store import read_records, shipped_parts
 from coinfer_ray.report.model import Figure, TableView
 from coinfer_ray.reproduce import parts as parts_module
 from coinfer_ray.reproduce import run as run_module
 from coinfer_ray.reproduce.claims import CLAIMS, PARTITION_CLAIMS, claim_cells, partition_ratios, ratios
 from coinfer_ray.reproduce.figures import hover, rate_figure, winner_figure
+from coinfer_ray.reproduce.learning import LABELS
+from coinfer_ray.reproduce.measured import trainings_table
 from coinfer_ray.reproduce.optimizers import searches
 from coinfer_ray.reproduce.page import build_page
 from coinfer_ray.reproduce.parts import PARTS, QUICK, Rows
@@ -114,6 +119,8 @@ def test_ratios_are_a_hand_count() -> None:
     cells = claim_cells(CLAIMS[0], rows)
     assert cells[:6] == ["Fig. 7", "alexnet", "rpi3b+", "runner-up", "1.1\u00d7 to 2.2\u00d7", "0.25\u00d7 to 1\u00d7"]
     assert claim_cells(CLAIMS[-1], rows)[5] == "not measured"
+    beyond = [made("edgent", 0.5), made("jalad", 0.5)]  # the paper does not compare with them
+    assert claim_cells(CLAIMS[0], rows + beyond) == cells and ratios(rows + beyond).runner_up == (0.25, 0.25)
 
 
 def test_what_was_not_measured_is_drawn_hollow() -> None:
@@ -153,6 +160,41 @@ def test_the_page_shows_every_part(small: dict[str, Rows]) -> None:
     assert points == len(rows)
     assert any(isinstance(part, TableView) and part.title == "The paper's claims" for part in page.parts())
     assert all(isinstance(part, Figure | TableView) for part in page.parts())
+
+
+def test_the_page_shows_what_the_agent_learns(small: dict[str, Rows], problems: Problems) -> None:
+    pytest.importorskip("stable_baselines3")
+    rows = parts_module.learning(problems, replace(SMALL, agents=1, episodes=110))
+    assert {row["model"] for row in rows} == set(parts_module.MODELS) and {row["player"] for row in rows} == set(LABELS)
+    page = build_page(small | {"learning": rows}, "coinfer reproduce --out x")
+    assert "learning" in [figure.name for figure in page.figures()]
+    titles = [part.title for part in page.parts()]
+    assert "CIA's agent and its control" in titles and "What was trained" in titles
+    assert "CIA's agent and its control" not in [part.title for part in build_page(small, "command").parts()]
+
+
+def test_what_was_trained_is_counted_for_every_method(small: dict[str, Rows]) -> None:
+    rows = {(row["model"], row["method"]): row for row in small["trained"]}
+    for model in parts_module.MODELS:
+        own = rows[model, "coinfer, Prune_Partition"]
+        records = read_records(shipped_parts(model))
+        assert own["trainings"] == own["choices"] == len(records) and own["images_each"] == 16_000
+        choices = read_choices(choices_path(model))
+        assert {method for name, method in rows if name == model} == {
+            "coinfer, Prune_Partition",
+            *(METHODS[name].title for name in choices.methods),
+        }
+        fpgm, table = rows[model, "FPGM"], choices.table.to_pylist()
+        seconds = {(row["asked"], row["seed"]): row["wall_s"] for row in table if row["method"] == "fpgm"}
+        assert fpgm["trainings"] == len(seconds) and fpgm["choices"] == sum(row["method"] == "fpgm" for row in table)
+        assert fpgm["images"] == 16_000 * len(seconds) and fpgm["images_each"] == 16_000
+        assert fpgm["seconds"] == pytest.approx(sum(seconds.values()))
+        assert min(seconds.values()) <= fpgm["seconds_each"] <= max(seconds.values())
+    table = trainings_table(small["trained"], "command")
+    assert [line[:2] for line in table.rows] == [
+        [{"alexnet": "AlexNet"}.get(model, "RegNetX-400MF"), method] for model, method in rows
+    ]
+    assert table.rows[0][5] == 16_000
 
 
 def test_a_run_that_was_stopped_goes_on(

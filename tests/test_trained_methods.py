@@ -19,6 +19,7 @@ from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.records.choices import Choices, pack_choices, read_choices, shard_name, write_choices
 from coinfer_ray.records.store import RecordsInfo
+from coinfer_ray.runtime.sealed import read_sealed, write_sealed
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from tests.synthetic import write_synthetic_records
 
@@ -174,6 +175,19 @@ def test_shards_are_packed_and_a_training_counts_once(tmp_path: Path) -> None:
     write_choices(tmp_path / shard_name("jalad", 3, 0), [row(8, 8, 0.0)], other)
     with pytest.raises(InputError, match=r"jalad-003-0.*differs from .* in data"):
         read_choices(tmp_path)
+
+
+def test_networks_of_one_training_are_choices_of_their_own_and_older_files_have_none(tmp_path: Path) -> None:
+    rows = [row(3, 8, 0.01, variant="early"), row(3, 8, 0.03, variant="late")]
+    found = choices_of(rows, tmp_path)
+    assert found.accuracy.tolist() == pytest.approx([0.74, 0.72]) and found.trainings.tolist() == [1, 1]
+    assert [json.loads(asked) for asked in found.asked] == [{"cut": 3, "variant": name} for name in ("early", "late")]
+    write_choices(tmp_path / "new.parquet", [row(3, 8, 0.01)], INFO)
+    older = read_sealed(tmp_path / "new.parquet").drop_columns(["variant"])
+    write_sealed(tmp_path / "older.parquet", older, compression="zstd")
+    write_choices(tmp_path / "other.parquet", [row(6, 8, 0.02)], INFO)
+    both = read_choices([tmp_path / "older.parquet", tmp_path / "other.parquet"])
+    assert both.of("jalad").asked == ('{"cut": 3}', '{"cut": 6}')
 
 
 def test_what_is_no_file_of_choices_is_refused(tmp_path: Path) -> None:

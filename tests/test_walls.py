@@ -59,7 +59,7 @@ KERNEL_LAYERS = (
     ("machine_code", "notation"),
     ("linking", "checks"),
     ("jit",),
-    ("rng",),
+    ("rng", "huffman"),
     ("space", "costs", "trees"),
     ("problem",),
     ("algorithm1", "local_search", "exact", "blackbox"),

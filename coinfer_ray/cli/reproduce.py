@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def reproduce(
     out: Annotated[Path, typer.Option("--out", help="Folder for page, figures and rows; give it again to resume.")],
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer points; without optimizers' gaps and regressors.")
+        bool, typer.Option("--quick", help="Fewer points; without gaps, CIA's agent and regressors.")
     ] = False,
 ) -> None:
     """Make the tables and figures of the paper's evaluation, beside its own claims."""

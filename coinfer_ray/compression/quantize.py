@@ -7,15 +7,14 @@ pass takes it for the identity within the range and for a constant outside.
 
 The entropy coder is Huffman's, as in JALAD (H. Li et al., "JALAD: Joint Accuracy- and Latency-Aware Deep Structure
 Decoupling for Edge-Cloud Execution", ICPADS 2018): zlib's DEFLATE told to use Huffman codes alone, one stream an
-image with its own code table inside, one byte a symbol.
+image with its own code table inside, one byte a symbol. Only its length is computed (:mod:`coinfer_kernels.huffman`).
 """
 
 from __future__ import annotations
 
-import zlib
-
 import numpy as np
 import torch
+from coinfer_kernels.huffman import deflate_bits
 from torch import nn
 
 from coinfer_ray.problem.strategy import QUANTIZED_BITS
@@ -85,11 +84,4 @@ class Quantizer(nn.Module):
 
 def huffman_bits(codes: np.ndarray) -> np.ndarray:
     """(n,) bits of each row of level indices (n, ...) uint8 after Huffman coding, its code table included."""
-    rows = np.ascontiguousarray(codes).reshape(len(codes), -1)
-    return np.array([8 * len(_huffman(row.tobytes())) for row in rows], dtype=np.int64)
-
-
-def _huffman(symbols: bytes) -> bytes:
-    # A negative window size leaves out header and checksum: the bare stream.
-    coder = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS, memLevel=9, strategy=zlib.Z_HUFFMAN_ONLY)
-    return coder.compress(symbols) + coder.flush()
+    return deflate_bits(codes.reshape(len(codes), -1))

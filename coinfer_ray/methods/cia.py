@@ -18,6 +18,7 @@ accuracy, as with the proposed method. With a confidence that predictions do not
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from coinfer_kernels import Solutions
@@ -32,6 +33,7 @@ from coinfer_ray.optimizer.problem import UNREACHABLE, Problem, each_confidence
 from coinfer_ray.optimizer.solve import check_snr
 from coinfer_ray.scenarios.batch import ScenarioBatch
 
+Decisions = Literal["learnt", "random"]
 EPISODES = 800
 WARM_UP = 100
 CUTS = 6
@@ -108,8 +110,12 @@ def learn(
     confidence: float | None = None,
     episodes: int = EPISODES,
     seed: int = 0,
+    decisions: Decisions = "learnt",
 ) -> CiaRun:
     """Let one agent play ``episodes`` at the cut level ``cut`` of a scenario, the learning curve included.
+
+    With ``decisions`` at ``random`` nobody learns: each is drawn evenly from 0..1, as in an agent's warm-up. That is
+    the control that an agent has to beat on the same episodes.
 
     ``weights`` (3,) or (4,) are the scenario's, ``floor`` the accuracy to be reached, with ``confidence`` (None: as
     predicted); ``snr_db`` in dB is NaN where the predictor needs none.
@@ -122,7 +128,7 @@ def learn(
     if not (0 <= cut < cuts and own_sets(problem, cut)):
         raise InputError(f"cia: nothing can be decided at cut {cut} of 0 .. {cuts - 1}; take one behind a layer")
     link = problem.at_link(snr_db)
-    return _learn(link, weights, Judge(link, floor, confidence, snr_db), cut, episodes, seed)
+    return _learn(link, weights, Judge(link, floor, confidence, snr_db), cut, episodes, seed, decisions)
 
 
 def candidate_cuts(problem: Problem, weights: NDArray[np.float64], most: int = CUTS) -> list[int]:
@@ -176,17 +182,32 @@ class _Recorded:
         return state, reward, end
 
 
-def _learn(problem: Problem, weights: NDArray[np.float64], judge: Judge, cut: int, episodes: int, seed: int) -> CiaRun:
-    try:
-        from coinfer_ray.methods.ddpg import run_ddpg
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("stable_baselines3", "gymnasium", "torch"):
-            raise
-        raise InputError("cia: needs stable-baselines3 and gymnasium; pip install 'coinfer-ray[rl]'") from None
+def _learn(
+    problem: Problem,
+    weights: NDArray[np.float64],
+    judge: Judge,
+    cut: int,
+    episodes: int,
+    seed: int,
+    decisions: Decisions = "learnt",
+) -> CiaRun:
     if episodes < 1:
         raise InputError(f"cia: {episodes} episodes are too few; at least 1 is needed")
     task = _Recorded(Episodes(problem, weights, judge, cut))
-    run_ddpg(task, episodes, min(WARM_UP, episodes), seed)
+    if decisions == "random":
+        rng = np.random.default_rng(seed)
+        for _ in range(episodes):
+            task.reset()
+            for action in rng.random(task.steps):
+                task.step(float(action))
+    else:
+        try:
+            from coinfer_ray.methods.ddpg import run_ddpg
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in ("stable_baselines3", "gymnasium", "torch"):
+                raise
+            raise InputError("cia: needs stable-baselines3 and gymnasium; pip install 'coinfer-ray[rl]'") from None
+        run_ddpg(task, episodes, min(WARM_UP, episodes), seed)
     return CiaRun(np.array(task.rewards), np.array(task.best), task.levels, task.accuracy)
 
 

@@ -57,11 +57,15 @@ METHODS: dict[str, Method] = {
         Trained("two_step", "2-Step Pruning"),
         Trained("fpgm", "FPGM"),
         Trained("bottlenetpp", "BottleNet++"),
-        Trained("jalad", "JALAD"),
+        Trained("jalad", "JALAD", in_paper=False),
+        Trained("edgent", "Edgent-like early exits", in_paper=False),
         Genetic(),
         Cia(),
         Proposed(),
     )
 }
+BEYOND_THE_PAPER = tuple(
+    name for name, method in METHODS.items() if isinstance(method, Trained) and not method.in_paper
+)
 PLAIN_METHODS = tuple(name for name, method in METHODS.items() if method.plain)
 DEFAULT_METHODS = (*PLAIN_METHODS, Proposed.name)

@@ -25,7 +25,7 @@ from coinfer_ray.scenarios.batch import ScenarioBatch
 @dataclass(frozen=True)
 class Trained:
     """See :class:`coinfer_ray.methods.registry.Method`. ``floats_only`` leaves out choices that send values at fewer
-    bits than a float has, as the paper's comparison does.
+    bits than a float has, as the paper's comparison does; ``in_paper``: whether that comparison has the method.
 
     ``extra["bits"]`` are those of a value, 0 where it is a float.
     """
@@ -33,6 +33,7 @@ class Trained:
     name: str
     title: str
     floats_only: bool = False
+    in_paper: bool = True
     predicts = False
     plain = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +28,7 @@ def split(network: nn.Module, graph: LayerGraph, partition_point: int) -> tuple[
         return network, nn.Identity()
     traced = fx_trace(network, graph.model)
     nodes = list(traced.graph.nodes)
-    cut = nodes.index(_layer_node(nodes, graph, partition_point))
+    cut = nodes.index(layer_node(nodes, graph, partition_point))
     device = torch.fx.Graph()
     copied: dict[torch.fx.Node, torch.fx.Node] = {}
     for node in nodes[: cut + 1]:
@@ -40,6 +41,30 @@ def split(network: nn.Module, graph: LayerGraph, partition_point: int) -> tuple[
         else:
             server.take(node)
     return torch.fx.GraphModule(network, device), torch.fx.GraphModule(network, server.made)
+
+
+Look = Callable[[int, torch.Tensor], object]
+
+
+class Watched(torch.fx.Interpreter):
+    """A trace of a whole network or of its device half that shows the features at partition ``points`` on its way;
+    layers that come next may change them in place."""
+
+    def __init__(self, traced: torch.fx.GraphModule, graph: LayerGraph, points: Sequence[int]) -> None:
+        super().__init__(traced)
+        nodes = list(traced.graph.nodes)
+        self.points = {layer_node(nodes, graph, point): point for point in points}
+
+    def run(self, images: torch.Tensor, look: Look) -> Any:  # type: ignore[override]
+        """What the trace makes of ``images``; ``look`` is called with each point and its feature."""
+        self.look = look
+        return super().run(images)
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.points:
+            self.look(self.points[n], value)
+        return value
 
 
 class _ServerHalf:
@@ -95,7 +120,7 @@ class _NoMultiple(Exception):
     """A number that is neither constant nor a multiple of the number of images."""
 
 
-def _layer_node(nodes: list[torch.fx.Node], graph: LayerGraph, partition_point: int) -> torch.fx.Node:
+def layer_node(nodes: list[torch.fx.Node], graph: LayerGraph, partition_point: int) -> torch.fx.Node:
     """The fx node of a layer: a module may be called several times, so nodes and layers are matched in order."""
     position = 0
     for node in nodes:

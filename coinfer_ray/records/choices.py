@@ -50,10 +50,12 @@ _COLUMNS = {
     "test_lost": "int64",
     "images": "int64",  # presented in its training
     "kept": "string",  # JSON: channels that remain of each prunable set, where it is pruned
+    "variant": "string",  # which of the networks that one training leaves, where it leaves several
     "wall_s": "double",  # of the training that it is from
 }
 _TRAINING = ("method", "asked", "seed")
-_SAME = ("method", "asked", "partition_point", "feature_bits")
+_SAME = ("method", "asked", "variant", "partition_point", "feature_bits")
+_LATER = ("variant",)  # columns that files of earlier versions lack
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +64,8 @@ class Choices:
 
     ``partition_point``, ``feature_bits`` int64; ``costs`` (K, 3) device FLOPs, server FLOPs and uplink bits with the
     codec's own FLOPs, ``codec_flop`` (K, 2) those alone on either side; ``accuracy`` the mean over ``trainings``;
-    ``asked`` what the training was asked for, as JSON. ``base_accuracy`` and ``base_fingerprint``: of the network that
-    all started from.
+    ``asked`` what the training was asked for, as JSON, with the ``variant`` where it left several networks.
+    ``base_accuracy`` and ``base_fingerprint``: of the network that all started from.
     """
 
     partition_point: np.ndarray
@@ -129,16 +131,20 @@ class ChoiceTable:
             for group in groups.values()
         ]
         return Choices(
-            partition_point=np.array([key[2] for key in groups], dtype=np.int64),
-            feature_bits=np.array([key[3] for key in groups], dtype=np.int64),
+            partition_point=np.array([key[3] for key in groups], dtype=np.int64),
+            feature_bits=np.array([key[4] for key in groups], dtype=np.int64),
             costs=np.array([[mean[name] for name in _COST_COLUMNS[:3]] for mean in means]),
             codec_flop=np.array([[mean[name] for name in _COST_COLUMNS[3:]] for mean in means]),
             accuracy=np.array([mean[f"{accuracy}_accuracy"] for mean in means]),
             trainings=np.array([len({row["seed"] for row in group}) for group in groups.values()], dtype=np.int64),
-            asked=tuple(key[1] for key in groups),
+            asked=tuple(_named(key[1], key[2]) for key in groups),
             base_accuracy=float(rows[0][f"base_{accuracy}_accuracy"]),
             base_fingerprint=self.info.settings.get("base_fingerprint"),
         )
+
+
+def _named(asked: str, variant: str | None) -> str:
+    return asked if variant is None else json.dumps({**json.loads(asked), "variant": variant}, sort_keys=True)
 
 
 _COST_COLUMNS = ("device_flop", "server_flop", "uplink_bit", "codec_device_flop", "codec_server_flop")
@@ -233,6 +239,8 @@ def _read_file(file: Path) -> tuple[RecordsInfo, pa.Table]:
         document = json.loads((table.schema.metadata or {})[_METADATA_KEY])
         if document.pop("choices_format") != CHOICES_FORMAT:
             raise ValueError(f"not of format {CHOICES_FORMAT}")
+        for name in set(_LATER).difference(table.column_names):
+            table = table.append_column(name, pa.nulls(len(table), pa.string()))
         return RecordsInfo.from_json(document), table.select(list(_COLUMNS))
     except FileNotFoundError:
         raise InputError(f"choices: {file} does not exist; train some with scripts/collect_methods.py") from None

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coinfer_ray.methods.proposed import Proposed
+from coinfer_ray.methods.registry import BEYOND_THE_PAPER
 from coinfer_ray.reproduce.rows import Row
 
 WHY = {
@@ -88,8 +89,10 @@ def ratios(rows: Iterable[Row], without: Collection[str] = ()) -> Ratios:
 
 
 def claim_cells(claim: Claim, rows: Sequence[Row]) -> list[str]:
-    """A claim's row: figure, network, device, over what, the paper's ratios, ours, and why they may differ."""
-    mine = ratios(row for row in rows if (row.model, row.device) == (claim.model, claim.device))
+    """A claim's row: figure, network, device, over what, the paper's ratios, ours, and why they may differ. Methods
+    that the paper's comparison lacks do not count."""
+    own = [row for row in rows if (row.model, row.device) == (claim.model, claim.device)]
+    mine = ratios(own, without=BEYOND_THE_PAPER)
     found = mine.runner_up if claim.over == "runner-up" else mine.worst
     low, high = claim.theirs
     theirs = f"{low:g}\u00d7 to {high:g}\u00d7" if high is not None else f"from {low:g}\u00d7"

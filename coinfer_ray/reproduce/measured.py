@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import median
 from typing import Any
 
 from coinfer_ray.methods.registry import METHODS
 from coinfer_ray.records.choices import choices_path, read_choices
 from coinfer_ray.records.store import read_records, shipped_parts
-from coinfer_ray.report.model import Cell, Column, Figure, Series, TableView
+from coinfer_ray.report.model import Column, Figure, Series, TableView
 from coinfer_ray.reproduce.figures import hover, network, titles
 from coinfer_ray.reproduce.optimizers import Search
 from coinfer_ray.reproduce.rows import Row
@@ -131,36 +132,62 @@ def _seconds(row: Search) -> float:
     return row.seconds
 
 
-def trainings_table(models: Sequence[str], command: str) -> TableView:
-    """How many trainings, images and seconds stand behind each method."""
-    rows: list[Sequence[str | float | Cell | None]] = []
+def trainings(models: Sequence[str]) -> list[dict[str, Any]]:
+    """What stands behind each method's choices: a row for each network and method, coinfer's own records first.
+
+    ``trainings``; ``choices``, the networks cut at a point that they left; ``images`` presented in all of them and, the
+    median, in each; ``seconds`` likewise, as they were timed where they ran.
+    """
+    rows = []
     for model in models:
-        records = read_records(shipped_parts(model))
-        table = records.table.to_pylist()
-        images = sum(row["fine_tune_images"] + row["end_to_end_images"] for row in table)
-        rows.append([network(model), "coinfer, Prune_Partition", float(len(table)), float(images), None])
+        records = read_records(shipped_parts(model)).table.to_pylist()
+        own = [(row["fine_tune_images"] + row["end_to_end_images"], row["wall_s"] or 0.0) for row in records]
+        rows.append(_budget(model, "coinfer, Prune_Partition", len(records), own))
         if not choices_path(model).exists():
             continue
         choices = read_choices(choices_path(model))
         for method in choices.methods:
-            own = [row for row in choices.table.to_pylist() if row["method"] == method]
-            each = list({(row["asked"], row["seed"]): row for row in own}.values())
-            presented = float(sum(row["images"] for row in each))
-            seconds = float(sum(row["wall_s"] for row in each))
-            rows.append([network(model), METHODS[method].title, float(len(each)), presented, seconds])
+            left = [row for row in choices.table.to_pylist() if row["method"] == method]
+            each = {(row["asked"], row["seed"]): (row["images"], row["wall_s"]) for row in left}
+            rows.append(_budget(model, METHODS[method].title, len(left), list(each.values())))
+    return rows
+
+
+def _budget(model: str, title: str, choices: int, each: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    images, seconds = zip(*each, strict=True)
+    return {
+        "model": model,
+        "method": title,
+        "trainings": len(each),
+        "choices": choices,
+        "images": sum(images),
+        "images_each": median(images),
+        "seconds": sum(seconds),
+        "seconds_each": median(seconds),
+    }
+
+
+def trainings_table(rows: Sequence[dict[str, Any]], command: str) -> TableView:
+    """How many trainings, images and seconds stand behind each method, of rows as :func:`trainings` gives them."""
+    names = ("trainings", "choices", "images", "images_each", "seconds", "seconds_each")
     return TableView(
         title="What was trained",
-        caption="Trainings behind each method's choices, images presented in them (2-Step Pruning's second steps count "
-        "their first step's), and seconds of one processor core (most of coinfer's own were trained on a GPU and have "
-        "none). FPGM and BottleNet++ have few settings; the wide space is coinfer's and Prune_Partition's alone.",
+        caption="Trainings behind each method's choices (networks cut at a point), the images presented in them, and "
+        "their seconds; each: the median. As many images each are an equal budget. 2-Step Pruning's second steps count "
+        "their first step's; JALAD's measurements train nothing. Seconds are those of one processor core, often shared "
+        "with other work; most of coinfer's own were trained on a GPU, so theirs say nothing beside the others'. FPGM "
+        "and BottleNet++ have few settings; the wide space is coinfer's and Prune_Partition's alone.",
         command=command,
         columns=[
             Column("network"),
             Column("method"),
             Column("trainings", numeric=True),
+            Column("choices", numeric=True),
             Column("images", numeric=True),
-            Column("core seconds", numeric=True),
+            Column("images each", numeric=True),
+            Column("seconds", numeric=True),
+            Column("seconds each", numeric=True),
         ],
-        rows=rows,
+        rows=[[network(row["model"]), row["method"], *(float(row[name]) for name in names)] for row in rows],
         filters={"network": "network"},
     )

@@ -12,6 +12,7 @@ from coinfer_ray.records.store import read_records, shipped_parts
 from coinfer_ray.report.model import Figure, Page, Section, TableView
 from coinfer_ray.reproduce import figures
 from coinfer_ray.reproduce.claims import ratios
+from coinfer_ray.reproduce.learning import learning_parts
 from coinfer_ray.reproduce.measured import noise_figure, optimizer_figures, promise_figure, trainings_table
 from coinfer_ray.reproduce.parts import MODELS, Rows
 from coinfer_ray.reproduce.rows import OURS, PAPER, SETTINGS, Row
@@ -59,10 +60,15 @@ def build_page(parts: Mapping[str, Rows], command: str) -> Page:
             list(optimizer_figures(parts["optimizers"], command)) if parts["optimizers"] else [],
         ),
         Section(
+            "The agent",
+            "Whether CIA's agent, in our reconstruction, learns anything that as many random decisions do not come to.",
+            learning_parts(parts["learning"], command),
+        ),
+        Section(
             "What it rests on",
             "How costs are counted, the devices and links, the regressors, and what was trained.",
             [
-                trainings_table(MODELS, command),
+                trainings_table(parts["trained"], command),
                 *([regressors_table(parts["regressors"], command)] if parts["regressors"] else []),
                 settings_table(command),
                 layers_table("alexnet", command),

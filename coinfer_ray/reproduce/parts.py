@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from coinfer_ray.methods.cia import EPISODES
 from coinfer_ray.methods.registry import PLAIN_METHODS
 from coinfer_ray.optimizer.problem import ProblemOptions, assemble
 from coinfer_ray.optimizer.solve import OPTIMIZERS
 from coinfer_ray.predictor.fit import fit
 from coinfer_ray.records.store import read_records, shipped_file, shipped_records
+from coinfer_ray.reproduce.learning import lessons
+from coinfer_ray.reproduce.measured import trainings
 from coinfer_ray.reproduce.optimizers import searches
 from coinfer_ray.reproduce.rows import (
     MAX_LOSS,
@@ -39,7 +42,8 @@ SNR_DB = (0.0, 50.0)
 @dataclass(frozen=True)
 class Size:
     """How much of the evaluation is made: points over the rate, the SNR and the allowed loss, points to a side of the
-    map, and whether regressors are fitted and optimizers compared."""
+    map, whether regressors are fitted and optimizers compared, and from how many seeds CIA's agent learns and for how
+    many episodes."""
 
     rates: int = 41
     snrs: int = 26
@@ -47,10 +51,12 @@ class Size:
     side: int = 31
     fits: bool = True
     optimizers: tuple[str, ...] = OPTIMIZERS
+    agents: int = 5
+    episodes: int = EPISODES
 
 
 FULL = Size()
-QUICK = Size(rates=13, snrs=6, losses=7, side=13, fits=False, optimizers=())
+QUICK = Size(rates=13, snrs=6, losses=7, side=13, fits=False, optimizers=(), agents=0)
 
 Rows = list[dict[str, Any]]
 Part = Callable[[Problems, Size], Rows]
@@ -143,6 +149,21 @@ def optimizers(problems: Problems, size: Size) -> Rows:
     return found
 
 
+def learning(problems: Problems, size: Size) -> Rows:
+    """CIA's agent beside random decisions, where Figs. 9 and 10 are."""
+    (scenario,) = at_one_place()
+    return [
+        row.to_json()
+        for model in MODELS
+        for row in (lessons(problems.of(model, OURS), scenario, size.agents, size.episodes) if size.agents else [])
+    ]
+
+
+def trained(problems: Problems, size: Size) -> Rows:
+    """What was trained, for every method."""
+    return trainings(MODELS)
+
+
 def regressors(problems: Problems, size: Size) -> Rows:
     """Table IV."""
     return [fit(shipped_records(model)).to_json() for model in MODELS] if size.fits else []
@@ -150,7 +171,20 @@ def regressors(problems: Problems, size: Size) -> Rows:
 
 PARTS: dict[str, Part] = {
     part.__name__: part
-    for part in (partition, links, rates, place, noise, losses, winners, promises, optimizers, regressors)
+    for part in (
+        partition,
+        links,
+        rates,
+        place,
+        noise,
+        losses,
+        winners,
+        promises,
+        optimizers,
+        learning,
+        trained,
+        regressors,
+    )
 }
 
 

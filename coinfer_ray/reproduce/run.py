@@ -30,7 +30,7 @@ def reproduce(out: str | Path, *, quick: bool = False, quiet: bool = False) -> P
 
     The page is ``report.html``; beside it lie PNG, SVG and CSV of each figure, and the rows of each part as CSV. Parts
     are kept as they end (``parts/``), so a run that was stopped goes on. ``quick`` takes fewer points and leaves out
-    what takes minutes: the optimizers' gaps and the regressors.
+    what takes minutes: the optimizers' gaps, CIA's agent and the regressors.
 
     Raises:
         InputError: the folder holds something else, or a run of another version or other records.

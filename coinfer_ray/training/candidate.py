@@ -124,11 +124,18 @@ class _DistillationLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            targets = (self.teacher(batch.x).float() / TEMPERATURE).softmax(1)
-        logits = model(batch.x).float()
-        # Softened gradients are smaller by the square of the temperature.
-        soft = F.cross_entropy(logits / TEMPERATURE, targets) * TEMPERATURE**2
-        return self.weight * soft + (1 - self.weight) * F.cross_entropy(logits, batch.labels)
+            taught = self.teacher(batch.x)
+        return distillation_loss(model(batch.x), taught, batch.labels, self.weight)
+
+
+def distillation_loss(logits: torch.Tensor, taught: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
+    """Cross-entropy of ``logits`` (n, classes) with a teacher's outputs ``taught`` at :data:`TEMPERATURE`, by
+    ``weight`` (0..1), and with the ``labels`` (n,) by the rest."""
+    logits = logits.float()
+    targets = (taught.float() / TEMPERATURE).softmax(1)
+    # Softened gradients are smaller by the square of the temperature.
+    soft = F.cross_entropy(logits / TEMPERATURE, targets) * TEMPERATURE**2
+    return weight * soft + (1 - weight) * F.cross_entropy(logits, labels)
 
 
 def codec_rates(network: SplitNetwork, rate: float) -> dict[nn.Parameter, float]:

@@ -143,8 +143,9 @@ def test_the_script_packs_real_trainings(records: Path, few_images: Path, tmp_pa
     table = read_choices(packed)
     assert table.methods == ("fpgm", "jalad")
     jalad = table.of("jalad")
-    assert jalad.feature_bits.tolist() == [2, 4, 6, 8] and set(jalad.partition_point.tolist()) == {1}
-    assert module.TRAININGS["jalad"]().plan(load_graph_of(records))[0] == {"partition_point": 1}
+    assert jalad.feature_bits.tolist() == [2, 4, 6, 8] * 4
+    assert jalad.partition_point.tolist() == [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
+    assert module.TRAININGS["jalad"]().plan(load_graph_of(records))[0] == {"partition_points": [1, 2, 3, 4]}
 
 
 def load_graph_of(records: Path) -> LayerGraph:

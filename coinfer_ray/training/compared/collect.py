@@ -21,6 +21,7 @@ from coinfer_ray.runtime.progress import Progress
 from coinfer_ray.training.base import BaseNetwork
 from coinfer_ray.training.compared.bottlenetpp import BottlenetppTraining
 from coinfer_ray.training.compared.common import Training
+from coinfer_ray.training.compared.edgent import Edgent
 from coinfer_ray.training.compared.fpgm import FpgmTraining
 from coinfer_ray.training.compared.jalad import Jalad
 from coinfer_ray.training.compared.two_step import TwoStep
@@ -30,7 +31,7 @@ from coinfer_ray.training.trainer import Diverged
 from coinfer_ray.training.verifier import collect_settings, images_of
 from coinfer_ray.training.worker import candidate_seed, graph_for, make_trainer, shared_values
 
-_KINDS: tuple[Callable[[], Training], ...] = (TwoStep, FpgmTraining, BottlenetppTraining, Jalad)
+_KINDS: tuple[Callable[[], Training], ...] = (TwoStep, FpgmTraining, BottlenetppTraining, Jalad, Edgent)
 TRAININGS = {kind().name: kind for kind in _KINDS}
 
 
