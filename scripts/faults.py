@@ -37,6 +37,7 @@ from tests.cluster.nodes import (  # noqa: E402
     wait_until,
 )
 from tests.disturbed import (  # noqa: E402
+    LIMIT_S,
     Row,
     Running,
     Trial,
@@ -93,7 +94,8 @@ def interrupt_driver(trial: Trial, out: Path) -> Row:
 
 def two_drivers(trial: Trial, out: Path) -> Row:
     first = trial.begin(out)
-    first.wait_for(2)
+    # Early: the second takes its time to start.
+    wait_until((out / "_run.json").exists, "the command holds its folder", LIMIT_S)
     status, said = trial.begin(out).end()
     if status != 2 or "is in use by process" not in said:
         raise RuntimeError(f"the second command was not refused: status {status}: {said}")

@@ -205,7 +205,7 @@ def test_a_machine_too_busy_for_ray_is_one_line_after_two_tries(monkeypatch: pyt
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", time_out)
-    with pytest.raises(InputError, match="did not start in time, twice: .* --executor local needs none"):
+    with pytest.raises(InputError, match=r"did not start in time, twice: .* --executor local needs none"):
         RayExecutor(workers=1).__enter__()
     assert len(tries) == 2
 
