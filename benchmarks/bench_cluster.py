@@ -20,7 +20,6 @@ import json
 import math
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -53,6 +52,7 @@ from coinfer_ray.cli.scripts import positive_int, positive_number, run_script
 from coinfer_ray.errors import InputError
 from coinfer_ray.records.store import shipped_records
 from coinfer_ray.runtime.executors import WorkerContext
+from coinfer_ray.runtime.executors.around_ray import own_sigterm
 from coinfer_ray.runtime.executors.ray_executor import RayExecutor
 from coinfer_ray.sweeps.sweep import LARGEST_LOOK_UP, MAX_CHUNKS
 
@@ -83,7 +83,8 @@ class Simulated:
     def __init__(self, workers: int, stage: int, keep_gb: float, log: TextIO) -> None:
         self.settings = {"num_cpus": workers, "object_store_memory": STORE_BYTES, "include_dashboard": False}
         self.workers, self.stage, self.keep_gb, self.log = workers, stage, keep_gb, log
-        self.cluster = Cluster()
+        with own_sigterm():
+            self.cluster = Cluster()
         self.nodes, self.start_s = 0, 0.0
 
     def __enter__(self) -> Simulated:
@@ -100,7 +101,7 @@ class Simulated:
             further = min(self.stage, nodes - self.nodes)
             self.check_memory(self.nodes + further, further * (NODE_GB + self.workers * WORKER_GB))
             try:
-                with patch.object(services, "get_node", patiently(services.get_node)):
+                with own_sigterm(), patch.object(services, "get_node", patiently(services.get_node)):
                     for _ in range(further):
                         self.cluster.add_node(wait=False, **self.settings)
                 self.cluster.wait_for_nodes(timeout=START_LIMIT_S)
@@ -110,7 +111,8 @@ class Simulated:
                     "this machine is too busy, or too small for so many"
                 ) from None
             if not ray.is_initialized():
-                ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
+                with own_sigterm():
+                    ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
             self.nodes += further
             self.start_s += time.perf_counter() - began
             print(
@@ -264,7 +266,6 @@ def main() -> None:
     given = parser.parse_args()
     shipped_records(given.model)  # one without any is refused before the driver is measured
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the nodes are ended all the same
     document: dict[str, Any] = {"processors": os.cpu_count(), "load": os.getloadavg()[0], "driver": []}
     with Simulated(given.workers, given.stage, given.keep_gb, sys.stderr) as cluster:
         if not given.json:

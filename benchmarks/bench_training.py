@@ -187,7 +187,9 @@ def bare_process(shared: dict[str, Any], tasks: list[Any], queue: Any) -> None:
 def bare_seconds(shared: dict[str, Any], tasks: list[Any]) -> list[float]:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    halves = [context.Process(target=bare_process, args=(shared, tasks[half::2], queue)) for half in range(2)]
+    halves = [
+        context.Process(target=bare_process, args=(shared, tasks[half::2], queue), daemon=True) for half in range(2)
+    ]
     for half in halves:
         half.start()
     seconds = [second for _ in halves for second in queue.get()]

@@ -37,6 +37,7 @@ from tests.cluster.nodes import (  # noqa: E402
     wait_until,
 )
 from tests.disturbed import (  # noqa: E402
+    LIMIT_S,
     Row,
     Running,
     Trial,
@@ -49,7 +50,8 @@ from tests.disturbed import (  # noqa: E402
 )
 
 RATES, CHUNK = 24, 2  # scenarios of a sweep are twice as many as rates
-CANDIDATES = 6
+CANDIDATES = 4
+SWEEP_ROOM_KB, COLLECT_ROOM_KB = 80, 80  # less than what each of them writes
 CUT_S = 30
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
 GRID = {
@@ -92,7 +94,8 @@ def interrupt_driver(trial: Trial, out: Path) -> Row:
 
 def two_drivers(trial: Trial, out: Path) -> Row:
     first = trial.begin(out)
-    first.wait_for(2)
+    # Early: the second takes its time to start.
+    wait_until((out / "_run.json").exists, "the command holds its folder", LIMIT_S)
     status, said = trial.begin(out).end()
     if status != 2 or "is in use by process" not in said:
         raise RuntimeError(f"the second command was not refused: status {status}: {said}")
@@ -105,18 +108,16 @@ def two_drivers(trial: Trial, out: Path) -> Row:
 
 def full_disk(trial: Trial, out: Path) -> Row:
     small = out.with_name("small")
-    if not mount_small(small, "128k"):
+    if not mount_small(small, f"{trial.room_kb}k"):
         return not_here("disk full", trial, "a small file system cannot be mounted")
     try:
-        ballast = small / "ballast"
-        ballast.write_bytes(bytes(48 * 1024))
 
         def make_room() -> None:
-            ballast.unlink()
-            mount("-o", "remount,size=4m", small)
+            mount("-o", "remount,size=64m", small)
 
+        tried = f"{trial.room_kb} kB of room, then 64 MB"
         with trial.ended():
-            return trial.finish(trial.begin(small / "out"), "disk full", "80 kB of room, then 4 MB", make_room)
+            return trial.finish(trial.begin(small / "out"), "disk full", tried, make_room)
     finally:
         unmount(small)
 
@@ -144,18 +145,41 @@ def clock_back(trial: Trial, out: Path) -> Row:
     return trial.finish(running, "clock set back", "the command's wall clock 1 h back")
 
 
+def flip(trial: Trial, out: Path) -> Path:
+    """Flip a bit of a finished file, and say which."""
+    path = min(out.glob(trial.pattern))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    return path
+
+
 def flipped_bit(trial: Trial, out: Path) -> Row:
     running = trial.begin(out)
     running.wait_for(4)
     running.process.send_signal(signal.SIGTERM)
+    tried = "SIGTERM, then a bit of a finished file"
+    return trial.finish(running, "flipped bit", tried, lambda: flip(trial, out) and None)
 
-    def flip() -> None:
-        path = min(out.glob(trial.pattern))
-        content = bytearray(path.read_bytes())
-        content[len(content) // 3] ^= 1
-        path.write_bytes(content)
 
-    return trial.finish(running, "flipped bit", "SIGTERM, then a bit of a finished file", flip)
+def flipped_record(trial: Trial, out: Path) -> Row:
+    """A collection goes on only when who runs it has removed what is damaged: a training is not repeated unasked."""
+    running = trial.begin(out)
+    running.wait_for(2)
+    running.process.send_signal(signal.SIGTERM)
+    seen = ""
+
+    def find() -> None:
+        nonlocal seen
+        path = flip(trial, out)
+        status, said = trial.begin(out).end()
+        if status != 2 or path.name not in said:
+            raise RuntimeError(f"{path} was damaged and is not named: status {status}: {said}")
+        seen = f"status {status}: {said.removeprefix('coinfer: ')}".replace(str(out), "OUT")
+        path.unlink()
+
+    row = trial.finish(running, "flipped bit", "SIGTERM, then a bit of a finished record", find)
+    return Row(**{**asdict(row), "seen": seen, "recovered": "by removing it and running again"})
 
 
 # ------------------------------------------------------------------------------------------------------ of workers
@@ -250,7 +274,17 @@ SWEEP: tuple[Fault, ...] = (
     flipped_bit,
 )
 CLUSTER: tuple[Callable[[TwoNodes, Trial, Path], Row], ...] = (kill_worker, kill_node, cut_link, stop_head)
-COLLECT: tuple[Fault, ...] = (orphans, kill_worker_process, terminate_driver)
+COLLECT: tuple[Fault, ...] = (
+    orphans,
+    kill_worker_process,
+    terminate_driver,
+    interrupt_driver,
+    two_drivers,
+    full_disk,
+    read_only,
+    clock_back,
+    flipped_record,
+)
 
 
 def not_here(fault: str, trial: Trial, why: str) -> Row:
@@ -326,14 +360,15 @@ def sweep_trial(folder: Path, cluster: TwoNodes | None = None) -> Trial:
     name = "sweep" if cluster is None else "sweep, cluster"
     inherited = here() if cluster is None else cluster.environment
     before = () if cluster is None else tuple(cluster.within("head"))
-    return Trial(name, command, rows_of_sweep, "*/chunk-*.parquet", inherited, before)
+    return Trial(name, command, rows_of_sweep, "*/chunk-*.parquet", inherited, before, SWEEP_ROOM_KB)
 
 
 def collect_trial() -> Trial:
     def command(out: Path) -> list[str]:
         return ["collect", *TINY, "--out", str(out), "--executor", "processes", "--workers", "2"]
 
-    return Trial("collect", command, rows_of_collection, "candidate-*.parquet", {**here(), "OMP_NUM_THREADS": "2"})
+    inherited = {**here(), "OMP_NUM_THREADS": "2"}
+    return Trial("collect", command, rows_of_collection, "candidate-*.parquet", inherited, room_kb=COLLECT_ROOM_KB)
 
 
 def here() -> dict[str, str]:
@@ -350,7 +385,7 @@ def rows(only: Sequence[str]) -> Iterator[Row]:
         folder = Path(place)
 
         def each(faults: Sequence[Fault], trial: Trial, expected: object = None) -> Iterator[Row]:
-            trial.measure(folder / f"{trial.name}-undisturbed")
+            trial.measure(folder / f"{trial.name}-undisturbed", warm=trial.name != "collect")  # it compiles nothing
             if expected is not None and trial.expected != expected:
                 raise RuntimeError(f"{trial.name}: undisturbed, and other rows already")
             for number, fault in enumerate(faults):

@@ -85,7 +85,7 @@ class Trial:
     """A command that writes ``pieces`` one after the other, and holds ``rows`` in the end.
 
     ``command(out)`` is its arguments behind ``coinfer``, ``before`` what the process begins with (:meth:`TwoNodes.
-    within`), ``environment`` what it inherits.
+    within`), ``environment`` what it inherits, ``room_kb`` a room that is too small for what it writes.
     """
 
     def __init__(
@@ -96,18 +96,20 @@ class Trial:
         pieces: str,
         environment: Mapping[str, str],
         before: tuple[str, ...] = (),
+        room_kb: int = 80,
     ) -> None:
         self.name, self.command, self.rows = name, command, rows
         self.pattern, self.environment, self.before = pieces, dict(environment), before
+        self.room_kb = room_kb
         self.undisturbed_s, self._begun = 0.0, list[Running]()
         self.expected: Any = None
 
-    def measure(self, out: Path) -> None:
-        """Run it undisturbed: what it should write, and in how long."""
-        warm, _ = self.begin(out.with_name(f"{out.name}-warm")).end()  # compiles, and fills the caches
-        running = self.begin(out)
-        status, said = running.end()
-        assert warm == status == 0, said
+    def measure(self, out: Path, warm: bool = True) -> None:
+        """Run it undisturbed: what it should write, and in how long. ``warm``: once before, which fills the caches."""
+        for place in [*([out.with_name(f"{out.name}-warm")] if warm else []), out]:
+            running = self.begin(place)
+            status, said = running.end()
+            assert status == 0, said
         self.undisturbed_s = time.monotonic() - running.began
         self.expected = self.rows(out)
 

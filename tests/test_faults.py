@@ -191,6 +191,102 @@ def test_workers_of_several_processes_end_with_a_driver_that_is_killed(tmp_path:
     wait_until(lambda: not any(map(alive, workers)), "the workers end")
 
 
+def test_a_machine_too_busy_for_ray_is_one_line_after_two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from coinfer_ray.runtime.executors.ray_executor import RayExecutor
+
+    tries = []
+
+    def time_out(*_: object, **__: object) -> None:
+        tries.append(1)
+        raise Exception("The current node timed out during startup. This could happen because the raylet failed")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(InputError, match=r"did not start in time, twice: .* --executor local needs none"):
+        RayExecutor(workers=1).__enter__()
+    assert len(tries) == 2
+
+
+HEAD = """
+import socket, sys, time
+import coinfer_ray.runtime.executors.around_ray as around_ray
+around_ray.ASK_S, around_ray.SILENT_S = 0.1, 0.5
+with socket.create_server(("127.0.0.1", 0)) as server:
+    port = server.getsockname()[1]
+    with around_ray.watched_head(f"127.0.0.1:{port}", lambda: sys.argv[1] == "joined"):
+        time.sleep(2)
+        print("it was there", flush=True)
+        server.close()
+        time.sleep(3 if sys.argv[1] == "left" else 60)
+print("all is well")
+"""
+
+
+@pytest.mark.parametrize("state", ["joined", "left"])
+def test_a_head_that_is_gone_ends_the_command_in_one_line(state: str) -> None:
+    """While it is joined; Ray's own calls return no more then."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", HEAD, state]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    if state == "left":
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "it was there\nall is well\n", "")
+        return
+    assert (ended.returncode, ended.stdout) == (2, "it was there\n")
+    assert ended.stderr.startswith("coinfer: executor: the Ray cluster's head at 127.0.0.1:")
+    assert ended.stderr.endswith("(Connection refused); when it does, run again: what is done stays\n")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+DROPPED = """
+import ctypes, os, signal, sys, time
+from coinfer_ray.cli.scripts import run_script
+number = int(sys.argv[1])
+told = []
+def answer():
+    if not told:
+        told.append(os.kill(os.getpid(), number))
+        time.sleep(10)  # where the signal arrives
+call_back = ctypes.CFUNCTYPE(None)(answer)
+def main():
+    call_back()
+    time.sleep(300)
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize(("number", "status", "told"), [(2, 130, "interrupted"), (15, 143, "ended by SIGTERM")])
+def test_a_signal_that_meets_a_callback_from_c_is_not_lost(number: int, status: int, told: str) -> None:
+    """As the compiler of kernels calls back; Python drops what is raised there."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", DROPPED, str(number)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (status, f"-c: {told}\n")
+
+
+@pytest.mark.parametrize(("number", "status", "told"), [(2, 130, "interrupted"), (15, 143, "ended by SIGTERM")])
+def test_a_driver_that_is_to_end_does_not_wait_for_tasks(number: int, status: int, told: str, tmp_path: Path) -> None:
+    """Whether it alone is told or, as by a terminal's Ctrl-C, its workers as well. Their tasks take 10 minutes."""
+    main = ORPHANS.replace("with ", "def main():\n  with ").replace("    list", "      list")
+    code = f"{main}\nfrom coinfer_ray.cli.scripts import run_script\nif __name__ == '__main__':\n  run_script(main)\n"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as driver:
+        try:
+            wait_until(lambda: len(list(tmp_path.glob("began-*"))) == 2, "both workers are at work")
+            workers = descendants(driver.pid)
+            os.killpg(driver.pid, number) if number == signal.SIGINT else driver.send_signal(number)
+            _, said = driver.communicate(timeout=60)
+        finally:
+            driver.kill()
+    assert (driver.returncode, said) == (status, f"-c: {told}\n")
+    wait_until(lambda: not any(map(alive, workers)), "the workers end")
+
+
 def test_a_clock_that_is_set_back_changes_nothing(records: Path, tmp_path: Path) -> None:
     """The wall clock of the command alone, in the midst of it; its files' times come from the kernel's."""
     variables = shifted_clock(tmp_path)

@@ -6,16 +6,12 @@ module imports nothing but the standard library; a command imports what it needs
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import errno
 import os
 import re
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from coinfer_ray.cli.exits import (
     DEBUG_VARIABLE,
@@ -23,6 +19,8 @@ from coinfer_ray.cli.exits import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
+    end_after_sigterm,
+    ended_by_sigterm,
 )
 from coinfer_ray.errors import InputError
 
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; ``arguments`` default to the process's own."""
     terminated: list[int] = []
     try:
-        with _ended_by_sigterm(terminated):
+        with ended_by_sigterm(terminated):
             from coinfer_ray.cli.app import run
 
             status = run(arguments)
@@ -54,35 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status == EXIT_INTERRUPTED:
         how, status = ("ended by SIGTERM", EXIT_TERMINATED) if terminated else ("interrupted", status)
         print(f"coinfer: {how}; run a long command again to go on where it stopped", file=sys.stderr)
-        if status == EXIT_TERMINATED and "ray" in sys.modules:
-            # Its threads may crash while Python takes itself down after a start of theirs that was broken off: what is
-            # to be done at the end, and ends the processes that it started, is done; then nothing more.
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+        if status == EXIT_TERMINATED:
+            end_after_sigterm()
     return status
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm(terminated: list[int]) -> Iterator[None]:
-    """Let SIGTERM end what runs meanwhile as Ctrl-C does, and be noted in ``terminated``.
-
-    All that cleans up after the one cleans up after the other. Python takes signals in its main thread alone.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, _: object) -> None:
-        terminated.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def explain(error: Exception) -> tuple[int, str]:

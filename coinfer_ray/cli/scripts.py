@@ -8,16 +8,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coinfer_ray.cli import explain
-from coinfer_ray.cli.exits import EXIT_FAILURE
+from coinfer_ray.cli.exits import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    end_after_sigterm,
+    ended_by_sigterm,
+)
 
 
 def run_script(main: Callable[[], object]) -> None:
     """Call ``main``; bad input ends the process with one line on stderr and status 2, as :mod:`coinfer_ray.cli` does.
 
-    What is no fault of the input keeps its traceback.
+    So do SIGTERM, with status 143, and Ctrl-C, with 130: ``main`` leaves its ``with`` blocks first. What is no fault of
+    the input keeps its traceback.
     """
+    terminated: list[int] = []
     try:
-        main()
+        with ended_by_sigterm(terminated):
+            main()
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: {'ended by SIGTERM' if terminated else 'interrupted'}", file=sys.stderr)
+        if terminated:
+            end_after_sigterm()
+        sys.exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED)
     except Exception as error:
         status, message = explain(error)
         if status == EXIT_FAILURE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import tempfile
 import threading
 from collections import deque
@@ -82,6 +83,9 @@ class ProcessExecutor:
                         pool = self._pool(start, path, self.workers)
                     queue.extend(islice(waiting, self.workers - len(running) - len(queue)))
             finally:
+                if running:  # nobody waits for these any more, and a training takes minutes
+                    for process in list((pool._processes or {}).values()):
+                        process.terminate()
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _pool(self, start: Start[T, R], path: Path, workers: int) -> ProcessPoolExecutor:
@@ -113,6 +117,7 @@ def _start(start: Start[Any, Any], path: Path, context: WorkerContext) -> None:
     import joblib
 
     global _work, _failure
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all of them; the driver ends its workers
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(context.threads)
     try:

@@ -28,7 +28,13 @@ from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
 from coinfer_ray.errors import InputError, counted
-from coinfer_ray.runtime.executors.around_ray import captured_stderr, environment, own_sigterm, provide_token
+from coinfer_ray.runtime.executors.around_ray import (
+    captured_stderr,
+    environment,
+    own_sigterm,
+    provide_token,
+    watched_head,
+)
 from coinfer_ray.runtime.executors.base import Envelope, R, Start, T, WorkerContext, attempt, describe
 from coinfer_ray.runtime.executors.ray_metrics import RunMetrics
 from coinfer_ray.runtime.executors.tls import check_tls
@@ -117,10 +123,12 @@ class RayExecutor:
             raise RuntimeError("a RayExecutor runs tasks only inside its `with` block")
         crew: _Crew[T, R] = _Crew(self, start, shared, tasks)
         self._metrics = RunMetrics(start.__module__)
+        head = _head()
         try:
-            for envelope in crew.envelopes():
-                self._metrics.took(envelope, crew.ready)
-                yield envelope
+            with watched_head(head, lambda: ray.is_initialized() and _head() == head):
+                for envelope in crew.envelopes():
+                    self._metrics.took(envelope, crew.ready)
+                    yield envelope
         finally:
             if ray.is_initialized():  # else its workers have ended with it, and a call would start another Ray
                 self._metrics.ended()
@@ -417,6 +425,12 @@ class _Crew(Generic[T, R]):
                 f"no worker found a place in {self.executor.start_timeout_s:g} s; the cluster has no free "
                 f"{self.executor.cpus_per_worker} CPUs and {self.executor.gpus_per_worker:g} GPUs on one node"
             )
+
+
+def _head() -> str:
+    """The address of the head of the cluster that this process has joined."""
+    address: str = ray.get_runtime_context().gcs_address
+    return address
 
 
 def _finished(call: Any) -> Any:
