@@ -47,6 +47,19 @@ def test_answers_are_those_of_the_measured_strategies(problem: Problem, near: Ne
     assert (at_confidence.allowed < near.allowed).all()
 
 
+def test_some_moves_narrow_nothing_but_what_crosses(problem: Problem, near: Neighbourhood) -> None:
+    graph, space = problem.graph, problem.space
+    crossing = {graph.layers[point - 1].out_set for point in graph.cut_points[1:-1]} - {None}
+    alone = set()
+    for row in np.array(near.moves(2_000, 0)):
+        strategy = space.strategy(row)
+        pruned = [name for name, share in strategy.sparsity.items() if share]
+        if len(pruned) == 1 and strategy.codec == Codec() and strategy.partition_point == len(graph.layers):
+            alone |= {(pruned[0], strategy.sparsity[pruned[0]])}
+    assert {name for name, _ in alone} >= crossing & {each.name for each in graph.prunable_sets}
+    assert max(share for _, share in alone) == max(space.variables[0].values)
+
+
 def test_moves_are_strategies_of_the_space_that_nobody_measured(problem: Problem, near: Neighbourhood) -> None:
     names = near.moves(400, 0)
     assert names == near.moves(400, 0) and names != near.moves(400, 1) and len(names) > 200

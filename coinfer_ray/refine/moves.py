@@ -1,9 +1,10 @@
 """Which strategies near the answers are worth training next: moves from what wins, by what they are likely to gain.
 
 Answers rest on what was measured, so they get better only by measuring more, and most of what lies far from them can't
-be an answer. A **move** changes a few variables of a strategy that is the answer to some scenario, or mixes two of
-them. What a move would gain is known: the latency that it would take off each scenario, if it kept the bound. Whether
-it does is not, but a chance can be had: of strategies measured so far, and of their damage before training
+be an answer. A **move** changes a few variables of a strategy that is the answer to some scenario, mixes two of them,
+or narrows what crosses the link at some cut and leaves the rest alone, which is 2-Step Pruning's second step as a
+search has it. What a move would gain is known: the latency that it would take off each scenario, if it kept the bound.
+Whether it does is not, but a chance can be had: of strategies measured so far, and of their damage before training
 (:mod:`coinfer_ray.training.damage`), a Gaussian process says what one more would lose, and how far off that may be.
 Gain times chance, summed over the scenarios, is the expected improvement of Bayesian optimization (J. Mockus, 1975),
 for many objectives at once, within reach of what wins, as trust regions do it.
@@ -55,6 +56,10 @@ class Neighbourhood:
         self._whole = int(np.flatnonzero(np.asarray(self.space.variables[cut].values) == len(problem.graph.layers))[0])
         self._least = np.flatnonzero(_fewest_bits(self.space.cut_bits, self.space.variables[cut].values))
         self._coded_bits = self._bits_left()
+        self._as_it_is = self.name_of(problem.known_levels[0])
+        graph, sets = problem.graph, [each.name for each in problem.graph.prunable_sets]
+        crossing = {graph.layers[point - 1].out_set for point in graph.cut_points[1:-1]}
+        self._crossing = [number for number, name in enumerate(sets) if name in crossing]
         levels = np.vstack([problem.known_levels, problem.measured.levels])
         costs = np.vstack([problem.known_costs, problem.measured.costs])
         known = len(problem.known_levels)
@@ -92,7 +97,10 @@ class Neighbourhood:
         for _ in range(count):
             levels = np.array(self.winners[rng.integers(len(self.winners))])
             other = np.array(self.winners[rng.integers(len(self.winners))])
-            kind = rng.integers(4)
+            kind = rng.integers(5)
+            if kind == 4 and self._crossing:
+                found.add(self._narrowed(levels, rng))
+                continue
             if kind == 0:
                 self._mix(levels, other, rng)
             elif kind == 1 and not self._plain(levels):
@@ -200,6 +208,16 @@ class Neighbourhood:
         sets = np.arange(place) if first else np.arange(place, self.space.sets)
         top = self.space.tables.n_levels[sets] - 1
         levels[sets] = np.clip(levels[sets] + step, 0, top)
+
+    def _narrowed(self, levels: np.ndarray, rng: np.random.Generator) -> Name:
+        """A network without a codec in which one set that crosses at some cut keeps any number of channels: what the
+        link carries is then less, and the other sets, as in ``levels`` or half of the time whole, may be left alone."""
+        narrow = np.array(self._as_it_is)
+        if rng.random() < 0.5:
+            narrow[: self.space.sets] = levels[: self.space.sets]
+        own = self._crossing[rng.integers(len(self._crossing))]
+        narrow[own] = rng.integers(1, self.space.tables.n_levels[own])
+        return self.name_of(narrow)
 
     def _bits_left(self) -> NDArray[np.float64]:
         """(C,) for each level of the cut the share of its bits that Huffman coding left of what was measured there, in
