@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,7 +101,8 @@ def two_drivers(trial: Trial, out: Path) -> Row:
     if status != 2 or "is in use by process" not in said:
         raise RuntimeError(f"the second command was not refused: status {status}: {said}")
     row = trial.finish(first, "two drivers", "the same command again while it runs")
-    return Row(**{**asdict(row), "seen": f"the second: {said.removeprefix('coinfer: ')}".replace(str(out), "OUT")})
+    seen = re.sub(r"process \d+ on [^;]*", "process N on this machine", said.removeprefix("coinfer: "))
+    return Row(**{**asdict(row), "seen": f"the second: {seen}".replace(str(out), "OUT")})
 
 
 # ------------------------------------------------------------------------------------------- of a disk, and a clock
