@@ -46,7 +46,7 @@ def test_curves_are_means_over_seeds_once_all_have_found_one() -> None:
     curves = {one.label: (list(one.x), list(one.y)) for one in figure.series}
     assert curves["CIA's agent"] == ([10, 100], [pytest.approx(300), pytest.approx(150)])
     assert curves["random decisions"] == ([100], [pytest.approx(200)])
-    assert figure.panels == ["AlexNet, cut after pool1 (2 decisions)"]
+    assert figure.panels == ["AlexNet after pool1 (2 decisions)"]
     (agent, control) = learning_table(rows, "command").rows
     assert list(agent[:6]) == ["AlexNet", "pool1", 2.0, "CIA's agent", 2.0, "2 of 2"]
     assert isinstance(control[6], Cell) and control[6].value == pytest.approx(200)

@@ -167,7 +167,9 @@ def test_the_page_shows_what_the_agent_learns(small: dict[str, Rows], problems: 
     rows = parts_module.learning(problems, replace(SMALL, agents=1, episodes=110))
     assert {row["model"] for row in rows} == set(parts_module.MODELS) and {row["player"] for row in rows} == set(LABELS)
     page = build_page(small | {"learning": rows}, "coinfer reproduce --out x")
-    assert "learning" in [figure.name for figure in page.figures()]
+    names = [figure.name for figure in page.figures()]
+    assert "cia-learning" in names
+    assert not set(names) & set(PARTS)  # the rows of a part lie beside the figures, each as NAME.csv
     titles = [part.title for part in page.parts()]
     assert "CIA's agent and its control" in titles and "What was trained" in titles
     assert "CIA's agent and its control" not in [part.title for part in build_page(small, "command").parts()]

@@ -122,7 +122,7 @@ def learning_figure(rows: Sequence[dict[str, Any]], command: str) -> Figure | No
     if not series:
         return None
     return Figure(
-        name="learning",
+        name="cia-learning",  # beside learning.csv, the rows behind it
         title="Whether CIA's agent learns",
         caption="The best strategy so far, in the mean over seeds: the agent, whose first "
         f"{WARM_UP} episodes are random too, beside random decisions alone, under the same reward and predictions.",
@@ -186,6 +186,6 @@ def _places(rows: Sequence[dict[str, Any]]) -> dict[str, list[Lesson]]:
     found: dict[str, list[Lesson]] = {}
     for row in rows:
         each = Lesson(**row)
-        name = f"{network(each.model)}, cut after {each.cut_after} ({each.decisions} decisions)"
+        name = f"{network(each.model)} after {each.cut_after} ({each.decisions} decisions)"
         found.setdefault(name, []).append(each)
     return found
