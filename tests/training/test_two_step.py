@@ -35,7 +35,7 @@ from coinfer_ray.training.compared.two_step import (
     without,
 )
 from coinfer_ray.training.data import load_data
-from coinfer_ray.training.quantized import measure_cut
+from coinfer_ray.training.quantized import measure_cuts
 from coinfer_ray.training.trainer import Diverged, Phase, Preprocess, ResidentImages, share
 
 CPU = torch.device("cpu")
@@ -313,12 +313,12 @@ def test_choices_cost_what_the_pruned_layers_do(trainer: CandidateTrainer) -> No
         for row in coded:
             parts = {"validation": trainer.validation_images, "test": trainer.test_images}
             point, images, preprocess = row["partition_point"], trainer.train_images, trainer.data.preprocess
-            [(hits, _, coded_bit)] = measure_cut(
-                network, graph, point, [8], calibration=images, splits=parts, preprocess=preprocess
+            [[one]] = measure_cuts(
+                network, graph, [point], [8], calibration=images, splits=parts, preprocess=preprocess
             )
-            assert row["uplink_bit"] == pytest.approx(coded_bit)
-            assert row["validation_accuracy"] == share(hits["validation"])
-            assert row["test_accuracy"] == share(hits["test"])
+            assert row["uplink_bit"] == pytest.approx(one.coded_bit)
+            assert row["validation_accuracy"] == share(one.hits["validation"])
+            assert row["test_accuracy"] == share(one.hits["test"])
             beside = next(each for each in plain if each["partition_point"] == point)
             for column in ("device_flop", "server_flop", "images", "kept"):
                 assert row[column] == beside[column]
