@@ -6,8 +6,8 @@ Which ones, and at which signal-to-noise ratios, is said by scenarios drawn from
 (:func:`coinfer_ray.refine.noisy.next_noisy`): it ends when nothing that answers one of them is a guess, or after
 --budget trainings. Base network, images and recipe are those of the shipped records. Killed, it goes on when the same
 command is given again; what ships already is not trained again. --join: trainings through noise that were made
-elsewhere, by `coinfer collect --snr-db`. The packed file also holds the records of pruned networks that were trained
-without noise and have no codec, as whole on the device, where nothing crosses the link. Prints what noise costs.
+elsewhere, by `coinfer collect --snr-db`. The packed file also holds the records of pruned networks that have no codec:
+their features are sent as bits, which no noise reaches. Prints what noise costs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from coinfer_ray.training.worker import gpu_share
 
 LOSSES = (0.01, 0.02, 0.03, 0.05)
 LADDER_DB = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
-SILENT_FILE = "silent.parquet"
+JOINED_FILE = "joined.parquet"
 
 
 def main() -> None:
@@ -92,8 +92,10 @@ def main() -> None:
             for _ in verifier.measure(requests):
                 pass
             tried |= set(wanted)  # one that fails is not asked for for ever
-        write_records(folder / SILENT_FILE, silent(noise_free), info)
-        packed = pack([*sources, *sorted(folder.glob(SHARD_PATTERN)), folder / SILENT_FILE], path)
+        through = [*sources, *sorted(folder.glob(SHARD_PATTERN))]
+        rows = [*encoded(read_records(through)), *silent(noise_free)] if through else silent(noise_free)
+        write_records(folder / JOINED_FILE, rows, info)
+        packed = pack([folder / JOINED_FILE], path)
     print(f"{len(packed)} records in {path}; fit the predictor again (scripts/fit_shipped.sh)")
     print_costs(packed, noise_free)
 
@@ -129,13 +131,15 @@ def levels_of(problem: Problem, strategy: Strategy) -> Levels:
 
 
 def silent(noise_free: Records) -> list[dict[str, object]]:
-    """The rows of pruned networks that have no codec, whole on the device: no noise reaches them there."""
-    rows = []
-    for row, strategy in zip(noise_free.table.to_pylist(), noise_free.strategies, strict=True):
-        if strategy.codec == Codec() and strategy.feature_bits == FLOAT_BITS:
-            whole = {"device_flop": row["device_flop"] + row["server_flop"], "server_flop": 0.0, "uplink_bit": 0.0}
-            rows.append(row | whole | {"partition_point": len(noise_free.graph.layers)})
-    return rows
+    """The rows of pruned networks that have no codec and send floats."""
+    rows = zip(noise_free.table.to_pylist(), noise_free.strategies, strict=True)
+    return [row for row, strategy in rows if strategy.codec == Codec() and strategy.feature_bits == FLOAT_BITS]
+
+
+def encoded(noisy: Records) -> list[dict[str, object]]:
+    """The rows of trainings through noise, which have a codec."""
+    rows = zip(noisy.table.to_pylist(), noisy.strategies, strict=True)
+    return [row for row, strategy in rows if strategy.codec != Codec() and row["snr_db"] is not None]
 
 
 def print_costs(noisy: Records, noise_free: Records) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from coinfer_kernels import canonicalize
 
 from coinfer_ray.models.library import load_graph, ships
+from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.predictor.measured import Measured
 from coinfer_ray.predictor.predictor import Predictor
 from coinfer_ray.problem.costs import DelayCalculator
@@ -36,6 +37,14 @@ def true_accuracy(space: SearchSpace, values: np.ndarray, snr_db: np.ndarray | N
     if snr_db is not None:
         loss += 0.3 * np.exp(-snr_db / 8)
     return BASE_VALIDATION + 0.002 - loss
+
+
+def beyond_reach(problem: Problem, base_accuracy: float = 0.9) -> Problem:
+    """``problem`` at inner cuts with 8 bits a value alone, none of them measured, and a base network that is better
+    than anything predicted: nothing is known to keep a small bound."""
+    space = SearchSpace(problem.graph, cuts="inner", feature_bits=(8,))
+    fitted = replace(problem.predictor, base_accuracy=base_accuracy)
+    return replace(problem, space=space, delay=DelayCalculator(space), fitted=fitted)
 
 
 def nothing_measured(variables: int) -> Measured:

@@ -28,7 +28,7 @@ from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
-from tests.synthetic import trusted, write_synthetic_records
+from tests.synthetic import beyond_reach, trusted, write_synthetic_records
 
 FLOOR = 0.78  # 6 points below the base network
 WEIGHTS = np.array(resolve(device="rpi4b", server="p100", link="4g").weights())
@@ -257,7 +257,7 @@ def test_only_facts_count_where_predictions_do_not(problem: Problem, monkeypatch
 def test_a_bound_that_nothing_keeps_has_no_answer(tmp_path: Path) -> None:
     pytest.importorskip("stable_baselines3")
     path = write_synthetic_records(tmp_path / "alexnet-64px.parquet", count=100, noisy=True)
-    noisy = assemble("alexnet", records=path, cuts="inner", regressor="decision_tree")
+    noisy = beyond_reach(assemble("alexnet", records=path, regressor="decision_tree"))
     scenario = resolve(device="rpi4b", server="p100", bandwidth_mhz=1, snr_db=0.0, max_loss=0.01, confidence=None)
     hopeless = ScenarioBatch.of([scenario])
     found = Cia(episodes=3, cuts=1).solve(noisy, hopeless)

@@ -22,7 +22,7 @@ from coinfer_ray.problem.strategy import Codec, Strategy
 from coinfer_ray.scenarios.batch import ScenarioBatch
 from coinfer_ray.scenarios.read import resolve
 from coinfer_ray.scenarios.scenario import Device
-from tests.synthetic import nothing_measured, trusted, write_synthetic_records
+from tests.synthetic import beyond_reach, nothing_measured, trusted, write_synthetic_records
 
 QUICK = {"max_evaluations": 4_000, "max_tries": 200, "scales": 8}  # of the paper's algorithm
 FEW = {"max_evaluations": 2_000}
@@ -178,7 +178,7 @@ def test_codec_flops_and_input_bits_reach_the_costs(records_path: Path) -> None:
 
 def test_noisy_records_need_a_snr_and_use_it(noisy_path: Path) -> None:
     problem = assemble("alexnet", records=noisy_path, regressor="bagging")
-    assert len(problem.known_levels) == 2
+    assert len(problem.known_levels) == len(problem.graph.cut_points)  # sent as bits, noise or not
     with pytest.raises(InputError, match="signal-to-noise"):
         answer(problem, resolve(device="rpi3b+", server="p100", link="4g"))
     seconds = [
@@ -189,9 +189,8 @@ def test_noisy_records_need_a_snr_and_use_it(noisy_path: Path) -> None:
 
 
 def test_impossible_bound_says_the_best_that_can_be_had(noisy_path: Path) -> None:
-    # Inner cuts only, and so much noise that every feature that crosses is damaged.
-    problem = assemble("alexnet", records=noisy_path, cuts="inner", regressor="bagging")
-    assert len(problem.known_levels) == 0
+    problem = beyond_reach(assemble("alexnet", records=noisy_path, regressor="bagging"))
+    assert len(problem.known_levels) == len(problem.measured.levels) == 0
     scenario = resolve(device="rpi3b+", server="p100", bandwidth_mhz=1, snr_db=0.0, max_loss=0.01, confidence=None)
     best = best_accuracy(problem, 0.0)
     with pytest.raises(InputError, match=f"best that can be had is {best:.4f}") as error:
@@ -253,7 +252,7 @@ def test_answers_carry_their_confidence(problem: Problem) -> None:
 
 
 def test_impossible_bound_counts_the_confidence(noisy_path: Path) -> None:
-    found = assemble("alexnet", records=noisy_path, cuts="inner", regressor="decision_tree")
+    found = beyond_reach(assemble("alexnet", records=noisy_path, regressor="decision_tree"))
     problem = replace(found, fitted=trusted(found.predictor))
     scenario = resolve(device="tk1", server="p100", bandwidth_mhz=1, snr_db=0.0, max_loss=0.01, confidence=0.9)
     best = float(problem.predictor.lower_bound(best_accuracy(problem, 0.0), 0.9))

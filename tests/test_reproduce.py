@@ -13,14 +13,14 @@ import pytest
 
 from coinfer_ray.errors import InputError
 from coinfer_ray.methods.compare import compare
-from coinfer_ray.methods.registry import METHODS
+from coinfer_ray.methods.registry import BEYOND_THE_PAPER, METHODS
 from coinfer_ray.records.choices import choices_path, read_choices
 from coinfer_ray.records.store import read_records, shipped_parts
-from coinfer_ray.report.model import Figure, TableView
+from coinfer_ray.report.model import Figure, TableView, as_cell
 from coinfer_ray.reproduce import parts as parts_module
 from coinfer_ray.reproduce import run as run_module
-from coinfer_ray.reproduce.claims import CLAIMS, PARTITION_CLAIMS, claim_cells, partition_ratios, ratios
-from coinfer_ray.reproduce.figures import hover, rate_figure, winner_figure
+from coinfer_ray.reproduce.claims import CLAIMS, PARTITION_CLAIMS, by_scenario, claim_cells, partition_ratios, ratios
+from coinfer_ray.reproduce.figures import hover, rate_figure, winner_figure, wins_table
 from coinfer_ray.reproduce.learning import LABELS
 from coinfer_ray.reproduce.measured import trainings_table
 from coinfer_ray.reproduce.optimizers import searches
@@ -119,6 +119,15 @@ def test_ratios_are_a_hand_count() -> None:
     cells = claim_cells(CLAIMS[0], rows)
     assert cells[:6] == ["Fig. 7", "alexnet", "rpi3b+", "runner-up", "1.1\u00d7 to 2.2\u00d7", "0.25\u00d7 to 1\u00d7"]
     assert claim_cells(CLAIMS[-1], rows)[5] == "not measured"
+    noisy = [made("coinfer", 2.0, snr_db=10.0), made("all_local", 50.0, snr_db=10.0), made("fpgm", 3.0, snr_db=10.0)]
+    assert claim_cells(CLAIMS[0], rows + noisy) == cells
+    heard = [claim_cells(claim, rows + noisy)[5] for claim in CLAIMS[-2:]]
+    assert heard == ["1.5\u00d7 to 1.5\u00d7", "25\u00d7 to 25\u00d7"]
+    table = wins_table(rows + noisy, "command")
+    assert [(line[3], as_cell(line[4]).text) for line in table.rows] == [
+        ("noise-free", "1 of 2"),
+        ("noisy", "1 of 1"),
+    ]
     beyond = [made("edgent", 0.5), made("jalad", 0.5)]  # the paper does not compare with them
     assert claim_cells(CLAIMS[0], rows + beyond) == cells and ratios(rows + beyond).runner_up == (0.25, 0.25)
 
@@ -148,6 +157,18 @@ def test_gaps_are_held_to_the_exact_solvers_bound(problems: Problems) -> None:
     for exact, quantum in zip(found[::2], found[1::2], strict=True):
         assert exact.lower_bound_s == quantum.lower_bound_s <= exact.latency_s <= quantum.latency_s * 1.0011
         assert exact.gap <= 1.001e-3 and quantum.gap == pytest.approx(1 - quantum.lower_bound_s / quantum.latency_s)
+
+
+def test_every_method_is_in_the_figure_of_noise_and_was_measured(small: dict[str, Rows]) -> None:
+    rows = [Row(**row) for row in small["noise"]]
+    assert rows and all(row.verified and row.bits == 32 for row in rows)
+    for setting in SETTINGS:
+        own = [row for row in rows if row.setting == setting.name]
+        assert {row.method for row in own} >= set(METHODS) - {"genetic", *BEYOND_THE_PAPER}
+        for methods in by_scenario(own).values():
+            assert methods["coinfer"].latency_s <= methods["prune_partition"].latency_s * (1 + 1e-9)
+            # No codec of BottleNet++ was trained for noise.
+            assert methods["bottlenetpp"].latency_s == methods["neurosurgeon"].latency_s
 
 
 def test_the_page_shows_every_part(small: dict[str, Rows]) -> None:

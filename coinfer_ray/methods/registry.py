@@ -56,7 +56,7 @@ METHODS: dict[str, Method] = {
         PrunePartition(),
         Trained("two_step", "2-Step Pruning"),
         Trained("fpgm", "FPGM"),
-        Trained("bottlenetpp", "BottleNet++"),
+        Trained("bottlenetpp", "BottleNet++", encodes=True),
         Trained("jalad", "JALAD", in_paper=False),
         Trained("edgent", "Edgent-like early exits", in_paper=False),
         Genetic(),

@@ -25,7 +25,9 @@ from coinfer_ray.scenarios.batch import ScenarioBatch
 @dataclass(frozen=True)
 class Trained:
     """See :class:`coinfer_ray.methods.registry.Method`. ``floats_only`` leaves out choices that send values at fewer
-    bits than a float has, as the paper's comparison does; ``in_paper``: whether that comparison has the method.
+    bits than a float has, as the paper's comparison does; ``in_paper``: whether that comparison has the method;
+    ``encodes``: what it sends is a learned codec's, which a channel's noise reaches. No choice was trained for noise,
+    so where the records come from a noisy channel such a method leaves the network as it is.
 
     ``extra["bits"]`` are those of a value, 0 where it is a float.
     """
@@ -34,6 +36,7 @@ class Trained:
     title: str
     floats_only: bool = False
     in_paper: bool = True
+    encodes: bool = False
     predicts = False
     plain = False
 
@@ -53,6 +56,8 @@ class Trained:
         """
         graph = problem.graph
         choices = shipped_choices(graph.model, graph.input_px).of(self.name, problem.accuracy)
+        if self.encodes and problem.fitted is not None and problem.fitted.noisy:
+            choices = choices.where(np.zeros(len(choices), dtype=np.bool_))
         floats_only = self.floats_only or set(problem.space.feature_bits) == {FLOAT_BITS}
         return choose(problem, batch, choices, floats_only=floats_only)
 

@@ -4,9 +4,8 @@ The search trusts the predictor for every compressed strategy. For the network a
 encoded, cut anywhere or nowhere - it doesn't: that strategy computes what the base network computes, so its
 accuracy is the measured base accuracy, a fact. These strategies are compared with the optimizer's answer in every
 scenario, so that no answer is slower than All_Local, All_Server or Neurosurgeon over the same cuts, unless 8 bits alone
-are asked for. (Where the
-records were collected through a noisy channel, an uncoded feature at an inner cut would be damaged as well; there
-only the two endpoints count as known: one sends nothing, the other the input as bits at the link's rate.)
+are asked for. (Where the records were collected through a noisy channel, only what a codec encodes meets the noise: the
+input and a feature without a codec are sent as bits at the link's rate.)
 
 Nor does it need to for the strategies of the records: those were trained, and take part by their measured accuracy.
 """

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
-from coinfer_kernels.notation import CUT_NONE, CUT_RAW, Solutions
+from coinfer_kernels.notation import Solutions
 
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.layers import LayerGraph
@@ -72,9 +72,7 @@ class Problem:
     @cached_property
     def known_levels(self) -> np.ndarray:
         """(K, V) strategies whose accuracy is the base accuracy (see the module), one for each such cut."""
-        kinds = self.delay.tables.cut_kind
-        floats = self.space.cut_bits == FLOAT_BITS
-        cuts = np.flatnonzero(np.isin(kinds, (CUT_RAW, CUT_NONE)) | (floats & (not self.predictor.noisy)))
+        cuts = np.flatnonzero(self.space.cut_bits == FLOAT_BITS)
         levels = np.zeros((len(cuts), len(self.space.variables)), dtype=np.int64)
         levels[:, self.space.cut_variable] = cuts
         return levels
@@ -93,7 +91,7 @@ class Problem:
     def measured(self) -> MeasuredLevels:
         """The strategies of the records that lie in this space, with the accuracies that training gave them.
 
-        Of a noisy channel's those that hold at :attr:`snr_db`; without one, those that send nothing through noise.
+        Of a noisy channel's those that hold at :attr:`snr_db`; without one, those without a codec, which send bits.
         """
         return MeasuredLevels.of(self)
 
@@ -227,9 +225,9 @@ class MeasuredLevels:
     measured at every cut; what was trained of it at several is one measurement. A quantised feature costs the link what
     was left of it after Huffman coding, where that is less than its bits.
 
-    Through noise a strategy is measured at its own cut alone, and holds at the ratio that it was measured at and above,
-    where there is less noise; of several ratios the best counts, for its network may be shipped. What sends nothing
-    through it, or the input's bits, is measured without a codec as above, at these cuts.
+    Through noise a codec is measured, at its own cut; it holds at the ratio that it was measured at and above, where
+    there is less noise; of several ratios the best counts, for its network may be shipped. What has no codec is sent as
+    bits, which arrive as they were: it is measured as above.
     """
 
     levels: np.ndarray
@@ -251,7 +249,6 @@ class MeasuredLevels:
         x = measured.x[:, : len(columns)]
         floats = bits == FLOAT_BITS
         plain = (x[:, space.codec_variable :] == 1).all(axis=1) & floats
-        silent_cuts = np.isin(problem.delay.tables.cut_kind, (CUT_RAW, CUT_NONE))
         others = [variable for variable in range(len(columns)) if variable != cut]
         levels = np.column_stack(
             [np.abs(own[:, None] - known).argmin(1) for own, known in zip(x.T, columns, strict=True)]
@@ -262,7 +259,6 @@ class MeasuredLevels:
         near = np.isclose(space.tables.values[np.arange(len(columns)), levels], x, rtol=0, atol=1e-9)
         on_levels, heard = near[:, others].all(axis=1), np.ones(len(x), dtype=np.bool_)
         if problem.predictor.noisy:
-            plain &= np.isnan(measured.snr_db) | (same.any(axis=1) & silent_cuts[levels[:, cut]])
             link = -np.inf if problem.snr_db is None else problem.snr_db
             holds = on_levels & same.any(axis=1) & (measured.snr_db <= link)
             heard = _best(levels, np.where(holds, measured.accuracy, -np.inf))
@@ -270,7 +266,7 @@ class MeasuredLevels:
         pooled, accuracy, trainings = _pooled(
             levels[anywhere][:, others], measured.accuracy[anywhere], measured.trainings[anywhere]
         )
-        float_cuts = np.flatnonzero((space.cut_bits == FLOAT_BITS) & (silent_cuts | (not problem.predictor.noisy)))
+        float_cuts = np.flatnonzero(space.cut_bits == FLOAT_BITS)
         cuts = len(float_cuts)
         spread = np.insert(np.repeat(pooled, cuts, axis=0), cut, 0, axis=1)
         spread[:, cut] = np.tile(float_cuts, len(pooled))

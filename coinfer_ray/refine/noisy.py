@@ -1,10 +1,10 @@
 """Which measured strategies are worth training again through noise, and at which signal-to-noise ratio.
 
-Through a noisy link a codec has to be trained for the noise. One that was trained and measured at a ratio holds at
-every higher one, where there is less of it, so a few ratios, the steps of a ladder, serve all links. At first each
-strategy is taken to lose no more at a step than without noise, and what would then be the answer to some random
-scenario is trained there. What it really loses counts from then on, at that step and above. Others with the same cut,
-with a codec or without as it is, are then taken to pay for the noise what the one of them paid that paid least, there
+Through a noisy link a codec has to be trained for the noise; what has none is sent as bits, and loses nothing. One that
+was trained and measured at a ratio holds at every higher one, where there is less noise, so a few ratios, the steps of
+a ladder, serve all links. At first each strategy is taken to lose no more at a step than without noise, and what would
+then be the answer to some random scenario is trained there. What it really loses counts from then on, at that step and
+above. Other codecs at the same cut are then taken to pay for the noise what the one of them paid that paid least, there
 or above. So it goes on until nothing that answers a scenario is a guess: optimism in the face of uncertainty.
 """
 
@@ -15,7 +15,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from coinfer_kernels import Scenarios, cheapest_feasible
-from coinfer_kernels.notation import CUT_NONE, CUT_RAW
 
 from coinfer_ray.optimizer.problem import Problem
 
@@ -41,13 +40,11 @@ def next_noisy(
     levels = np.vstack([problem.known_levels, facts.levels])
     costs = np.vstack([problem.known_costs, facts.costs])
     alone = np.concatenate([np.full(len(problem.known_levels), problem.base_accuracy), facts.accuracy])
-    kinds = problem.delay.tables.cut_kind[levels[:, problem.space.cut_variable]]
-    silent = np.isin(kinds, (CUT_RAW, CUT_NONE))  # bits, or nothing, cross the link: no noise
-    exact = problem.is_known(levels) & silent
+    exact = problem.is_known(levels)
     keys = [tuple(row) for row in levels.tolist()]
-    coded = levels[:, problem.space.codec_variable :] != problem.space.tables.canonical[problem.space.codec_variable :]
-    family = 2 * levels[:, problem.space.cut_variable] + coded.any(axis=1)
-    reached = _reached(keys, family, alone, silent, ladder, measured)
+    codec = problem.space.codec_variable
+    silent = (levels[:, codec:] == problem.space.tables.canonical[codec:]).all(axis=1)
+    reached = _reached(keys, levels[:, problem.space.cut_variable], alone, silent, ladder, measured)
     step = np.searchsorted(ladder, scenarios.snr_db, side="right") - 1
     wanted: Counter[tuple[Levels, float]] = Counter()
     for number in range(len(ladder)):
@@ -64,7 +61,7 @@ def next_noisy(
 
 def _reached(
     keys: list[Levels],
-    family: np.ndarray,
+    cut: np.ndarray,
     alone: np.ndarray,
     silent: np.ndarray,
     ladder: tuple[float, ...],
@@ -73,17 +70,17 @@ def _reached(
     """For each step the accuracies of the strategies ``keys`` (K,), and which of them are guesses (K,).
 
     What was measured at a step or below counts, the best of it. A guess is the accuracy ``alone`` (K,), less what noise
-    took there, or above, of the one in its ``family`` (K,) that lost least to it.
+    took there, or above, of the one at its ``cut`` (K,) that lost least to it; none of the ``silent`` (K,) is one.
     """
     known = np.array([[measured.get((key, step), np.nan) for step in ladder] for key in keys]).reshape(-1, len(ladder))
-    paid = np.full((family.max() + 1, len(ladder)), np.inf)
-    rows, columns = np.nonzero(~np.isnan(known))
-    np.minimum.at(paid, (family[rows], columns), alone[rows] - known[rows, columns])
+    paid = np.full((cut.max() + 1, len(ladder)), np.inf)
+    rows, columns = np.nonzero(~np.isnan(known) & ~silent[:, None])
+    np.minimum.at(paid, (cut[rows], columns), alone[rows] - known[rows, columns])
     paid = np.where(np.isinf(paid), 0.0, np.maximum(paid, 0.0))
     steps = []
     for number in range(len(ladder)):
         held = np.nan_to_num(known[:, : number + 1], nan=-np.inf).max(axis=1)
-        hoped = alone - paid[family, number:].max(axis=1)
+        hoped = alone - paid[cut, number:].max(axis=1)
         # Once it was trained at this very step there is nothing left to hope for.
         guessed = ~silent & np.isnan(known[:, number]) & (hoped > held)
         accuracy = np.where(silent, alone, np.where(guessed, hoped, held))

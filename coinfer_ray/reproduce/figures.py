@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from statistics import median
 
 from coinfer_ray.methods.proposed import Proposed
@@ -188,10 +189,10 @@ def winner_figure(rows: Sequence[Row], setting: Setting, command: str) -> Figure
 
 
 def claims_table(rows: Sequence[Row], command: str) -> TableView:
-    """The paper's claims on Figs. 7 and 8 beside ours, in the paper's setting."""
+    """The paper's claims on Figs. 7, 8 and 11 beside ours, in the paper's setting."""
     return TableView(
         title="The paper's claims",
-        caption="How many times as long the other methods take: least and greatest over the rates of the figure. "
+        caption="How many times as long the other methods take: least and greatest over the links of the figure. "
         "Below 1 another method is faster somewhere. JALAD and early exits, which the paper does not compare with, do "
         "not count here.",
         command=command,
@@ -214,8 +215,9 @@ def wins_table(rows: Sequence[Row], command: str) -> TableView:
     cells: list[Sequence[str | float | Cell | None]] = []
     for setting in SETTINGS:
         for model in _each(row.model for row in rows):
-            for device in _each(row.device for row in rows):
-                own = [r for r in rows if (r.setting, r.model, r.device) == (setting.name, model, device)]
+            for device, noisy in product(_each(row.device for row in rows), (False, True)):
+                where = setting.name, model, device, noisy
+                own = [row for row in rows if (row.setting, row.model, row.device, row.snr_db is not None) == where]
                 found = ratios(own)
                 if not found.runner_up:
                     continue
@@ -223,10 +225,11 @@ def wins_table(rows: Sequence[Row], command: str) -> TableView:
                 share = Cell(f"{found.won} of {count}", found.won / count)
                 published = ratios(own, without=(PrunePartition.name,)).runner_up
                 spread = [_times(value) for gains in (found.runner_up, published) for value in _spread(gains)]
-                cells.append([setting.title, network(model), device, share, *spread, _rival(own)])
+                link = "noisy" if noisy else "noise-free"
+                cells.append([setting.title, network(model), device, link, share, *spread, _rival(own)])
     return TableView(
         title="How often the proposed method is fastest",
-        caption="Over the rates of Figs. 7 and 8: scenarios in which nothing is faster (an equal plain cut counts), "
+        caption="Over the links of Figs. 7, 8 and 11: scenarios in which nothing is faster (an equal cut counts), "
         "and the runner-up's latency over its own, least, median and greatest; the runner-up among the published "
         "methods is the best but for Prune_Partition, which is this framework without its codec. Rival: what is most "
         "often faster where it is not fastest.",
@@ -235,6 +238,7 @@ def wins_table(rows: Sequence[Row], command: str) -> TableView:
             Column("setting"),
             Column("network"),
             Column("device"),
+            Column("link"),
             Column("fastest", numeric=True, strong=True),
             Column("least", numeric=True),
             Column("median", numeric=True),

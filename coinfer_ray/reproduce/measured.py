@@ -39,8 +39,9 @@ def noise_figure(rows: Sequence[Row], command: str) -> Figure:
         name="fig11-noise",
         title="Fig. 11: AlexNet over the signal-to-noise ratio",
         caption="Latency at a loss of 2 points over a channel of 10 MHz (the paper does not say its bandwidth), whose "
-        "rate follows from the SNR. Compressed strategies were trained and measured with noise on what crosses, at the "
-        "link's ratio or at a lower one.",
+        "rate follows from the SNR. What a codec encodes meets the noise: such strategies were trained and measured "
+        "with it, at the link's ratio or at a lower one. Other features are sent as bits, by every method. All values "
+        "are floats.",
         command=command,
         kind="line",
         x_label="SNR (dB)",

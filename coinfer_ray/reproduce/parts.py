@@ -96,7 +96,7 @@ def winners(problems: Problems, size: Size) -> Rows:
 def noise(problems: Problems, size: Size) -> Rows:
     """Fig. 11: AlexNet through a noisy channel, whose rate and noise follow from the SNR.
 
-    What does not cross the channel as an analogue feature (the raw input, a plain cut's feature) is sent as bits.
+    What a codec encodes meets the noise; the raw input and other features are sent as bits, by every method.
     """
     if shipped_file("alexnet-64px.awgn.parquet") is None:
         return []
@@ -108,7 +108,7 @@ def noise(problems: Problems, size: Size) -> Rows:
     for setting in SETTINGS:
         options: ProblemOptions = {**setting.options, "records": "alexnet-64px.awgn.parquet"}
         problem = assemble("alexnet", **options)
-        found += [row.to_json() for row in rows_of(problem, setting, scenarios, (*PLAIN_METHODS, "coinfer"))]
+        found += [row.to_json() for row in rows_of(problem, setting, scenarios)]
     return found
 
 

@@ -193,6 +193,7 @@ class CandidateTrainer:
     def train(self, strategy: Strategy, *, snr_db: float | None, seed: int) -> TrainedCandidate:
         """Train ``strategy`` for a channel of ``snr_db`` (None: noise-free) and measure it.
 
+        Noise reaches what a codec encodes; a feature without one is sent as bits, at the rate at which they arrive.
         With ``feature_bits`` below a float's, what crosses an inner cut is quantised and arrives as it was sent,
         whatever ``snr_db``: a codec's output in training through a straight-through estimator, the feature of a network
         without a codec after it, so that one training serves all its cuts, and the whole on the device (the last such
@@ -206,9 +207,7 @@ class CandidateTrainer:
         started = time.perf_counter()
         pruned = any(strategy.sparsity.values())
         whole = strategy.partition_point == len(self.graph.layers)
-        untouched = not pruned and snr_db is None
-        after = self._quantizes(strategy) or (pruned and whole) or untouched
-        after = after and self.space.canonical_codec(strategy) == Codec()
+        after = not self._encodes(strategy) and (self._quantizes(strategy) or whole or not pruned)
         if after:
             assembled = self.assemble(self._without_codec(strategy, seed), strategy, snr_db)
         else:
@@ -244,6 +243,10 @@ class CandidateTrainer:
         """Whether what crosses the strategy's cut is quantised."""
         kind = self.space.cut_kind(strategy.partition_point)
         return strategy.feature_bits != FLOAT_BITS and kind not in ("raw", "none")
+
+    def _encodes(self, strategy: Strategy) -> bool:
+        """Whether what crosses the strategy's cut goes through a codec."""
+        return self.space.canonical_codec(strategy) != Codec()
 
     def _trained(self, strategy: Strategy, snr_db: float | None, seed: int) -> Assembled:
         """The strategy's network after its phases of training."""
@@ -321,8 +324,7 @@ class CandidateTrainer:
             bits = strategy.feature_bits * sent_elements(pair.encoder, feature)
         pair = pair or CodecPair(nn.Identity(), nn.Identity(), 0, 0)
         device_half, server_half = split(pruned, self.graph, point)
-        # Nothing crosses a link where everything runs on the device, and raw input crosses it as bits: no noise there.
-        channel = make_channel(None if kind in ("raw", "none") else snr_db)
+        channel = make_channel(snr_db if self._encodes(strategy) else None)
         if self._quantizes(strategy):
             channel = Quantizer(strategy.feature_bits)
         network = SplitNetwork(device_half, pair.encoder, channel, pair.decoder, server_half)

@@ -37,18 +37,21 @@ def trainer(few_images: Path) -> CandidateTrainer:
     return CandidateTrainer(network, space, images, CandidateSettings(), device=CPU, precision=torch.float32)
 
 
-def test_only_a_feature_meets_the_channels_noise(trainer: CandidateTrainer) -> None:
-    """Raw input arrives as the bits that it was sent as, and at the last cut nothing is sent."""
+def test_only_what_a_codec_encodes_meets_the_channels_noise(trainer: CandidateTrainer) -> None:
+    """Raw input and features arrive as the bits that they were sent as, and at the last cut nothing is sent."""
     graph = trainer.graph
     whole = {prunable.name: 0.0 for prunable in graph.prunable_sets}
     x = torch.randn(2, 3, 64, 64)
     expected = trainer.base(x)
-    for point in (0, graph.cut_points[2], len(graph.layers)):
-        assembled = trainer.assemble(trainer.base, Strategy(whole, point, Codec()), snr_db=0.0)
+    inner, halved = graph.cut_points[2], Codec(ratio_1=0.5)
+    for point, codec in ((0, Codec()), (inner, Codec()), (inner, halved), (0, halved), (len(graph.layers), halved)):
+        assembled = trainer.assemble(trainer.base, Strategy(whole, point, codec), snr_db=0.0)
         noisy = isinstance(assembled.network.channel, AWGNChannel)
-        assert noisy == (0 < point < len(graph.layers)) == (not isinstance(assembled.network.channel, nn.Identity))
+        assert noisy == (point == inner and codec == halved) == (not isinstance(assembled.network.channel, nn.Identity))
         if not noisy:
             assert torch.allclose(assembled.network.eval()(x), expected, rtol=1e-3, atol=1e-4)
+    found = trainer.train(Strategy(whole, inner, Codec()), snr_db=0.0, seed=0)
+    assert found.measured["validation_gained"] == found.measured["validation_lost"] == 0  # nothing to train
 
 
 def test_the_distillation_loss_is_hintons() -> None:
