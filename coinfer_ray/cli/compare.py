@@ -32,7 +32,7 @@ def compare(
         typer.Option(
             "--methods",
             help="Comma-separated; default: all_local,all_server,neurosurgeon,coinfer. "
-            "Others: prune_partition,two_step,fpgm,bottlenetpp,jalad,edgent,genetic,cia.",
+            "Others: prune_partition,two_step,fpgm,bottlenetpp,jalad,edgent,dads,genetic,cia.",
         ),
     ] = None,
     optimizer: options.Optimizer = "exact",

@@ -17,6 +17,7 @@ class AllLocal:
     title = "All_Local"
     predicts = False
     plain = True
+    in_paper = True
 
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """The one choice there is, in every scenario; ``seed`` plays no part."""

@@ -50,6 +50,7 @@ class Cia:
     title = "CIA (our reconstruction)"
     predicts = True
     plain = False
+    in_paper = True
 
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """The best strategies that the agents came to, one scenario after the other: a minute or two each.

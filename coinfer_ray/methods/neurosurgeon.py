@@ -21,6 +21,7 @@ class Neurosurgeon:
     title = "Neurosurgeon"
     predicts = False
     plain = True
+    in_paper = True
 
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """Least latency (or energy) over the partition points of the problem's space; ``seed`` plays no part."""

@@ -24,6 +24,7 @@ class Proposed:
     title = "coinfer"
     predicts = True
     plain = False
+    in_paper = True
 
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """The optimizer's strategies (:func:`coinfer_ray.optimizer.solve.solve`)."""

@@ -11,6 +11,7 @@ from typing import Protocol
 from coinfer_ray.methods.all_local import AllLocal
 from coinfer_ray.methods.all_server import AllServer
 from coinfer_ray.methods.cia import Cia
+from coinfer_ray.methods.dads import Dads
 from coinfer_ray.methods.genetic import Genetic
 from coinfer_ray.methods.neurosurgeon import Neurosurgeon
 from coinfer_ray.methods.proposed import Proposed
@@ -26,7 +27,7 @@ class Method(Protocol):
 
     ``name`` is what ``--methods`` takes, ``title`` what a table or figure prints. ``predicts``: whether it needs a
     problem with a predictor. ``plain``: whether it leaves the network unmodified, so that it answers any problem, and
-    its latency stands beside every answer of a sweep.
+    its latency stands beside every answer of a sweep. ``in_paper``: whether the paper's comparison has it.
     """
 
     @property
@@ -37,6 +38,8 @@ class Method(Protocol):
     def predicts(self) -> bool: ...
     @property
     def plain(self) -> bool: ...
+    @property
+    def in_paper(self) -> bool: ...
 
     def solve(self, problem: Problem, batch: ScenarioBatch, *, seed: int = 0) -> Answers:
         """The method's answer to each scenario of the batch.
@@ -59,13 +62,12 @@ METHODS: dict[str, Method] = {
         Trained("bottlenetpp", "BottleNet++", encodes=True),
         Trained("jalad", "JALAD", in_paper=False),
         Trained("edgent", "Edgent-like early exits", in_paper=False),
+        Dads(),
         Genetic(),
         Cia(),
         Proposed(),
     )
 }
-BEYOND_THE_PAPER = tuple(
-    name for name, method in METHODS.items() if isinstance(method, Trained) and not method.in_paper
-)
+BEYOND_THE_PAPER = tuple(name for name, method in METHODS.items() if not method.in_paper)
 PLAIN_METHODS = tuple(name for name, method in METHODS.items() if method.plain)
 DEFAULT_METHODS = (*PLAIN_METHODS, Proposed.name)
