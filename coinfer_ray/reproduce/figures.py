@@ -193,8 +193,8 @@ def claims_table(rows: Sequence[Row], command: str) -> TableView:
     return TableView(
         title="The paper's claims",
         caption="How many times as long the other methods take: least and greatest over the links of the figure. "
-        "Below 1 another method is faster somewhere. JALAD, early exits and DADS, which the paper does not compare with, "
-        "do not count here.",
+        "Below 1 another method is faster somewhere. JALAD, early exits and DADS, which the paper does not compare "
+        "with, do not count here.",
         command=command,
         columns=[
             Column("figure"),
