@@ -12,7 +12,7 @@ from coinfer_ray.records.store import read_records, shipped_parts
 from coinfer_ray.report.model import Column, Figure, Series, TableView
 from coinfer_ray.reproduce.figures import hover, network, titles
 from coinfer_ray.reproduce.optimizers import Search
-from coinfer_ray.reproduce.rows import Row
+from coinfer_ray.reproduce.rows import SETTINGS, Row
 
 NO_GAP = 1e-5  # what a gap of nothing is drawn at, on an axis of powers of ten
 
@@ -20,9 +20,9 @@ NO_GAP = 1e-5  # what a gap of nothing is drawn at, on an axis of powers of ten
 def noise_figure(rows: Sequence[Row], command: str) -> Figure:
     """Fig. 11: latency over the SNR, a panel for each setting."""
     series = []
-    for setting in dict.fromkeys(row.setting for row in rows):
+    for setting in SETTINGS:
         for title in titles(rows):
-            own = [row for row in rows if row.setting == setting and row.title == title]
+            own = [row for row in rows if row.setting == setting.name and row.title == title]
             if own:
                 series.append(
                     Series(
@@ -31,13 +31,13 @@ def noise_figure(rows: Sequence[Row], command: str) -> Figure:
                         y=[1e3 * row.latency_s for row in own],
                         text=[hover(row) for row in own],
                         verified=[row.verified for row in own],
-                        panel=f"{setting}: Raspberry Pi 3B+",
+                        panel=setting.title,
                         filters={"device": own[0].device, "method": title},
                     )
                 )
     return Figure(
         name="fig11-noise",
-        title="Fig. 11: AlexNet over the signal-to-noise ratio",
+        title="Fig. 11: AlexNet on a Raspberry Pi 3B+ over the signal-to-noise ratio",
         caption="Latency at a loss of 2 points over a channel of 10 MHz (the paper does not say its bandwidth), whose "
         "rate follows from the SNR. What a codec encodes meets the noise: such strategies were trained and measured "
         "with it, at the link's ratio or at a lower one. Other features are sent as bits, by every method. All values "
