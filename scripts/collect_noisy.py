@@ -79,19 +79,20 @@ def main() -> None:
         there = [each for each in dict.fromkeys((shipped, path)) if each.exists()]
         sources = [each for each in there if read_records(each).info.settings_hash == info.settings_hash]
         sources += given.join
+        read_records(sources or floats)  # before anything is trained: what is joined must be there
         tried: set[tuple[Levels, float]] = set()
         while True:
-            measured = accuracies(problem, [*sources, folder])
+            measured = {**dict.fromkeys(tried, 0.0), **accuracies(problem, [*sources, folder])}
             wanted = next_noisy(problem, scenarios, LADDER_DB, measured, confidence=given.confidence)
             left = max(0, min(given.batch, given.budget - len(measured)))
-            wanted = [each for each in wanted if each not in tried][:left]
+            wanted = wanted[:left]
             print(f"{len(measured)} trainings through noise; {len(wanted)} to do next", flush=True)
             if not wanted:
                 break
             requests = [Request(problem.space.strategy(np.array(levels)), snr_db) for levels, snr_db in wanted]
             for _ in verifier.measure(requests):
                 pass
-            tried |= set(wanted)  # one that fails is not asked for for ever
+            tried |= set(wanted)  # one that fails reaches nothing, and counts
         through = [*sources, *sorted(folder.glob(SHARD_PATTERN))]
         rows = [*encoded(read_records(through)), *silent(noise_free)] if through else silent(noise_free)
         write_records(folder / JOINED_FILE, rows, info)
@@ -114,15 +115,17 @@ def drawn(problem: Problem, count: int, seed: int) -> Scenarios:
 
 
 def accuracies(problem: Problem, sources: Sequence[Path]) -> dict[tuple[Levels, float], float]:
-    """What the trainings through noise reached, in the mean, by strategy and ratio."""
+    """What the trainings through noise reached, in the mean, by strategy and step of the ladder: the first that is not
+    below the training's ratio, for it holds there."""
     there = [path for path in sources if not path.is_dir() or any(path.glob(SHARD_PATTERN))]
     found: dict[tuple[Levels, float], list[float]] = {}
     for source in there:
         records = read_records(source)
         rows = records.table["snr_db"].to_pylist()
         for strategy, snr_db, value in zip(records.strategies, rows, records.accuracy(problem.accuracy), strict=True):
-            if snr_db is not None:
-                found.setdefault((levels_of(problem, strategy), snr_db), []).append(value)
+            steps = [] if snr_db is None else [step for step in LADDER_DB if step >= snr_db]
+            if steps:
+                found.setdefault((levels_of(problem, strategy), steps[0]), []).append(value)
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 

@@ -38,10 +38,10 @@ def noise_figure(rows: Sequence[Row], command: str) -> Figure:
     return Figure(
         name="fig11-noise",
         title="Fig. 11: AlexNet on a Raspberry Pi 3B+ over the signal-to-noise ratio",
-        caption="Latency at a loss of 2 points over a channel of 10 MHz (the paper does not say its bandwidth), whose "
-        "rate follows from the SNR. What a codec encodes meets the noise: such strategies were trained and measured "
-        "with it, at the link's ratio or at a lower one. Other features are sent as bits, by every method. All values "
-        "are floats.",
+        caption="Latency at a loss of 2 points over a channel of 1 MHz (the paper does not say its bandwidth; with "
+        "this one the worst ratio begins near the paper's), whose rate follows from the SNR. What a codec encodes would "
+        "meet the noise, and only what was trained through it counts; other features are sent as bits, by every "
+        "method: where no codec pays, as here, the noise enters by the rate alone. All values are floats.",
         command=command,
         kind="line",
         x_label="SNR (dB)",
@@ -75,7 +75,8 @@ def promise_figure(rows: Sequence[dict[str, Any]], command: str) -> Figure:
         name="promised-measured",
         title="Promised and measured loss",
         caption="Compressed strategies of default answers to 40 random scenarios at 1, 2 and 5 points, each "
-        "trained once more from a fresh seed (studies/verify_answers.py). Below the diagonal it lost less than said.",
+        "trained once more from a fresh seed (studies/verify_answers.py): where it measured less than it promised, it "
+        "lost less than was said.",
         command=command,
         kind="points",
         x_label="promised loss (points)",

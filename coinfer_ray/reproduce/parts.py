@@ -35,7 +35,7 @@ from coinfer_ray.reproduce.tables import PAPER_INPUT_PX
 from coinfer_ray.scenarios.read import resolve
 
 MODELS = ("alexnet", "regnet_x_400mf")
-BANDWIDTH_MHZ = 10.0  # the paper does not say its bandwidth
+BANDWIDTH_MHZ = 1.0  # the paper does not say its bandwidth
 SNR_DB = (0.0, 50.0)
 
 

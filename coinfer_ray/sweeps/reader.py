@@ -200,7 +200,8 @@ def _open_folder(store: Store, check: bool) -> tuple[Dataset, pa.Table, dict[str
         raise InputError(f"sweep: {store.path(missing[0])} is missing; run its sweep again")
     try:
         dataset = open_files(store, sorted(manifest.files, key=_number))
-        return dataset, pq.read_table(pa.BufferReader(store.read(STRATEGIES_FILE))), store.read_run()["settings"]
+        strategies = pq.ParquetFile(pa.BufferReader(store.read(STRATEGIES_FILE))).read()
+        return dataset, strategies, store.read_run()["settings"]
     except (pa.ArrowException, OSError):
         check_files(manifest)  # names what is damaged
         raise
