@@ -39,8 +39,8 @@ def noise_figure(rows: Sequence[Row], command: str) -> Figure:
         name="fig11-noise",
         title="Fig. 11: AlexNet on a Raspberry Pi 3B+ over the signal-to-noise ratio",
         caption="Latency at a loss of 2 points over a channel of 1 MHz (the paper does not say its bandwidth; with "
-        "this one the worst ratio begins near the paper's), whose rate follows from the SNR. What a codec encodes would "
-        "meet the noise, and only what was trained through it counts; other features are sent as bits, by every "
+        "this one the worst ratio begins near the paper's), whose rate follows from the SNR. What a codec encodes "
+        "would meet the noise, and only what was trained through it counts; other features are sent as bits, by every "
         "method: where no codec pays, as here, the noise enters by the rate alone. All values are floats.",
         command=command,
         kind="line",
