@@ -25,6 +25,7 @@ from coinfer_ray.runtime.outputs import PAGE_MARK, check_replaceable
 
 MAX_BYTES = 6_000_000
 FEW_VALUES = 12  # up to here a filter's values are buttons; beyond, a list to choose one from
+LONGEST_LINE = 40  # letters of a table's cell; longer ones are broken
 MIN_NAMED = 0.02  # share of a matrix from which an area is large enough for its name
 _DIGITS = 5  # of the numbers in figures
 # name -> (on white, on black)
@@ -342,11 +343,13 @@ def _table(table: TableView) -> str:
 
 def _td(cell: Cell, column: Column) -> str:
     value = "" if cell.value is None or not math.isfinite(cell.value) else f' data-value="{cell.value:.12g}"'
-    return f'<td class="{_classes(column.numeric, column.strong or cell.strong)}"{value}>{escape(cell.text)}</td>'
+    classes = _classes(column.numeric, column.strong or cell.strong, sentence=len(cell.text) > LONGEST_LINE)
+    return f'<td class="{classes}"{value}>{escape(cell.text)}</td>'
 
 
-def _classes(numeric: bool, strong: bool) -> str:
-    return " ".join(name for name, holds in (("num", numeric), ("strong", strong)) if holds)
+def _classes(numeric: bool, strong: bool, sentence: bool = False) -> str:
+    named = (("num", numeric), ("strong", strong), ("sentence", sentence))
+    return " ".join(name for name, holds in named if holds)
 
 
 def _attribute(filters: Mapping[str, str]) -> str:
