@@ -21,6 +21,7 @@ from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
+from coinfer_ray.records.store import read_records, write_records
 from coinfer_ray.runtime.executors import LocalExecutor
 from coinfer_ray.runtime.files import single_writer
 from coinfer_ray.scenarios.batch import ScenarioBatch
@@ -218,15 +219,19 @@ def test_two_networks_never_share_a_chunk(run: Callable[..., pa.Table], predicto
 
 
 def test_an_infeasible_scenario_is_a_row(run: Callable[..., pa.Table], tmp_path: Path) -> None:
-    noisy = write_synthetic_records(tmp_path / "noisy.parquet", noisy=True)
+    """With inner cuts and 8 bits a value the network as it is takes no part, and what was measured loses something."""
+    records = read_records(write_synthetic_records(tmp_path / "floats.parquet"))
+    rows = [row | {"feature_bits": 8 if number % 2 else 32} for number, row in enumerate(records.table.to_pylist())]
+    write_records(tmp_path / "quantised.parquet", rows, records.info)
     grid = GRID | {
         "device": ["tk1"],
         "link": [{"bandwidth_mhz": 10, "snr_db": [0, 50]}],
         "max_loss": [0, 0.2],
+        "confidence": [0.9],
         "cuts": "inner",
     }
-    rows = run(grid, records=noisy, solver_options={"max_evaluations": 2000}).to_pylist()
-    assert [row["feasible"] for row in rows] == [False, False, False, True]
+    rows = run(grid, records=tmp_path / "quantised.parquet", feature_bits=8).to_pylist()
+    assert [row["feasible"] for row in rows] == [False, True, False, True]
     assert [row["snr_db"] for row in rows] == [0, 0, 50, 50]
     for row in rows:
         answers = [
@@ -234,6 +239,7 @@ def test_an_infeasible_scenario_is_a_row(run: Callable[..., pa.Table], tmp_path:
         ]
         assert all((answer is not None) == row["feasible"] for answer in answers)
         assert row["neurosurgeon_s"] > 0
+    noisy = write_synthetic_records(tmp_path / "noisy.parquet", noisy=True)
     with pytest.raises(InputError, match="link: 3g has no signal-to-noise ratio, and the records of alexnet come from"):
         run(GRID, records=noisy)
 
