@@ -56,13 +56,13 @@ class Trained:
         """
         graph = problem.graph
         choices = shipped_choices(graph.model, graph.input_px).of(self.name, problem.accuracy)
-        if self.encodes and problem.fitted is not None and problem.fitted.noisy:
-            choices = choices.where(np.zeros(len(choices), dtype=np.bool_))
         floats_only = self.floats_only or set(problem.space.feature_bits) == {FLOAT_BITS}
-        return choose(problem, batch, choices, floats_only=floats_only)
+        return choose(problem, batch, choices, floats_only=floats_only, encodes=self.encodes)
 
 
-def choose(problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_only: bool = False) -> Answers:
+def choose(
+    problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_only: bool = False, encodes: bool = False
+) -> Answers:
     """:meth:`Trained.solve` by choices of one's own.
 
     Raises:
@@ -88,6 +88,8 @@ def choose(problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_o
     usable = np.isin(choices.partition_point, points)
     if floats_only:
         usable &= choices.feature_bits == FLOAT_BITS
+    if encodes and problem.fitted is not None and problem.fitted.noisy:
+        usable[:] = False
     costs = choices.costs[usable]
     if not problem.delay.tables.codec_flops:
         costs = costs - np.column_stack([choices.codec_flop[usable], np.zeros(len(costs))])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,12 +86,6 @@ class Choices:
         """(K,) what each loses against the network that it started from, a share."""
         lost: np.ndarray = self.base_accuracy - self.accuracy
         return lost
-
-    def where(self, wanted: np.ndarray) -> Choices:
-        """Those that ``wanted`` (K,) bool says."""
-        columns = ("partition_point", "feature_bits", "costs", "codec_flop", "accuracy", "trainings")
-        asked = tuple(each for each, one in zip(self.asked, wanted.tolist(), strict=True) if one)
-        return replace(self, asked=asked, **{name: getattr(self, name)[wanted] for name in columns})
 
 
 @dataclass(frozen=True)
