@@ -42,7 +42,7 @@ def compared(problem: Any, atlas: Any, count: int, max_nodes: int) -> dict[str, 
     """The atlas's answers beside the exact solver's, or what was measured where that is better, as the atlas has it."""
     weights = random_weights(count, seed=1)
     scenarios = Scenarios(weights, np.full(count, atlas.info.accuracy_floor), np.full(count, 25.0))
-    tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
+    tables = *problem.searched, problem.predictor.ensemble.tables
     began = time.process_time()
     exact = solve_exact(*tables, scenarios, max_nodes=max_nodes, threads=1)
     seconds = time.process_time() - began

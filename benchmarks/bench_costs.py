@@ -78,7 +78,7 @@ def measure(
     """Median and 95th percentile of the exact solver's seconds and boxes, and the share that it proves."""
     from coinfer_ray.optimizer.solve import solve
 
-    tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
+    tables = *problem.searched, problem.predictor.ensemble.tables
     seconds, nodes, proven = [], [], []
     for s in range(len(scenarios.accuracy_floor)):
         one = row(scenarios, s)

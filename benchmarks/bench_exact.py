@@ -74,7 +74,7 @@ def row(batch: Any, s: int) -> Any:
 
 
 def measure(problem: Any, max_nodes: int, gap: float) -> list[dict[str, Any]]:
-    tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
+    tables = *problem.searched, problem.predictor.ensemble.tables
     scenarios, names = paper_scenarios(problem.base_accuracy)
     solve_quantum(*tables, row(scenarios, 0), threads=1)  # compiled, or read from the cache
     solve_exact(*tables, row(scenarios, 0), max_nodes=1, threads=1)
@@ -275,7 +275,7 @@ def beside_highs(problem: Any, rows: list[dict[str, Any]], count: int, seconds: 
     solved = [s for s, found in enumerate(rows) if np.isfinite(found["objective"])]
     for s in solved[:: max(1, len(solved) // max(1, count))][:count]:
         one, levels = row(scenarios, s), np.array(rows[s]["levels"])
-        space, cost = without_codec(problem.space.tables, problem.delay.tables, levels)
+        space, cost = without_codec(*problem.searched, levels)
         tables = space, cost, problem.predictor.ensemble.tables, one
         began = time.process_time()
         exact = solve_exact(*tables, threads=1)

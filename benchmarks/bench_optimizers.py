@@ -87,7 +87,7 @@ def load_case(regressor: str) -> Case:
             labels.append(f"{device} {link}")
     floor = np.full(len(weights), problem.base_accuracy - 0.02)
     scenarios = Scenarios(np.array(weights), floor, np.full(len(weights), np.nan))
-    tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
+    tables = *problem.searched, problem.predictor.ensemble.tables
     return Case(tables, scenarios, labels, problem.predictor.ensemble, fitted)
 
 

@@ -1,11 +1,12 @@
-"""Train the best of the records' strategies again, with features of eight bits, and pack them beside the records.
+"""Train the best of the records' strategies again, with features of 8 bits and fewer, and pack them beside the records.
 
     python scripts/collect_few_bits.py --model alexnet --data DIR --out FOLDER [--rounds 2] [--pack FILE]
 
 Which ones is said by scenarios drawn from --seed (:func:`coinfer_ray.refine.few_bits.few_bits_plan`,
 :func:`coinfer_ray.refine.cases.drawn_cases`). Base network, images and recipe are those of the shipped records; an
 answer may rest on these trainings as on the others. Killed, it goes on when the same command is given again; what ships
-already is not trained again. --plan prints what would be trained. Prints what eight bits cost in accuracy, over the
+already is not trained again. --plan prints what would be trained. What the network as it is loses with few bits is
+taken from JALAD's measurements, which ship, and joins the records. Prints what each width costs in accuracy, over the
 strategies that were trained both ways.
 """
 
@@ -15,18 +16,27 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from coinfer_kernels import Scenarios
 
 from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.optimizer.problem import assemble
-from coinfer_ray.problem.strategy import FLOAT_BITS, Codec
+from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
+from coinfer_ray.records.choices import shipped_choices
 from coinfer_ray.records.request import Request
-from coinfer_ray.records.store import SHARD_PATTERN, Records, few_bits_beside, pack, read_records, shipped_records
+from coinfer_ray.records.store import (
+    SHARD_PATTERN,
+    Records,
+    few_bits_beside,
+    pack,
+    read_records,
+    shard_path,
+    shipped_records,
+    write_records,
+)
 from coinfer_ray.refine.cases import drawn_cases
-from coinfer_ray.refine.few_bits import few_bits_plan
+from coinfer_ray.refine.few_bits import base_records, few_bits_plan, knowing_widths
 from coinfer_ray.runtime.executors import EXECUTORS, make_executor
 from coinfer_ray.runtime.files import run_folder
 from coinfer_ray.training.data import load_data
@@ -53,9 +63,11 @@ def main() -> None:
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
     parser.add_argument("--workers", type=positive_int)
     given = parser.parse_args()
-    # By records of floats alone, so that the plan stays the same as its trainings come in.
     floats = shipped_records(given.model)
-    problem = assemble(given.model, records=read_records(floats))
+    records, whole = read_records(floats), assemble(given.model)
+    as_it_is = base_records(shipped_choices(given.model), records.info, whole.space)
+    # By records of floats and the network as it is, so that the plan stays the same as its trainings come in.
+    problem = knowing_widths(whole, records, as_it_is)
     drawn = drawn_cases(given.scenarios, given.seed, (0.0,))
     cases = [replace(case, max_loss=loss) for case in drawn for loss in LOSSES]
     floor = problem.base_accuracy - np.array([case.max_loss for case in cases])
@@ -66,7 +78,6 @@ def main() -> None:
     trained = [each for each in dict.fromkeys((shipped, path)) if each.exists()]
     there = {repr(strategy) for each in trained for strategy in read_records(each).strategies}
     plan = [strategy for strategy in plan if repr(strategy) not in there]
-    records = read_records(floats)
     if given.plan:
         for strategy in plan:
             print(strategy.to_json())
@@ -81,6 +92,9 @@ def main() -> None:
         make_executor(given.executor, workers=given.workers, gpus_per_worker=gpu_share()) as executor,
         run_folder(given.out, "few-bits", {"records": records.info.settings_hash}) as folder,
     ):
+        for strategy, row in zip(as_it_is.strategies, as_it_is.table.to_pylist(), strict=True):
+            if repr(strategy) not in there:
+                write_records(shard_path(folder, row["candidate"]), [row], records.info)
         for _ in Verifier(records.info, data, base, executor, folder=folder).measure([Request(one) for one in plan]):
             pass
     packed = pack([*trained, *quantised(given.join), *quantised([given.out])], path)
@@ -99,30 +113,32 @@ def quantised(sources: Sequence[Path]) -> list[Path]:
 def print_lost_more(floats: Records, few: Records) -> None:
     for name, more in lost_more(floats, few).items():
         print(
-            f"{name}: {len(more)} trained both ways; with quantised features they lose {100 * more.mean():+.2f} points "
-            f"more in the mean (standard deviation {100 * more.std(ddof=1):.2f})"
+            f"{name}: {len(more)} measured both ways; they lose {100 * more.mean():+.2f} points more in the mean "
+            f"(standard deviation {100 * more.std(ddof=min(1, len(more) - 1)):.2f})"
         )
 
 
 def lost_more(floats: Records, few: Records) -> dict[str, np.ndarray]:
-    """What strategies lose against the base network with quantised features, less what they lose with floats."""
+    """What strategies lose against the base network with quantised features, less what they lose with floats: by
+    width and by whether there is a codec. The network as it is loses nothing with floats."""
 
-    def lost(records: Records) -> dict[tuple[Any, ...], float]:
-        losses: dict[tuple[Any, ...], list[float]] = {}
+    def lost(records: Records) -> dict[str, tuple[Strategy, float]]:
+        losses: dict[str, tuple[Strategy, list[float]]] = {}
         for strategy, value in zip(records.strategies, records.losses()[0], strict=True):
-            coded = strategy.codec != Codec()
-            # Without a codec a network of floats is the same wherever it is cut.
-            point = strategy.partition_point if coded or strategy.feature_bits < FLOAT_BITS else None
-            losses.setdefault((*strategy.sparsity.values(), strategy.codec, coded, point), []).append(value)
-        return {name: float(np.mean(values)) for name, values in losses.items()}
+            if strategy.codec == Codec() and strategy.feature_bits == FLOAT_BITS:
+                strategy = replace(strategy, partition_point=0)  # the same network wherever it is cut
+            losses.setdefault(repr(strategy), (strategy, []))[1].append(value)
+        return {name: (strategy, float(np.mean(values))) for name, (strategy, values) in losses.items()}
 
     before, pairs = lost(floats), dict[str, list[float]]()
-    for name, value in lost(few).items():
-        coded = name[-2]
-        other = before.get(name if coded else (*name[:-1], None))
-        if other is not None:
-            pairs.setdefault("with a codec" if coded else "without a codec", []).append(value - other)
-    return {name: np.array(values) for name, values in pairs.items()}
+    for strategy, value in lost(few).values():
+        coded, touched = strategy.codec != Codec(), any(strategy.sparsity.values())
+        point = strategy.partition_point if coded else 0
+        other = before.get(repr(replace(strategy, partition_point=point, feature_bits=FLOAT_BITS)))
+        kind = "with a codec" if coded else "without a codec" if touched else "the network as it is"
+        if other is not None or kind == "the network as it is":
+            pairs.setdefault(f"{kind}, {strategy.feature_bits} bits", []).append(value - (other[1] if other else 0.0))
+    return {name: np.array(pairs[name]) for name in sorted(pairs)}
 
 
 if __name__ == "__main__":

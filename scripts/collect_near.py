@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder: one file for each training")
     parser.add_argument("--scenarios", type=int, default=300)
     parser.add_argument("--seed", type=int, default=8)
+    parser.add_argument("--losses", type=float, nargs="+", default=LOSSES, help="bounds of each scenario")
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--budget", type=int, default=100, help="networks to train")
@@ -62,7 +63,7 @@ def main() -> None:
     path = shipped_records(given.model)
     problem = assemble(given.model)
     cases = drawn_cases(given.scenarios, given.seed, (0.0,))
-    cases = [replace(case, max_loss=loss) for case in cases for loss in LOSSES]
+    cases = [replace(case, max_loss=loss) for case in cases for loss in given.losses]
     floor = problem.base_accuracy - np.array([case.max_loss for case in cases])
     scenarios = Scenarios(np.array([case.weights for case in cases]), floor, np.full(len(cases), np.nan))
     info, data = read_records(path).info, load_data(given.data)
@@ -109,14 +110,14 @@ def chosen(
     names = [name for name in near.moves(DRAWN, seed) if name not in tried]
     if not names:
         return []
-    looked_at = [move.name for move in near.best(names, near.chances(names), LOOKED_AT)]
+    looked_at = [move.name for move in near.best(names, near.outlook(names), LOOKED_AT)]
 
     def damage(names: Sequence[Name]) -> np.ndarray:
         strategies = [near.space.strategy(np.array(name)) for name in names]
         damages.measure(strategies, meter)
         return damages.of(strategies)
 
-    return near.best(looked_at, near.chances(looked_at, damage), count) if looked_at else []
+    return near.best(looked_at, near.outlook(looked_at, damage), count) if looked_at else []
 
 
 def told(number: int, near: Neighbourhood, expected: list[Move]) -> str:

@@ -88,7 +88,7 @@ def missing(problem: Problem, scenarios: Scenarios, given: argparse.Namespace) -
         levels = answers.levels[row].copy()
         floats = space.cut_bits[levels[space.cut_variable]] == FLOAT_BITS
         if floats and (levels[space.codec_variable :] == space.tables.canonical[space.codec_variable :]).all():
-            levels[space.cut_variable] = len(space.cut_bits) - 1  # the same network wherever it is cut: trained whole
+            levels[space.cut_variable] = space.searched_cuts - 1  # the same network wherever it is cut: trained whole
         wanted[tuple(levels.tolist())] = int(answers.trainings[row])
     print(f"{len(wanted)} strategies among {len(answers)} answers rest on fewer than {given.trainings} trainings")
     return [

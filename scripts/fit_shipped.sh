@@ -12,7 +12,7 @@ names=("${@:-}")
 [ -n "${names[0]}" ] || mapfile -t names < <(basename -s .parquet -a "$shipped"/*px.parquet "$shipped"/*.awgn.parquet)
 for name in "${names[@]}"; do
     records=("$shipped/$name.parquet")
-    [ ! -f "$shipped/$name.8bit.parquet" ] || records+=("$shipped/$name.8bit.parquet")
+    [ ! -f "$shipped/$name.quantised.parquet" ] || records+=("$shipped/$name.quantised.parquet")
     for accuracy in validation test; do
         "$coinfer" fit "${records[@]}" --regressor distilled_boosting --accuracy "$accuracy" \
             --out "$shipped/$name.$accuracy.npz"

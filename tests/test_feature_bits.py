@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,16 @@ from coinfer_ray.predictor.fit import fit_predictor
 from coinfer_ray.problem.costs import DelayCalculator
 from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import Codec, Strategy
-from coinfer_ray.records.store import few_bits_beside, read_records, shipped_parts, shipped_records, write_records
-from coinfer_ray.refine.few_bits import few_bits_plan
+from coinfer_ray.records.choices import shipped_choices
+from coinfer_ray.records.store import (
+    Records,
+    few_bits_beside,
+    read_records,
+    shipped_parts,
+    shipped_records,
+    write_records,
+)
+from coinfer_ray.refine.few_bits import base_records, few_bits_plan, knowing_widths, width_losses
 from coinfer_ray.runtime.cache import CACHE_VARIABLE
 from tests.synthetic import write_synthetic_records
 
@@ -205,34 +214,148 @@ def test_the_cuts_of_a_network_without_a_codec_are_trained_from_one_seed() -> No
     assert seeds[0] == seeds[1] and len(set(seeds)) == 3
 
 
-def test_the_plan_asks_first_for_the_network_as_it_is_and_then_for_what_wins(mixed: Path) -> None:
+def narrow_records(mixed: Path, path: Path) -> Path:
+    """``mixed``, and what it has at 8 bits at 4 bits as well, for a third of the bits and 0.3 points."""
     records = read_records(mixed)
+    rows = records.table.to_pylist()
+    few = [
+        row
+        | {
+            "candidate": row["candidate"] + 1000,
+            "feature_bits": 4,
+            "uplink_bit": row["uplink_bit"] / 3,
+            "validation_accuracy": row["validation_accuracy"] - 0.003,
+        }
+        for row in rows
+        if row["feature_bits"] == 8
+    ]
+    write_records(path, [*rows, *few], records.info)
+    return path
+
+
+def test_widths_without_a_prediction_come_behind_those_that_may_be_searched(graph) -> None:  # type: ignore[no-untyped-def]
+    plain, space = (
+        SearchSpace(graph, feature_bits=(32, 8)),
+        SearchSpace(graph, feature_bits=(32, 8), measured_bits=(4,)),
+    )
+    assert space.searched_cuts == plain.searched_cuts == len(plain.cut_bits)
+    points = np.array(space.variables[space.cut_variable].values)
+    assert points[: space.searched_cuts].tolist() == list(plain.variables[plain.cut_variable].values)
+    assert set(space.cut_bits[space.searched_cuts :].tolist()) == {4}
+    assert points[space.searched_cuts :].tolist() == list(graph.cut_points[1:-1])
+    strategy = Strategy({prunable.name: 0.0 for prunable in graph.prunable_sets}, 3, CODEC, 4)
+    assert space.strategy(space.levels(strategy)) == strategy
+
+
+@pytest.mark.parametrize("optimizer", ["exact", "quantum"])
+def test_what_four_bits_cost_is_never_guessed(mixed: Path, tmp_path: Path, optimizer: str) -> None:
+    narrow = narrow_records(mixed, tmp_path / "narrow.parquet")
+    problem, before = (assemble("alexnet", records=path, regressor="monotone_boosting") for path in (narrow, mixed))
+    rng = np.random.default_rng(3)
+    weights = np.column_stack([10 ** rng.uniform(-12, -8, 40), np.full(40, 1e-13), 10 ** rng.uniform(-9, -5, 40)])
+    scenarios = Scenarios(weights, np.full(40, problem.base_accuracy - 0.05), np.full(40, np.nan))
+    seen = set()
+    for confidence in (0.9, None):
+        found = solve(problem, scenarios, optimizer, confidence=confidence)
+        answers = problem.answers(found)
+        bits = answers.extra["bits"]
+        assert answers.trainings is not None and (answers.trainings[bits == 4] > 0).all()
+        assert np.allclose((answers.costs * weights).sum(axis=1), found.objective)
+        assert optimizer != "exact" or (found.lower_bound <= found.objective).all()
+        without = solve(before, scenarios, optimizer, confidence=confidence)
+        assert (found.objective <= without.objective * (1 + 1e-9)).all()
+        assert np.allclose(found.objective[bits != 4], without.objective[bits != 4])
+        seen |= {confidence} if (bits == 4).any() else set()
+    assert 0.9 in seen
+    for asked in (32, 8):
+        own = assemble("alexnet", records=narrow, regressor="monotone_boosting", feature_bits=asked)  # type: ignore[arg-type]
+        assert 4 not in own.space.cut_bits and own.searched[0] is own.space.tables
+
+
+@pytest.mark.parametrize("crossings", [False, True])
+def test_an_atlas_answers_with_four_bits_where_they_were_measured(mixed: Path, tmp_path: Path, crossings: bool) -> None:
+    problem = assemble(
+        "alexnet", records=narrow_records(mixed, tmp_path / "narrow.parquet"), regressor="monotone_boosting"
+    )
+    ranges = Ranges.of_speeds((1e9, 1e12), (1e13, 1e13), (1e5, 1e8))
+    atlas = build(problem, ranges, max_loss=0.05, confidence=0.9, crossings=crossings, tolerance=0.01, quiet=True)
+    four = [row for row, strategy in enumerate(atlas.strategies) if strategy.feature_bits == 4]
+    assert four and {atlas.sources[row] for row in four} == {"measured"}
+    for row, levels in enumerate(atlas.table.levels):
+        place = problem.measured.find(levels[None])[0]
+        expected = problem.measured.costs[place] if place >= 0 else problem.delay.costs(levels)[0]
+        assert atlas.table.costs[row].tolist() == expected.tolist()
+        if row in four:
+            assert atlas.table.accuracy[row] == problem.measured.accuracy[place]
+
+
+def test_the_plan_asks_for_what_would_win_with_fewer_bits(mixed: Path) -> None:
+    """By an oracle: each measured strategy of floats with each width, at what that costs the network as it is."""
+    records = read_records(mixed)
+    whole = assemble("alexnet", records=mixed, regressor="monotone_boosting")
+    zero = [0.0] * len(records.info.prunable_sets)
+    rows = [
+        records.table.to_pylist()[0]
+        | {"candidate": 5000 + point * 10 + bits, "sparsity": zero, "partition_point": point, "codec": [1.0] * 8}
+        | {"feature_bits": bits, "validation_accuracy": whole.base_accuracy - {8: -0.001, 6: 0.0, 4: 0.02}[bits]}
+        | {"uplink_bit": whole.graph.layers[point - 1].output_elements * {8: 5.0, 6: 4.0, 4: 2.0}[bits]}
+        for point in whole.graph.cut_points[1:-1]
+        for bits in (8, 6, 4)
+    ]
     floats = records.where(records.feature_bits == 32)
-    problem = assemble("alexnet", records=floats, regressor="monotone_boosting")
+    problem = knowing_widths(whole, floats, Records.of(rows, records.info, "rows"))
     rng = np.random.default_rng(1)
     weights = np.column_stack([10 ** rng.uniform(-12, -8, 60), np.full(60, 1e-13), 10 ** rng.uniform(-9, -5, 60)])
-    scenarios = Scenarios(weights, np.full(60, problem.base_accuracy - 0.1), np.full(60, np.nan))
+    floor = problem.base_accuracy - np.tile([0.03, 0.1], 30)
+    scenarios = Scenarios(weights, floor, np.full(60, np.nan))
     one, two = (few_bits_plan(problem, scenarios, confidence=None, rounds=rounds) for rounds in (1, 2))
-    assert two[: len(one)] == one and len(two) > len(one)
-    last = len(problem.graph.layers)
-    assert all(each.feature_bits == 8 and 0 < each.partition_point < last for each in two)
-    plain = [each for each in one if not any(each.sparsity.values()) and each.codec == Codec()]
-    sent = [problem.graph.layers[each.partition_point - 1].output_elements for each in plain]
-    assert one[: len(plain)] == plain and sent == sorted(set(sent), reverse=True)
-    # Whoever would win a scenario at a quarter of its bits is asked for.
-    space = problem.space
-    inner = space.cut_bits[problem.measured.levels[:, space.cut_variable]] == 32
-    points = np.array(space.variables[space.cut_variable].values)[problem.measured.levels[:, space.cut_variable]]
-    inner &= (points > 0) & (points < last)
-    coded = inner & (problem.measured.levels[:, space.codec_variable :] > 0).any(axis=1)
-    costs = problem.measured.costs * np.where(inner[:, None], (1, 1, 0.25), 1)
-    allowed = problem.measured.accuracy >= problem.base_accuracy - 0.1
-    plain_costs = problem.known_costs
-    for weight in weights:
-        seconds = np.where(allowed, costs @ weight, np.inf)
-        best = int(seconds.argmin())
-        if coded[best] and seconds[best] < (plain_costs @ weight).min():
-            assert replace(space.strategy(problem.measured.levels[best]), feature_bits=8) in one
+    space, last = problem.space, len(problem.graph.layers)
+    assert set(map(repr, one)) < set(map(repr, two)) and len(set(map(repr, two))) == len(two)
+    assert all(each.feature_bits < 32 and 0 < each.partition_point < last for each in two)
+    assert {each.feature_bits for each in two} >= {6, 4}
+    # Those of one network come together.
+    names = [(*each.sparsity.values(), each.codec) for each in two if each.codec == Codec()]
+    assert [name for name, _ in groupby(names)] == list(dict.fromkeys(names))
+    twins = []
+    for levels, accuracy in zip(problem.measured.levels, problem.measured.accuracy, strict=True):
+        strategy = space.strategy(levels)
+        if strategy.feature_bits != 32 or not 0 < strategy.partition_point < last:
+            continue
+        for bits, share, lost in ((8, 5 / 8, 0.0), (6, 4 / 6, 0.0), (4, 0.5, 0.02)):
+            twin = replace(strategy, feature_bits=bits)
+            costs = problem.delay.costs(space.levels(twin))[0] * (1, 1, share)
+            twins.append((costs, accuracy - lost, twin))
+    asked = set(map(repr, one))
+    wins = 0
+    for weight, own in zip(weights, floor, strict=True):
+        others = [float(row @ weight) for row in problem.known_costs]
+        others += [
+            float(row @ weight)
+            for row, reached in zip(problem.measured.costs, problem.measured.accuracy, strict=True)
+            if reached >= own
+        ]
+        best = min((float(costs @ weight), repr(twin)) for costs, reached, twin in twins if reached >= own)
+        if best[0] < min(others) * (1 - 1e-9):
+            assert best[1] in asked
+            wins += 1
+    assert wins > 10
+
+
+@pytest.mark.parametrize("model", ["alexnet", "regnet_x_400mf"])
+def test_what_few_bits_cost_the_network_as_it_is_comes_from_what_ships_of_jalad(model: str) -> None:
+    records, problem, choices = read_records(shipped_records(model)), assemble(model), shipped_choices(model)
+    base = base_records(choices, records.info, problem.space)
+    assert len(base) == 3 * len(problem.graph.cut_points[1:-1])
+    assert set(base.feature_bits.tolist()) == {8, 6, 4}
+    own = choices.of("jalad")
+    for strategy, accuracy, costs in zip(base.strategies, base.accuracy(), base.costs(), strict=True):
+        assert not any(strategy.sparsity.values()) and strategy.codec == Codec()
+        row = (own.partition_point == strategy.partition_point) & (own.feature_bits == strategy.feature_bits)
+        assert own.accuracy[row].tolist() == [accuracy] and own.costs[row].tolist() == [costs.tolist()]
+    loss = width_losses(knowing_widths(problem, records, base))
+    bits, inner = problem.space.cut_bits, problem.space.cut_bits < 32
+    assert (loss >= 0).all() and (loss[~inner] == 0).all()
+    assert loss[bits == 4].mean() > loss[bits == 6].mean() > loss[bits == 8].mean()
 
 
 def test_a_record_of_floats_is_the_same_whether_it_says_so_or_not(mixed: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec
-from coinfer_ray.refine.moves import LEAST_CHANCE, Neighbourhood
+from coinfer_ray.refine.few_bits import MOST_WIDTHS, link_shares, width_losses
+from coinfer_ray.refine.moves import LEAST_CHANCE, Neighbourhood, Outlook
 from tests.synthetic import write_synthetic_records
 
 ALLOWED = (0.02, 0.1, 0.3)
@@ -76,39 +77,65 @@ def test_moves_are_strategies_of_the_space_that_nobody_measured(problem: Problem
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000))
-def test_a_gain_is_what_the_best_cut_takes_off(problem: Problem, near: Neighbourhood, seed: int) -> None:
+def test_a_gain_is_what_the_best_cut_and_width_take_off(problem: Problem, near: Neighbourhood, seed: int) -> None:
+    """Nothing of these records is quantised, so all widths are taken to cost nothing and to be sent as they are."""
     rng = np.random.default_rng(seed)
     names = near.moves(20, seed)[:3]
-    gains, cuts = near.gains(names)
-    for name, gain, cut in zip(names, gains, cuts, strict=True):
+    outlook = near.outlook(names)
+    for name, gain, cut, chance in zip(names, outlook.gain, outlook.cut, outlook.chance, strict=True):
         strategy = near.space.strategy(np.array(name))
-        points = problem.graph.cut_points if strategy.codec == Codec() else (strategy.partition_point,)
+        plain = strategy.codec == Codec()
+        points = problem.graph.cut_points if plain else (strategy.partition_point,)
         row = int(rng.integers(len(gain)))
         best = np.inf
         for point in points:
             ends = point in (0, len(problem.graph.layers))
-            own = type(strategy)(strategy.sparsity, point, strategy.codec, FLOAT_BITS if ends else 8)
+            own = type(strategy)(strategy.sparsity, point, strategy.codec, FLOAT_BITS if ends else 4 if plain else 8)
             costs = problem.delay.costs(near.space.levels(own)[None])[0]
             best = min(best, float(costs @ near.scenarios.weights[row]))
-        assert gain[row] == pytest.approx(max(0.0, np.log(near.latency_s[row] / best)), abs=1e-9)
-        assert near.space.strategy(
-            np.array([*name[: near.space.cut_variable], cut[row], *name[near.space.codec_variable :]])
-        )
+        if chance[row]:
+            assert gain[row] == pytest.approx(max(0.0, np.log(near.latency_s[row] / best)), abs=1e-9)
+            assert near.space.cut_bits[cut[row]] in ((4, 32) if plain else (8,))
+        else:
+            assert gain[row] == 0
 
 
 def test_what_was_coded_to_less_counts_as_what_it_took(problem: Problem) -> None:
     """Of synthetic records none has a quantised feature."""
-    near = Neighbourhood(problem, drawn(problem, 2), confidence=None)
-    np.testing.assert_array_equal(near._coded_bits, 1.0)
+    np.testing.assert_array_equal(link_shares(problem), 1.0)
+    np.testing.assert_array_equal(width_losses(problem), 0.0)
+
+
+def test_bits_that_cost_accuracy_lower_the_chances(problem: Problem) -> None:
+    """Four bits that cost the network as it is a point are taken to cost any other as much, and are asked for where
+    that may pay."""
+    near = Neighbourhood(problem, drawn(problem, 6), confidence=None)
+    names = [name for name in near.moves(300, 4) if near._plain(np.array(name))][:40]
+    free = near.outlook(names)
+    four = near.space.cut_bits == 4
+    assert four[free.cut[free.gain > 0]].any()
+    near._groups = near._alike(np.where(four, 0.01, 0.0))
+    costly = near.outlook(names)
+    promised = costly.chance * costly.gain
+    assert (promised <= free.chance * free.gain + 1e-12).all()
+    asked = four[costly.cut]
+    worse = asked & (costly.gain > 0)
+    assert worse.any() and (near.space.cut_bits[costly.cut[~asked & (costly.gain > 0)]] > 4).all()
+    same = worse & (free.cut == costly.cut)
+    assert (costly.chance[same] <= free.chance[same]).all() and (costly.chance[same] < free.chance[same]).any()
+    near._groups = near._alike(np.where(four, 0.5, 0.0))
+    assert not four[near.outlook(names).cut].any()
 
 
 def test_the_process_gives_low_chances_to_harm_and_high_ones_to_little(near: Neighbourhood) -> None:
-    chances = near.chances(near.moves(300, 2))
+    chances = np.array([near._chance(each, 0.0) for each in near._forecasts(near.moves(300, 2), None)])
     loose, tight = near.allowed.argmax(), near.allowed.argmin()
     assert ((chances >= 0) & (chances <= 1)).all() and (chances[:, loose] >= chances[:, tight]).all()
     measured = sorted(near.losses, key=lambda name: near.losses[name])
-    few, many = near.chances([measured[0]])[0, tight], near.chances([measured[-1]])[0, tight]
-    assert few > 0.5 > many
+    least, most = near._forecasts([measured[0], measured[-1]], None)
+    assert near._chance(least, 0.0)[tight] > 0.5 > near._chance(most, 0.0)[tight]
+    fewer, as_it_is = near._chance(most, 0.01), near._chance(most, 0.0)
+    assert (fewer <= as_it_is).all() and (fewer < as_it_is).any()
 
 
 def test_damage_tells_what_nothing_else_does(near: Neighbourhood) -> None:
@@ -119,8 +146,10 @@ def test_damage_tells_what_nothing_else_does(near: Neighbourhood) -> None:
     for name in held_out:
         near.losses.pop(name)
     try:
-        told = near.chances(held_out, lambda some: np.array([[truth[name]] for name in some]))
-        untold = near.chances(held_out)
+        told, untold = (
+            np.array([near._chance(each, 0.0) for each in near._forecasts(held_out, damages)])
+            for damages in (lambda some: np.array([[truth[name]] for name in some]), None)
+        )
     finally:
         near.losses.update(truth)
     kept = np.array([[truth[name] <= allowed for allowed in near.allowed] for name in held_out])
@@ -129,10 +158,10 @@ def test_damage_tells_what_nothing_else_does(near: Neighbourhood) -> None:
 
 def test_each_counts_for_what_those_before_it_leave(near: Neighbourhood) -> None:
     names = near.moves(200, 5)
-    chances = near.chances(names)
-    best = near.best(names, chances, 5)
-    gains, _ = near.gains(names)
-    chances = np.where(chances > LEAST_CHANCE, chances, 0)
+    outlook = near.outlook(names)
+    best = near.best(names, outlook, 5)
+    gains, chances = outlook.gain, outlook.chance
+    assert ((chances == 0) | (chances > LEAST_CHANCE)).all()
     alone = (chances * gains).mean(axis=1)
     assert all(move.strategies for move in best)
     assert best[0].expected == pytest.approx(alone.max()) and best[0].name == names[int(alone.argmax())]
@@ -147,11 +176,19 @@ def test_a_network_without_a_codec_is_measured_whole_and_where_it_may_win(
     problem: Problem, near: Neighbourhood
 ) -> None:
     names = [name for name in near.moves(400, 7) if near._plain(np.array(name))]
-    move = near.best(names, np.ones((len(names), len(near.latency_s))), 1)[0]
+    shape = len(names), len(near.latency_s)
+    level = int(np.flatnonzero(near.space.cut_bits == 4)[3])
+    sure = Outlook(np.ones(shape), np.ones(shape), np.full(shape, level))
+    (move,) = near.best(names[:1], sure, 1)
+    assert [(each.partition_point, each.feature_bits) for each in move.strategies] == [
+        (len(problem.graph.layers), FLOAT_BITS),
+        (near.space.strategy(np.array([*names[0][: near.space.cut_variable], level, *([0] * 8)])).partition_point, 4),
+    ]
+    move = near.best(names, near.outlook(names), 1)[0]
     points = [strategy.partition_point for strategy in move.strategies]
-    assert len(problem.graph.layers) in points and len(points) == len(set(points))
+    assert len(problem.graph.layers) in points and len(points) <= MOST_WIDTHS + 1
     assert len({tuple(strategy.sparsity.items()) for strategy in move.strategies}) == 1
     assert all(problem.space.cut_kind(point) != "raw" for point in points)  # the whole tells of that as well
-    for too_little in (0.0, 0.04):
-        few = near.moves(50, 8)
-        assert near.best(few, np.full((len(few), len(near.latency_s)), too_little), 3) == []
+    few = near.moves(50, 8)
+    nothing = np.zeros((len(few), len(near.latency_s)))
+    assert near.best(few, Outlook(nothing + 1, nothing, nothing.astype(np.int64)), 3) == []

@@ -23,7 +23,7 @@ from tests.synthetic import write_synthetic_records
 SHIPPED = sorted(
     path.name
     for path in shipped_records("alexnet").parent.glob("*.parquet")
-    if not path.stem.endswith((".methods", ".verified", ".8bit"))
+    if not path.stem.endswith((".methods", ".verified", ".quantised"))
 )
 
 

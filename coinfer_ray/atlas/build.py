@@ -149,16 +149,18 @@ def _solve(
             print(f"atlas: {_progress(done, atlas)}", file=sys.stderr, flush=True)
 
     build = build_crossing_atlas if info.crossings else build_atlas
+    facts = np.vstack([problem.known_levels, problem.measured.levels[holding]])
+    costs = np.vstack([problem.known_costs, problem.measured.costs[holding]])
+    named = _within(problem, facts)
     try:
         atlas = build(
-            problem.space.tables,
-            problem.delay.tables,
+            *problem.searched,
             problem.predictor.ensemble.tables,
             info.ranges.corners(),
             info.accuracy_floor,
             snr_db=0.0 if info.snr_db is None else info.snr_db[1],
-            known_levels=np.vstack([problem.known_levels, problem.measured.levels[holding]]),
-            known_costs=np.vstack([problem.known_costs, problem.measured.costs[holding]]),
+            known_levels=named,
+            known_costs=costs,
             tolerance=info.tolerance,
             batch=BATCH,
             max_nodes=max_nodes,
@@ -170,6 +172,7 @@ def _solve(
         raise InputError(f"atlas: {error}") from None
     if not math.isfinite(atlas.ratio):
         raise InputError(f"atlas: nothing is proven within {max_nodes:,} boxes a call; allow more, or narrower ranges")
+    atlas = atlas._replace(levels=_named_again(atlas, facts, named, costs))
     known, place = problem.is_known(atlas.levels), problem.measured.find(atlas.levels)
     accuracy = np.where(known, problem.base_accuracy, atlas.accuracy)
     accuracy[place >= 0] = problem.measured.accuracy[place[place >= 0]]
@@ -189,6 +192,28 @@ def _solve(
             seconds=time.monotonic() - began,
         ),
     )
+
+
+def _within(problem: Problem, levels: np.ndarray) -> np.ndarray:
+    """``levels`` (K, V) with a level of the cut that the kernels know (:attr:`Problem.searched`): where it is none of
+    these, the last one of them at the same point. To the kernels it is a name, for the costs come beside it."""
+    space, named = problem.space, levels.copy()
+    points = np.asarray(space.variables[space.cut_variable].values)
+    cuts = levels[:, space.cut_variable]
+    for cut in np.unique(cuts[cuts >= space.searched_cuts]).tolist():
+        alike = np.flatnonzero(points[: space.searched_cuts] == points[cut])
+        named[cuts == cut, space.cut_variable] = alike[-1]
+    return named
+
+
+def _named_again(atlas: Atlas, facts: np.ndarray, named: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """The atlas' levels, with those of ``facts`` (K, V) where a row is one of them by its name and its costs (K, 3)."""
+    levels = atlas.levels.copy()
+    for row in np.flatnonzero(np.isposinf(atlas.accuracy)):
+        same = (named == atlas.levels[row]).all(axis=1) & (costs == atlas.costs[row]).all(axis=1)
+        if same.any():
+            levels[row] = facts[int(same.argmax())]
+    return levels
 
 
 def grid_atlases(

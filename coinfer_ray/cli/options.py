@@ -114,7 +114,8 @@ FeatureBits = Annotated[
     FeatureBitsChoice,
     typer.Option(
         "--feature-bits",
-        help="Of a feature's value on the link: 32 (floats, as in the paper), 8, or the better one (any, auto).",
+        help="Of a feature's value on the link: 32 (floats, as in the paper), 8, or what is best (any, auto): one of "
+        "these, or 6 or 4 where that was measured.",
     ),
 ]
 Multiple = Annotated[

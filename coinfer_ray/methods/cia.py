@@ -125,7 +125,7 @@ def learn(
         InputError: the extra ``rl`` is not installed, no episode is asked for, the cut has nothing to decide, or a
             confidence that the records cannot promise.
     """
-    cuts = int(problem.space.tables.n_levels[problem.space.cut_variable])
+    cuts = problem.space.searched_cuts
     if not (0 <= cut < cuts and own_sets(problem, cut)):
         raise InputError(f"cia: nothing can be decided at cut {cut} of 0 .. {cuts - 1}; take one behind a layer")
     link = problem.at_link(snr_db)
@@ -135,7 +135,7 @@ def learn(
 def candidate_cuts(problem: Problem, weights: NDArray[np.float64], most: int = CUTS) -> list[int]:
     """At most ``most`` levels of the cut, the most promising one first (see the module)."""
     tables, space = problem.delay.tables, problem.space
-    cuts = [cut for cut, kind in enumerate(tables.cut_kind) if kind != CUT_RAW]
+    cuts = [cut for cut, kind in enumerate(tables.cut_kind[: space.searched_cuts]) if kind != CUT_RAW]
     levels = np.zeros((len(cuts), len(space.variables)), dtype=np.int64)
     levels[:, space.cut_variable] = cuts
     plain_bits = problem.delay.costs(levels)[:, 2]

@@ -26,6 +26,11 @@ class PrunePartition(Proposed):
         """The optimizer's strategies without a codec."""
         own = problem.space
         space = SearchSpace(
-            problem.graph, cuts=own.cuts, codec=False, feature_bits=own.feature_bits, multiple=own.multiple
+            problem.graph,
+            cuts=own.cuts,
+            codec=False,
+            feature_bits=own.feature_bits,
+            measured_bits=own.measured_bits,
+            multiple=own.multiple,
         )
         return super().solve(replace(problem, space=space), batch, seed=seed)

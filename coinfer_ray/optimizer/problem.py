@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
-from coinfer_kernels.notation import Solutions
+from coinfer_kernels.notation import CostTables, Solutions, SpaceTables
+from coinfer_kernels.problem import with_cuts
 
 from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.models.layers import LayerGraph
@@ -31,6 +32,7 @@ FEATURE_BITS = {
     "32": (FLOAT_BITS,),
     "8": (8,),
 }  # widths by what is asked for
+MEASURED_BITS = (6, 4)  # of ``any``: what they cost depends on the cut, so they take part where that was measured
 UNREACHABLE = 2.0  # an accuracy that nothing is predicted to reach
 
 
@@ -52,6 +54,13 @@ class Problem:
     @property
     def graph(self) -> LayerGraph:
         return self.space.graph
+
+    @cached_property
+    def searched(self) -> tuple[SpaceTables, CostTables]:
+        """What an optimizer may choose from by predictions: the tables without the levels of the cut at which only what
+        was measured takes part, which are the last ones."""
+        tables, cuts = (self.space.tables, self.delay.tables), self.space.searched_cuts
+        return tables if cuts == len(self.space.cut_bits) else with_cuts(*tables, np.arange(cuts))
 
     @property
     def predictor(self) -> Predictor:
@@ -211,6 +220,7 @@ class Problem:
             "cuts": self.space.cuts,
             "codec_flops": "count" if tables.codec_flops else "neglect",
             "feature_bits": list(self.space.feature_bits),
+            **({"measured_bits": list(self.space.measured_bits)} if self.space.measured_bits else {}),
             "input_bits": tables.input_bits,
             **({} if self.space.multiple == 1 else {"multiple": self.space.multiple}),
         }
@@ -325,7 +335,8 @@ class ProblemOptions(TypedDict, total=False):
     ``input_px``: side of the input in pixels (default: the records'). ``records``: records, a predictor, or the path of
     either (default: the shipped records; a sweep takes a mapping by network as well). ``cuts``: ``all`` partition
     points, or the ``inner`` ones 1..N-1 as in the paper. ``feature_bits``: of a value of the feature on the link, 32 (a
-    float, as in the paper), 8, or ``any`` of the two; over noisy links floats alone. ``multiple``: kept channels of a
+    float, as in the paper), 8, or ``any``: the better of the two, or 6 or 4 where a strategy was measured with them;
+    over noisy links floats alone. ``multiple``: kept channels of a
     pruned set in multiples of it (default 1). ``codec_flops``: whether the codec's own FLOPs count. ``input_bits``:
     bits of one element of the raw input on the link. ``accuracy``: the measured accuracy that counts, ``validation`` or
     ``test``. ``regressor``: what is fitted to records (:data:`coinfer_ray.predictor.regressors.REGRESSORS`).
@@ -376,14 +387,18 @@ def assemble(
         input_px = predictor.input_px
     asked = options.get("feature_bits", "any")
     check_name("feature bits", str(asked), tuple(FEATURE_BITS))
-    widths = FEATURE_BITS[str(asked)]
+    widths, measured_bits = FEATURE_BITS[str(asked)], MEASURED_BITS if asked in ("any", "auto") else ()
     if predictor is not None and predictor.noisy:
         if FLOAT_BITS not in widths:
             raise InputError("feature bits: the records come from a noisy channel, over which floats are sent; give 32")
-        widths = (FLOAT_BITS,)
+        widths, measured_bits = (FLOAT_BITS,), ()
     graph = load_graph(source, input_px or usual_input_px(source)) if predictor is None else predictor.layer_graph
     space = SearchSpace(
-        graph, cuts=options.get("cuts", "all"), feature_bits=widths, multiple=options.get("multiple", 1)
+        graph,
+        cuts=options.get("cuts", "all"),
+        feature_bits=widths,
+        measured_bits=measured_bits,
+        multiple=options.get("multiple", 1),
     )
     expected = len(space.feature_names)
     if predictor is not None and predictor.feature_names[:expected] != space.feature_names:

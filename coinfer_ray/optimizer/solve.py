@@ -127,13 +127,13 @@ def _solve(
 
     def run(rows: np.ndarray) -> Solutions:
         """The optimizer's own solutions of the scenarios ``rows``."""
-        tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
+        tables = *problem.searched, problem.predictor.ensemble.tables
         own, wanted = _rows(scenarios, rows), _rows(required, rows)
         if optimizer != "exact":
             return _HEURISTICS[optimizer](*tables, wanted, seed=seed, keys=keys[rows], **options)
         begun = solve_quantum(*tables, wanted, seed=seed, keys=keys[rows], max_evaluations=EXACT_START)
-        begun = facts.beside(begun, own, asked[rows])
-        proven = _prove(problem, wanted, begun, max_seconds=time_limit_s, **options)
+        searched, begun = begun, facts.beside(begun, own, asked[rows])
+        proven = _prove(problem, wanted, begun, searched, max_seconds=time_limit_s, **options)
         seen = np.where(proven.feasible, proven.accuracy, np.maximum(begun.accuracy, proven.accuracy))
         return proven._replace(accuracy=seen, evaluations=begun.evaluations + proven.evaluations)
 
@@ -151,7 +151,8 @@ def _solve(
     solved = facts.beside(found, scenarios, asked)
     if certify and optimizer != "exact":
         floors = problem.required_accuracy(scenarios.accuracy_floor, asked)
-        bound = _prove(problem, scenarios._replace(accuracy_floor=floors), solved, max_seconds=time_limit_s).lower_bound
+        wanted = scenarios._replace(accuracy_floor=floors)
+        bound = _prove(problem, wanted, solved, found, max_seconds=time_limit_s).lower_bound
     return solved._replace(lower_bound=np.minimum(bound, solved.objective))
 
 
@@ -188,12 +189,15 @@ def _merged(old: Solutions, new: Solutions, rows: np.ndarray) -> Solutions:
     return columns
 
 
-def _prove(problem: Problem, required: Scenarios, begun: Solutions, **options: Any) -> Solutions:
-    """The exact solver from the answers at hand; ``required`` has the floors that predictions must meet."""
+def _prove(problem: Problem, required: Scenarios, begun: Solutions, searched: Solutions, **options: Any) -> Solutions:
+    """The exact solver from the answers at hand; ``required`` has the floors that predictions must meet. Where one is
+    none that an optimizer may choose (:attr:`Problem.searched`) it starts from what one found, ``searched``."""
+    outside = np.flatnonzero(begun.levels[:, problem.space.cut_variable] >= problem.space.searched_cuts)
+    begun = _merged(begun, Solutions._make(column[outside] for column in searched), outside)
     # A strategy known to meet the floor may be predicted, or have the base's accuracy, below what is required.
     accepted = np.maximum(begun.accuracy, required.accuracy_floor)
     incumbents = begun._replace(accuracy=np.where(begun.feasible, accepted, begun.accuracy))
-    tables = problem.space.tables, problem.delay.tables, problem.predictor.ensemble.tables
+    tables = *problem.searched, problem.predictor.ensemble.tables
     return solve_exact(*tables, required, incumbents=incumbents, **options)
 
 
@@ -207,7 +211,7 @@ def best_accuracy(problem: Problem, snr_db: float = np.nan, confidence: float | 
     its levels until nothing gains. A local optimum, near which the accuracy bound lies.
     """
     space, cut = problem.space, problem.space.cut_variable
-    levels = np.zeros((int(space.tables.n_levels[cut]), len(space.variables)), dtype=np.int64)
+    levels = np.zeros((space.searched_cuts, len(space.variables)), dtype=np.int64)
     levels[:, cut] = np.arange(len(levels))
     best = _accuracy(problem, levels, snr_db, confidence)
     gained = True

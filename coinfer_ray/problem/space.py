@@ -46,8 +46,10 @@ class SearchSpace:
     (everything on the server) and N (everything on the device) belong to the space. Without a ``codec`` the codec's
     parameters mean nothing anywhere: the feature is sent as it is. ``feature_bits`` are the widths of a value that may
     cross an inner cut: each such cut has one level for each of them, in their order, of the same value, since the
-    predictor is told nothing of widths; ``cut_bits`` (C,) says which level has which. ``multiple``: of each set either
-    all channels are kept, or a multiple of it.
+    predictor is told nothing of widths; ``cut_bits`` (C,) says which level has which. ``measured_bits`` are widths at
+    which only what was measured takes part, for what they cost in accuracy no predictor says: their levels come behind
+    the first ``searched_cuts`` ones, which an optimizer may choose freely. ``multiple``: of each set either all
+    channels are kept, or a multiple of it.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SearchSpace:
         sparsity_levels: int = SPARSITY_LEVELS,
         codec: bool = True,
         feature_bits: Sequence[int] = (FLOAT_BITS,),
+        measured_bits: Sequence[int] = (),
         multiple: int = 1,
     ) -> None:
         if multiple < 1:
@@ -66,8 +69,9 @@ class SearchSpace:
         self.cuts: Cuts = cuts
         self.codec = codec
         self.feature_bits = tuple(feature_bits)
+        self.measured_bits = tuple(measured_bits)
         self.multiple = multiple
-        for bits in self.feature_bits:
+        for bits in (*self.feature_bits, *self.measured_bits):
             check_feature_bits(bits)
         points = graph.cut_points if cuts == "all" else graph.cut_points[1:-1]
         if not points:
@@ -91,6 +95,8 @@ class SearchSpace:
         cuts_with_bits = [
             (point, bits) for point in points for bits in ((FLOAT_BITS,) if point in ends else self.feature_bits)
         ]
+        self.searched_cuts = len(cuts_with_bits)
+        cuts_with_bits += [(point, bits) for point in points if point not in ends for bits in self.measured_bits]
         self.cut_bits = np.array([bits for _, bits in cuts_with_bits], dtype=np.int64)
         variables.append(Variable("partition_point", tuple(float(point) for point, _ in cuts_with_bits)))
         codec_levels = (RATIO_LEVELS, KERNEL_LEVELS, STRIDE_LEVELS) * 2 + (RATIO_LEVELS, RATIO_LEVELS)

@@ -106,11 +106,11 @@ class ChoiceTable:
         """Its trainings: method, what was asked as JSON, and seed."""
         return set(zip(*(self.table[name].to_pylist() for name in _TRAINING), strict=True))
 
-    def of(self, method: str, accuracy: Split = "validation") -> Choices:
-        """The choices of one method, by the measured accuracy that counts.
+    def rows_of(self, method: str) -> list[dict[str, Any]]:
+        """The rows of one method.
 
         Raises:
-            InputError: it has none of that method.
+            InputError: there are none.
         """
         rows = [row for row in self.table.to_pylist() if row["method"] == method]
         if not rows:
@@ -119,6 +119,15 @@ class ChoiceTable:
                 f"{method}: {self.source} has no trainings of it (of: {have}); train some with "
                 "scripts/collect_methods.py"
             )
+        return rows
+
+    def of(self, method: str, accuracy: Split = "validation") -> Choices:
+        """The choices of one method, by the measured accuracy that counts.
+
+        Raises:
+            InputError: it has none of that method.
+        """
+        rows = self.rows_of(method)
         groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for row in rows:
             groups.setdefault(tuple(row[name] for name in _SAME), []).append(row)

@@ -142,6 +142,11 @@ class Records:
     failed: int
     source: str
 
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]], info: RecordsInfo, source: str) -> Records:
+        """Of rows by the names of the columns; missing values are null."""
+        return cls(info, _table_of(rows, info), 0, source)
+
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
@@ -182,6 +187,12 @@ class Records:
         import pyarrow as pa
 
         return replace(self, table=self.table.filter(pa.array(rows, pa.bool_())))
+
+    def beside(self, others: Records) -> Records:
+        """These and then ``others``, of the same settings."""
+        import pyarrow as pa
+
+        return replace(self, table=pa.concat_tables([self.table, others.table.cast(self.table.schema)]))
 
     @property
     def snr_db(self) -> np.ndarray | None:
@@ -248,12 +259,16 @@ def schema(info: RecordsInfo) -> pa.Schema:
 
 def write_records(path: Path, rows: list[Mapping[str, Any]], info: RecordsInfo) -> None:
     """Write rows (missing values are null) as one whole file, with its checksum."""
-    import pyarrow as pa
-
     from coinfer_ray.runtime.sealed import write_sealed
 
+    write_sealed(path, _table_of(rows, info))
+
+
+def _table_of(rows: Sequence[Mapping[str, Any]], info: RecordsInfo) -> pa.Table:
+    import pyarrow as pa
+
     full = [{name: row.get(name) for name in _COLUMNS} | {"settings_hash": info.settings_hash} for row in rows]
-    write_sealed(path, pa.Table.from_pylist(full, schema=schema(info)))
+    return pa.Table.from_pylist(full, schema=schema(info))
 
 
 def shard_path(folder: Path, candidate: int, repeat: int = 0) -> Path:
@@ -404,7 +419,7 @@ def with_few_bits(records: Path) -> list[Path]:
 
 def few_bits_beside(records: Path) -> Path:
     """Where the records of quantised features that belong to shipped ones lie, or belong."""
-    return records.with_name(f"{records.stem}.8bit.parquet")
+    return records.with_name(f"{records.stem}.quantised.parquet")
 
 
 def noisy_beside(records: Path) -> Path:

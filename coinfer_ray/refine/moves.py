@@ -26,6 +26,7 @@ from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.predictor.distillation import Aggregates
 from coinfer_ray.predictor.gaussian_process import GaussianProcess
 from coinfer_ray.problem.strategy import FLOAT_BITS, Strategy
+from coinfer_ray.refine.few_bits import MOST_WIDTHS, link_shares, width_losses
 
 Name = tuple[int, ...]
 Damages = Callable[[Sequence[Name]], NDArray[np.float64]]
@@ -33,6 +34,8 @@ Damages = Callable[[Sequence[Name]], NDArray[np.float64]]
 
 MOVED_SETS = (1, 2, 3, 5, 8)
 LEAST_CHANCE = 0.05  # what wins with less is not worth measuring
+LOSSES_OF_WIDTHS = (0.0, 0.001, 0.0025, 0.005, 0.01, 0.015)  # what few bits cost, rounded up; more is left out
+_ENOUGH = 0.98  # of what a network is expected to gain, by the cuts and widths at which it is measured
 _SHIFT = 0.005  # loss: below the luckiest, so that its logarithm is one
 
 
@@ -46,6 +49,17 @@ class Move:
     expected: float
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What n strategies promise in S scenarios, each (n, S), at the cut and the width at which gain times chance is the
+    greatest: what it would take off the logarithm of the latency, how likely it is to keep the bound (0 for less than
+    :data:`LEAST_CHANCE`), and the level of the cut."""
+
+    gain: NDArray[np.float64]
+    chance: NDArray[np.float64]
+    cut: NDArray[np.int64]
+
+
 class Neighbourhood:
     """The strategies within reach of a problem's answers to ``scenarios``, over links without noise."""
 
@@ -54,8 +68,8 @@ class Neighbourhood:
         self.scenarios = scenarios
         cut = self.space.cut_variable
         self._whole = int(np.flatnonzero(np.asarray(self.space.variables[cut].values) == len(problem.graph.layers))[0])
-        self._least = np.flatnonzero(_fewest_bits(self.space.cut_bits, self.space.variables[cut].values))
-        self._coded_bits = self._bits_left()
+        self._shares = link_shares(problem)
+        self._groups = self._alike(width_losses(problem))
         self._as_it_is = self.name_of(problem.known_levels[0])
         graph, sets = problem.graph, [each.name for each in problem.graph.prunable_sets]
         crossing = {graph.layers[point - 1].out_set for point in graph.cut_points[1:-1]}
@@ -74,20 +88,22 @@ class Neighbourhood:
         names = [self.name_of(row) for row in levels]
         self.winners = sorted({names[row] for row in answer if row >= 0})
         self.known = set(names)
-        accuracy = np.concatenate([np.full(known, problem.base_accuracy), problem.measured.accuracy])
+        lost = np.concatenate([np.zeros(known), problem.base_accuracy - problem.measured.accuracy])
         losses: dict[Name, list[float]] = {}
-        for name, value in zip(names, problem.base_accuracy - accuracy, strict=True):
-            losses.setdefault(name, []).append(value)
+        for row in np.flatnonzero(levels[:, cut] < self.space.searched_cuts):  # others lose by their width as well
+            losses.setdefault(names[row], []).append(lost[row])
         self.losses = {name: float(np.mean(values)) for name, values in losses.items()}
 
     def name_of(self, levels: np.ndarray) -> Name:
-        """A strategy's levels, one cut for all of a network without a codec and one width for all others."""
+        """A strategy's levels, one cut for all of a network without a codec and one width for all others: the fewest
+        bits at which its accuracy is predicted."""
         levels, cut = levels.copy(), self.space.cut_variable
         if self._plain(levels):
             levels[cut] = self._whole
         else:
             points = np.asarray(self.space.variables[cut].values)
-            levels[cut] = self._least[points[self._least] == points[levels[cut]]][0]
+            same = np.flatnonzero(points[: self.space.searched_cuts] == points[levels[cut]])
+            levels[cut] = same[self.space.cut_bits[same].argmin()]
         return tuple(int(level) for level in levels)
 
     def moves(self, count: int, seed: int) -> list[Name]:
@@ -113,63 +129,84 @@ class Neighbourhood:
             found.add(self.name_of(canonicalize(self.space.tables, levels[None])[0]))
         return sorted(found - self.known)
 
-    def gains(self, names: Sequence[Name]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """(n, S) what each strategy would take off the logarithm of the latency of each scenario, 0 where nothing, and
-        (n, S) the level of the cut that does."""
-        gain, best = np.empty((len(names), len(self.latency_s))), np.empty((len(names), len(self.latency_s)), dtype=int)
-        for row, name in enumerate(names):
-            cuts = self._least if self._plain(np.array(name)) else np.array([name[self.space.cut_variable]])
-            levels = np.repeat(np.array(name)[None], len(cuts), axis=0)
-            levels[:, self.space.cut_variable] = cuts
-            costs = self.problem.delay.costs(levels)
-            costs[:, 2] *= self._coded_bits[cuts]
-            latency = costs @ self.scenarios.weights[:, :3].T
-            if self.scenarios.weights.shape[1] > 3:
-                latency += self.scenarios.weights[:, 3] * (cuts != self._whole)[:, None]
-            place = latency.argmin(axis=0)
-            gain[row] = np.log(self.latency_s / latency[place, np.arange(len(place))])
-            best[row] = cuts[place]
-        return np.maximum(gain, 0.0), best
-
-    def chances(self, names: Sequence[Name], damages: Damages | None = None) -> NDArray[np.float64]:
-        """(n, S) how likely each strategy is to keep each scenario's bound.
+    def outlook(self, names: Sequence[Name], damages: Damages | None = None) -> Outlook:
+        """What strategies promise.
 
         A Gaussian process over the strategies that were measured says what each loses; with ``damages`` it sees these
-        as well.
+        as well. What fewer bits cost the network as it is they are taken to cost any other at that cut.
         """
+        forecasts = self._forecasts(names, damages)
+        shape = len(names), len(self.latency_s)
+        found = Outlook(np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int64))
+        for row, (name, forecast) in enumerate(zip(names, forecasts, strict=True)):
+            for lost, group in self._groups:
+                gain, cut = self._gain(name, group)
+                chance = self._chance(forecast, lost)
+                chance = np.where(chance > LEAST_CHANCE, chance, 0.0)
+                better = chance * gain > found.chance[row] * found.gain[row]
+                for column, own in ((found.gain, gain), (found.chance, chance), (found.cut, cut)):
+                    column[row, better] = own[better]
+        return found
+
+    def _forecasts(self, names: Sequence[Name], damages: Damages | None) -> NDArray[np.float64]:
+        """(n, 2) what each strategy loses with floats, as :func:`_scaled` has it: its mean and its spread."""
         known = sorted(self.losses)
         process = GaussianProcess(0).fit(self._seen(known, damages), _scaled(np.array([self.losses[n] for n in known])))
-        mean, spread = process.predict_with_spread(self._seen(names, damages))
-        return _normal((_scaled(self.allowed)[None] - mean[:, None]) / spread[:, None])
+        return np.column_stack(process.predict_with_spread(self._seen(names, damages)))
 
-    def best(self, names: Sequence[Name], chances: np.ndarray, count: int) -> list[Move]:
+    def _chance(self, forecast: np.ndarray, lost: float) -> NDArray[np.float64]:
+        """(S,) how likely what has that ``forecast`` (2,) is to keep each bound if its width costs it ``lost`` more."""
+        mean, spread = forecast
+        return _normal((_scaled(self.allowed - lost) - mean) / spread)
+
+    def _gain(self, name: Name, cuts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """(S,) what a strategy would take off the logarithm of each latency with the best of the levels ``cuts`` of the
+        cut, 0 where nothing, and that level. With a codec it has its own alone."""
+        own, nothing = name[self.space.cut_variable], np.zeros(len(self.latency_s))
+        if not self._plain(np.array(name)):
+            cuts = cuts[cuts == own]
+        if not len(cuts):
+            return nothing, nothing.astype(np.int64)
+        levels = np.repeat(np.array(name)[None], len(cuts), axis=0)
+        levels[:, self.space.cut_variable] = cuts
+        costs = self.problem.delay.costs(levels)
+        costs[:, 2] *= self._shares[cuts]
+        latency = costs @ self.scenarios.weights[:, :3].T
+        if self.scenarios.weights.shape[1] > 3:
+            latency += self.scenarios.weights[:, 3] * (cuts != self._whole)[:, None]
+        place = latency.argmin(axis=0)
+        gain = np.log(self.latency_s / latency[place, np.arange(len(place))])
+        return np.maximum(gain, 0.0), cuts[place]
+
+    def best(self, names: Sequence[Name], outlook: Outlook, count: int) -> list[Move]:
         """The ``count`` strategies of the largest expected improvement, one after the other: each counts for what those
         before it are not expected to gain already."""
-        gain, cuts = self.gains(names)
-        chances = np.where(chances > LEAST_CHANCE, chances, 0.0)
+        gain, chance = outlook.gain, outlook.chance
         banked, chosen = np.zeros(gain.shape[1]), list[Move]()
         left = set(range(len(names)))
         while left and len(chosen) < count:
             rows = sorted(left)
-            expected = (chances[rows] * np.maximum(gain[rows] - banked, 0)).mean(axis=1)
+            expected = (chance[rows] * np.maximum(gain[rows] - banked, 0)).mean(axis=1)
             row = rows[int(expected.argmax())]
             if expected.max() <= 0:
                 break
-            chosen.append(
-                Move(names[row], self._requests(names[row], gain[row], chances[row], cuts[row]), expected.max())
-            )
-            banked = np.maximum(banked, chances[row] * gain[row])
+            strategies = self._requests(names[row], chance[row] * gain[row], outlook.cut[row])
+            chosen.append(Move(names[row], strategies, expected.max()))
+            banked = np.maximum(banked, chance[row] * gain[row])
             left.remove(row)
         return chosen
 
-    def _requests(self, name: Name, gain: np.ndarray, chance: np.ndarray, cuts: np.ndarray) -> tuple[Strategy, ...]:
-        """Where a strategy is measured: whole, which tells of raw input as well, and at each other cut that may win."""
-        wanted = np.unique(cuts[(gain > 0) & (chance > 0)])
+    def _requests(self, name: Name, promised: np.ndarray, cuts: np.ndarray) -> tuple[Strategy, ...]:
+        """Where a strategy is measured: whole, which tells of raw input and of floats as well, and at each other cut
+        that may win, those first by which most of what is ``promised`` (S,) would come."""
+        sums = np.bincount(cuts, weights=promised)
+        wanted = np.argsort(-sums, kind="stable")[: np.count_nonzero(sums)]
         if self._plain(np.array(name)):
             few = wanted[self.space.cut_bits[wanted] < FLOAT_BITS]
-            wanted = np.append(few, self._whole)
+            enough = 1 + np.searchsorted(np.cumsum(sums[few]), _ENOUGH * sums[few].sum())
+            wanted = np.append(few[: min(enough, MOST_WIDTHS)], self._whole)
         rows = np.repeat(np.array(name)[None], len(wanted), axis=0)
-        rows[:, self.space.cut_variable] = wanted
+        rows[:, self.space.cut_variable] = np.sort(wanted)
         return tuple(self.space.strategy(row) for row in rows)
 
     def _seen(self, names: Sequence[Name], damages: Damages | None) -> NDArray[np.float64]:
@@ -219,26 +256,19 @@ class Neighbourhood:
         narrow[own] = rng.integers(1, self.space.tables.n_levels[own])
         return self.name_of(narrow)
 
-    def _bits_left(self) -> NDArray[np.float64]:
-        """(C,) for each level of the cut the share of its bits that Huffman coding left of what was measured there, in
-        the mean; that of all cuts where nothing was; 1 for floats."""
-        measured, cut = self.problem.measured, self.space.cut_variable
-        at = measured.levels[:, cut]
-        few = (self.space.cut_bits < FLOAT_BITS) & (self.space.cut_bits > 0)
-        rows = few[at]
-        nominal = self.problem.delay.costs(measured.levels[rows])[:, 2] if rows.any() else np.empty(0)
-        left = measured.costs[rows, 2] / nominal
-        share = np.where(few, left.mean() if len(left) else 1.0, 1.0)
-        for level in np.unique(at[rows]):
-            share[level] = left[at[rows] == level].mean()
-        return share
+    def _alike(self, lost: np.ndarray) -> list[tuple[float, NDArray[np.int64]]]:
+        """The levels of the cut, but for floats at an inner one, by what their width costs, ``lost`` (C,), rounded up:
+        the loss and the levels."""
+        few = np.flatnonzero(self._few_or_end())
+        step = np.searchsorted(LOSSES_OF_WIDTHS, lost[few])
+        return [(loss, few[step == row]) for row, loss in enumerate(LOSSES_OF_WIDTHS) if (step == row).any()]
 
-
-def _fewest_bits(bits: np.ndarray, points: Sequence[float]) -> NDArray[np.bool_]:
-    """(C,) of the levels of each cut the one with the fewest bits."""
-    at = np.asarray(points)
-    least: NDArray[np.bool_] = np.array([bits[row] == bits[at == at[row]].min() for row in range(len(at))])
-    return least
+    def _few_or_end(self) -> NDArray[np.bool_]:
+        """(C,) which levels of the cut no other one at the same point beats by its bits alone."""
+        points, bits = np.asarray(self.space.variables[self.space.cut_variable].values), self.space.cut_bits
+        alone = np.array([(points == point).sum() == 1 for point in points])
+        few: NDArray[np.bool_] = alone | (bits < FLOAT_BITS)
+        return few
 
 
 def _scaled(loss: np.ndarray) -> NDArray[np.float64]:

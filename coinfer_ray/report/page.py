@@ -251,6 +251,8 @@ def _facts(problem: Mapping[str, Any]) -> dict[str, str]:
     predictor, widths = problem["predictor"], problem["feature_bits"]
     # A sweep of an earlier version says one number.
     bits = " or ".join(map(str, widths)) if isinstance(widths, list) else f"{widths:g}"
+    if problem.get("measured_bits"):
+        bits += f", and {' or '.join(map(str, problem['measured_bits']))} where that was measured"
     errors = {
         "typical error": f"{predictor['typical_error']:.4f} (root mean square, out of fold)",
         "noise of a training": "unknown, no strategy was trained twice"
