@@ -115,7 +115,7 @@ FeatureBits = Annotated[
     typer.Option(
         "--feature-bits",
         help="Of a feature's value on the link: 32 (floats, as in the paper), 8, or what is best (any, auto): one of "
-        "these, or 6 or 4 where that was measured.",
+        "these, or 6, 4 or 2 where that was measured.",
     ),
 ]
 Multiple = Annotated[

@@ -32,7 +32,7 @@ FEATURE_BITS = {
     "32": (FLOAT_BITS,),
     "8": (8,),
 }  # widths by what is asked for
-MEASURED_BITS = (6, 4)  # of ``any``: what they cost depends on the cut, so they take part where that was measured
+MEASURED_BITS = (6, 4, 2)  # of ``any``: what they cost depends on the cut, so they take part where that was measured
 UNREACHABLE = 2.0  # an accuracy that nothing is predicted to reach
 
 
@@ -335,7 +335,7 @@ class ProblemOptions(TypedDict, total=False):
     ``input_px``: side of the input in pixels (default: the records'). ``records``: records, a predictor, or the path of
     either (default: the shipped records; a sweep takes a mapping by network as well). ``cuts``: ``all`` partition
     points, or the ``inner`` ones 1..N-1 as in the paper. ``feature_bits``: of a value of the feature on the link, 32 (a
-    float, as in the paper), 8, or ``any``: the better of the two, or 6 or 4 where a strategy was measured with them;
+    float, as in the paper), 8, or ``any``: the better of the two, or 6, 4 or 2 where a strategy was measured with them;
     over noisy links floats alone. ``multiple``: kept channels of a
     pruned set in multiples of it (default 1). ``codec_flops``: whether the codec's own FLOPs count. ``input_bits``:
     bits of one element of the raw input on the link. ``accuracy``: the measured accuracy that counts, ``validation`` or
