@@ -358,6 +358,21 @@ def test_what_few_bits_cost_the_network_as_it_is_comes_from_what_ships_of_jalad(
     assert loss[bits == 2].mean() > loss[bits == 4].mean() > loss[bits == 6].mean() > loss[bits == 8].mean()
 
 
+@pytest.mark.parametrize("model", ["alexnet", "regnet_x_400mf"])
+def test_what_jalad_chooses_from_is_among_what_ships(model: str) -> None:
+    problem, theirs = assemble(model), shipped_choices(model).of("jalad")
+    untouched = {prunable.name: 0.0 for prunable in problem.graph.prunable_sets}
+    for point, bits, costs, lost in zip(
+        theirs.partition_point.tolist(), theirs.feature_bits.tolist(), theirs.costs, theirs.loss, strict=True
+    ):
+        levels = problem.space.levels(Strategy(untouched, point, feature_bits=bits))
+        place = problem.measured.find(levels[None])[0]
+        assert place >= 0
+        np.testing.assert_allclose(problem.measured.costs[place], costs, rtol=0.02)
+        # Two kinds of machines, and two that calibrate on their own images, differ by an image in a thousand.
+        assert problem.base_accuracy - problem.measured.accuracy[place] == pytest.approx(lost, abs=0.002)
+
+
 def test_a_record_of_floats_is_the_same_whether_it_says_so_or_not(mixed: Path, tmp_path: Path) -> None:
     records = read_records(mixed)
     rows = records.table.to_pylist()
@@ -380,16 +395,16 @@ def test_what_ships_of_eight_bits_counts_wherever_the_shipped_records_are_named(
 
 
 @pytest.mark.parametrize("model", ["alexnet", "regnet_x_400mf"])
-def test_what_ships_of_eight_bits_belongs_to_the_records_and_makes_answers_faster(model: str) -> None:
+def test_what_ships_of_few_bits_belongs_to_the_records_and_makes_answers_faster(model: str) -> None:
     records, few = read_records(shipped_records(model)), read_records(few_bits_beside(shipped_records(model)))
-    assert set(few.feature_bits.tolist()) == {8} and few.info.settings_hash == records.info.settings_hash
+    assert set(few.feature_bits.tolist()) == {8, 6, 4, 2} and few.info.settings_hash == records.info.settings_hash
     assert len(read_records(shipped_parts(model))) == len(records) + len(few)
     whole = assemble(model)
-    assert (whole.space.cut_bits[whole.measured.levels[:, whole.space.cut_variable]] == 8).sum() == len(
+    assert (whole.space.cut_bits[whole.measured.levels[:, whole.space.cut_variable]] < 32).sum() == len(
         {repr(strategy) for strategy in few.strategies}
     )
     scenario = {"device": "rpi4b", "server": "p100", "link": "4g"}
     any_bits, floats = optimize(model, **scenario), optimize(model, feature_bits=32, **scenario)  # type: ignore[arg-type]
-    assert any_bits.strategy.feature_bits == 8 and floats.strategy.feature_bits == 32
+    assert any_bits.strategy.feature_bits < 32 and floats.strategy.feature_bits == 32
     assert any_bits.latency_s < floats.latency_s
     assert any_bits.accuracy_source == "measured" and any_bits.accuracy_bound >= any_bits.accuracy_floor  # type: ignore[operator]
