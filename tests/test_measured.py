@@ -104,7 +104,7 @@ def test_prune_partition_is_the_best_strategy_without_a_codec(problem: Problem) 
         steps = np.repeat(found.levels[row][None], 300, axis=0)
         rng = np.random.default_rng(row)
         which = rng.integers(0, space.codec_variable, 300)
-        steps[np.arange(300), which] = rng.integers(0, space.tables.n_levels[which])
+        steps[np.arange(300), which] = rng.integers(0, problem.searched[0].n_levels[which])
         accepted = problem.predictor.predict(features(space.tables, steps, None)) >= scenarios.accuracy_floor[row]
         known = problem.measured.find(steps) >= 0
         cost = problem.delay.costs(steps) @ scenarios.weights[row]

@@ -47,6 +47,11 @@ class Measured:
         means = [np.bincount(groups, weights=each) / counts for each in (y, uplink_bit)]
         return cls(x[first], means[0], counts.astype(np.int64), feature_bits[first], means[1], snr_db[first])
 
+    def beside(self, others: Measured) -> Measured:
+        """These and then ``others``, none of which is among them."""
+        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
+        return Measured(*(np.concatenate(pair) for pair in pairs))
+
     @property
     def fingerprint(self) -> str:
         """Of all of it: answers that rest on other measurements are other answers."""

@@ -63,8 +63,6 @@ _COLUMNS = {
 # Absent in files of earlier versions, whose base network was measured on all images, a candidate on the first so many.
 # Those of earlier versions have floats alone, too.
 _LATER = ("feature_bits", "validation_gained", "validation_lost", "test_gained", "test_lost")
-
-
 # What makes a row a training of its own; where no strategy was recorded (a lost worker), its number stands for it.
 _TRAINING = ("candidate", "sparsity", "partition_point", "codec", "feature_bits", "snr_db", "seed")
 
@@ -187,12 +185,6 @@ class Records:
         import pyarrow as pa
 
         return replace(self, table=self.table.filter(pa.array(rows, pa.bool_())))
-
-    def beside(self, others: Records) -> Records:
-        """These and then ``others``, of the same settings."""
-        import pyarrow as pa
-
-        return replace(self, table=pa.concat_tables([self.table, others.table.cast(self.table.schema)]))
 
     @property
     def snr_db(self) -> np.ndarray | None:

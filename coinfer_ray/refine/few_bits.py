@@ -20,8 +20,6 @@ from coinfer_ray.problem.space import SearchSpace
 from coinfer_ray.problem.strategy import FLOAT_BITS, Strategy
 from coinfer_ray.records.choices import ChoiceTable
 from coinfer_ray.records.store import Records, RecordsInfo
-from coinfer_ray.training.verifier import strategy_number
-from coinfer_ray.training.worker import Task
 
 _MEASURED = (
     "base_validation_accuracy",
@@ -47,6 +45,9 @@ def base_records(choices: ChoiceTable, info: RecordsInfo, space: SearchSpace) ->
     Raises:
         InputError: ``choices`` have none of JALAD.
     """
+    from coinfer_ray.training.verifier import strategy_number
+    from coinfer_ray.training.worker import Task
+
     rows = []
     untouched = dict.fromkeys(info.prunable_sets, 0.0)
     for own in choices.rows_of("jalad"):
@@ -61,7 +62,7 @@ def base_records(choices: ChoiceTable, info: RecordsInfo, space: SearchSpace) ->
 
 def knowing_widths(problem: Problem, records: Records, base: Records) -> Problem:
     """The problem by ``records`` alone and what the network as it is loses with few bits, ``base``."""
-    measured = measured_of(records.beside(base), problem.accuracy)
+    measured = measured_of(records, problem.accuracy).beside(measured_of(base, problem.accuracy))
     return replace(problem, fitted=replace(problem.predictor, measured=measured))
 
 
