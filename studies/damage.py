@@ -3,8 +3,9 @@
     python studies/damage.py --model alexnet --data DIR     measure what is not measured yet, and print the table
     python studies/damage.py --model alexnet                print it from what is there
 
-Of every strategy of the shipped records, and of each prunable set alone at some levels, the damage
-(:class:`coinfer_ray.training.damage.Damage`) is kept in studies/damage; stopped, it goes on when it is run again.
+Of every strategy of the shipped records that was trained, with 8 bits a value or more, and of each prunable set alone
+at some levels, the damage (:class:`coinfer_ray.training.damage.Damage`) is kept in studies/damage; stopped, it goes on
+when it is run again.
 
 The table: a teacher (boosted trees and a Gaussian process, as behind the shipped predictors) sees the variables and
 their sums, and one group of further features after the other: *sensitivity*, the sum of what each set alone does when
@@ -30,7 +31,7 @@ from coinfer_ray.cli.scripts import run_script
 from coinfer_ray.predictor.distillation import Aggregates
 from coinfer_ray.predictor.gaussian_process import GaussianProcess
 from coinfer_ray.problem.space import SearchSpace
-from coinfer_ray.problem.strategy import FLOAT_BITS, Strategy
+from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
 from coinfer_ray.records.store import Records, read_records, shipped_parts, shipped_records
 from coinfer_ray.training.damage import DamageMeter, Damages
 from coinfer_ray.training.data import load_data
@@ -39,6 +40,7 @@ from coinfer_ray.training.verifier import trainer_of
 FOLDER = Path(__file__).parent / "damage"
 ALONE = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)  # of a set's channels, pruned by itself
 NEAR = 0.05
+LEAST_BITS = 8
 FIRST_CHOSEN = 1 << 40  # numbers of what no plan drew (coinfer_ray.training.verifier.FIRST_VERIFIED)
 
 
@@ -47,13 +49,19 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", help="images as `coinfer collect --data` takes them")
     given = parser.parse_args()
-    records = read_records(shipped_parts(given.model))
-    space = SearchSpace(records.graph, feature_bits=(FLOAT_BITS, 8))
+    records = trained(read_records(shipped_parts(given.model)))
+    space = SearchSpace(records.graph, feature_bits=(FLOAT_BITS, LEAST_BITS))
     damages = Damages(FOLDER / f"{given.model}.parquet", space)
     wanted = [*alone(space), *records.strategies]
     if given.data is not None and damages.missing(wanted):
         damages.measure(wanted, DamageMeter(trainer_of(shipped_records(given.model), load_data(given.data))))
     print_table(records, damages)
+
+
+def trained(records: Records) -> Records:
+    """Those that are not the network as it is, with 8 bits or more: what fewer bits cost is not measured here."""
+    touched = [any(one.sparsity.values()) or one.codec != Codec() for one in records.strategies]
+    return records.where(np.array(touched) & (records.feature_bits >= LEAST_BITS))
 
 
 def alone(space: SearchSpace) -> Iterable[Strategy]:

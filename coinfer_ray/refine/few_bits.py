@@ -33,7 +33,6 @@ _MEASURED = (
     "device_flop",
     "server_flop",
     "uplink_bit",
-    "wall_s",
 )  # columns that a record and a choice share
 MOST_WIDTHS = 6  # cuts and widths of one network at which it is measured in a round
 
@@ -48,6 +47,7 @@ def base_records(choices: ChoiceTable, info: RecordsInfo, space: SearchSpace) ->
     from coinfer_ray.training.verifier import strategy_number
     from coinfer_ray.training.worker import Task
 
+    measured_together = Counter(own["asked"] for own in choices.rows_of("jalad"))
     rows = []
     untouched = dict.fromkeys(info.prunable_sets, 0.0)
     for own in choices.rows_of("jalad"):
@@ -56,6 +56,7 @@ def base_records(choices: ChoiceTable, info: RecordsInfo, space: SearchSpace) ->
         strategy = Strategy(untouched, own["partition_point"], feature_bits=own["feature_bits"])
         task = Task(strategy_number(space, strategy, None), strategy, None, own["seed"])
         measured = {name: own[name] for name in _MEASURED}
+        measured["wall_s"] = own["wall_s"] / measured_together[own["asked"]]
         rows.append(task.columns | measured | {"status": "ok", "fine_tune_images": 0, "end_to_end_images": 0})
     return Records.of(rows, info, choices.source)
 

@@ -143,7 +143,11 @@ def trainings(models: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for model in models:
         records = read_records(shipped_parts(model)).table.to_pylist()
-        own = [(row["fine_tune_images"] + row["end_to_end_images"], row["wall_s"] or 0.0) for row in records]
+        own = [
+            (row["fine_tune_images"] + row["end_to_end_images"], row["wall_s"] or 0.0)
+            for row in records
+            if row["end_to_end_images"]  # the network as it is was measured alone
+        ]
         rows.append(_budget(model, "coinfer, Prune_Partition", len(records), own))
         if not choices_path(model).exists():
             continue
