@@ -117,13 +117,23 @@ def test_the_answer_is_the_best_of_all_choices(
 ) -> None:
     weights = np.array([[10**-device, 1 / 10.6e12, 10**-rate]])
     problem = assemble("alexnet", predict=False, input_px=64, cuts=cuts, accuracy=split, codec_flops=codec)
-    result = solve(table[split], weights, max_loss, problem, floats_only=floats_only)
+    result = solve(table[split], weights, max_loss, problem, widths={32} if floats_only else None)
     assert result.objective[0] == pytest.approx(by_hand(weights[0], max_loss, cuts, split, codec, floats_only))
     assert float(result.costs[0] @ weights[0]) == pytest.approx(result.objective[0])
     assert result.accuracy[0] >= BASE[split] - max_loss - 1e-9
     assert result.trainings is not None
     assert result.known[0] == (result.trainings[0] == 0)
     assert result.extra["bits"][0] in ((0,) if floats_only or result.known[0] else (0, 2, 4, 6, 8))
+
+
+def test_where_one_width_may_be_sent_no_other_is(table: dict[str, Choices]) -> None:
+    weights = np.array([[1e-9, 1e-13, 1e-6]])
+    best = {bits: solve(table["validation"], weights, 0.5, widths={bits}) for bits in WIDTHS}
+    for bits, found in best.items():
+        assert found.known[0] or found.extra["bits"][0] == (0 if bits == 32 else bits)
+    assert {found.extra["bits"][0] for found in best.values()} >= {2, 4, 6}
+    anything = solve(table["validation"], weights, 0.5).objective[0]
+    assert anything == min(found.objective[0] for found in best.values())
 
 
 def test_a_batch_is_its_scenarios(table: dict[str, Choices]) -> None:

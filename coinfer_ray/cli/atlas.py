@@ -10,6 +10,7 @@ import typer
 from coinfer_ray.cli import options
 from coinfer_ray.cli.output import check_output, note, print_json, print_table, stdout_for_answers
 from coinfer_ray.errors import InputError, counted
+from coinfer_ray.problem.strategy import FLOAT_BITS
 
 if TYPE_CHECKING:
     from coinfer_ray.atlas.atlas import Range, StrategyAtlas
@@ -319,8 +320,9 @@ def _print_atlas(atlas: StrategyAtlas, document: dict[str, Any]) -> None:
     best = document.get("answer", {}).get("row")
     for row, low, high, share in shown:
         codec = ", ".join(f"{name} {value:g}" for name, value in row["codec"].items() if value != 1) or "none"
+        codec += "" if row["feature_bits"] == FLOAT_BITS else f", {row['feature_bits']} bits"
         pruned = sum(row["sparsity"].values()) / max(1, len(row["sparsity"]))
-        known = " (base)" if row["accuracy_source"] == "base" else ""
+        known = "" if row["accuracy_source"] == "predicted" else f" ({row['accuracy_source']})"
         table.add_row(
             row["cut_after"],
             *([] if share is None else [share]),

@@ -94,5 +94,6 @@ def _print_comparison(rows: list[dict[str, Any]]) -> None:
         for name in ("accuracy", *(["accuracy_bound"] if bounded else [])):
             cells.append("-" if row[name] is None else f"{row[name]:.4f}")
         style = "bold" if own == best else None
-        table.add_row(row["method"], *cells, row["cut_after"], style=style)
+        bits = f", {row['bits']} bits" if row.get("bits") else ""
+        table.add_row(row["method"], *cells, row["cut_after"] + bits, style=style)
     print_table(table)

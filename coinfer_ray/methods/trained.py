@@ -9,6 +9,7 @@ margin as a measured strategy of ours.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,14 +57,20 @@ class Trained:
         """
         graph = problem.graph
         choices = shipped_choices(graph.model, graph.input_px).of(self.name, problem.accuracy)
-        floats_only = self.floats_only or set(problem.space.feature_bits) == {FLOAT_BITS}
-        return choose(problem, batch, choices, floats_only=floats_only, encodes=self.encodes)
+        widths = {FLOAT_BITS} if self.floats_only else set(problem.space.feature_bits)
+        # Where floats and 8 bits may be chosen from, so may what a method has of other widths.
+        return choose(problem, batch, choices, widths=None if len(widths) > 1 else widths, encodes=self.encodes)
 
 
 def choose(
-    problem: Problem, batch: ScenarioBatch, choices: Choices, *, floats_only: bool = False, encodes: bool = False
+    problem: Problem,
+    batch: ScenarioBatch,
+    choices: Choices,
+    *,
+    widths: Collection[int] | None = None,
+    encodes: bool = False,
 ) -> Answers:
-    """:meth:`Trained.solve` by choices of one's own.
+    """:meth:`Trained.solve` by choices of one's own; ``widths``: the bits of a value that may be sent, None for all.
 
     Raises:
         InputError: they started from another base network than the problem's records, or costs are measured seconds.
@@ -86,8 +93,9 @@ def choose(
                 "scripts/collect_methods.py"
             )
     usable = np.isin(choices.partition_point, points)
-    if floats_only:
-        usable &= choices.feature_bits == FLOAT_BITS
+    if widths is not None:
+        ends = np.isin(choices.partition_point, (0, len(problem.graph.layers)))  # where nothing is quantised
+        usable &= ends | np.isin(choices.feature_bits, list(widths))
     if encodes and problem.fitted is not None and problem.fitted.noisy:
         usable[:] = False
     costs = choices.costs[usable]
