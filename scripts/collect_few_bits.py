@@ -116,7 +116,8 @@ def print_lost_more(floats: Records, few: Records) -> None:
     for name, more in lost_more(floats, few).items():
         print(
             f"{name}: {len(more)} measured both ways; they lose {100 * more.mean():+.2f} points more in the mean "
-            f"(standard deviation {100 * more.std(ddof=min(1, len(more) - 1)):.2f})"
+            f"(standard deviation {100 * more.std(ddof=min(1, len(more) - 1)):.2f}, {100 * more.min():+.2f} to "
+            f"{100 * more.max():+.2f})"
         )
 
 
