@@ -50,7 +50,7 @@ def beyond_reach(problem: Problem, base_accuracy: float = 0.9) -> Problem:
 def nothing_measured(variables: int) -> Measured:
     """No measured strategies, of so many variables."""
     numbers, whole = np.empty(0), np.empty(0, dtype=np.int64)
-    return Measured(np.empty((0, variables)), numbers, whole, whole, numbers, numbers)
+    return Measured(np.empty((0, variables)), numbers, whole, whole, numbers, numbers, numbers)
 
 
 def write_synthetic_records(

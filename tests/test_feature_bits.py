@@ -351,7 +351,7 @@ def test_what_few_bits_cost_the_network_as_it_is_comes_from_what_ships_of_jalad(
     for strategy, accuracy, costs in zip(base.strategies, base.accuracy(), base.costs(), strict=True):
         assert not any(strategy.sparsity.values()) and strategy.codec == Codec()
         row = (own.partition_point == strategy.partition_point) & (own.feature_bits == strategy.feature_bits)
-        assert own.accuracy[row].tolist() == [accuracy] and own.costs[row].tolist() == [costs.tolist()]
+        assert own.accuracy[row] == pytest.approx([accuracy]) and own.costs[row].tolist() == [costs.tolist()]
     loss = width_losses(knowing_widths(problem, records, base))
     bits, inner = problem.space.cut_bits, problem.space.cut_bits < 32
     assert (loss >= 0).all() and (loss[~inner] == 0).all()

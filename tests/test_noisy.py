@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from coinfer_ray.optimizer.optimize import answer
 from coinfer_ray.optimizer.pareto import front
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
+from coinfer_ray.predictor.calibration import SELECTED
 from coinfer_ray.predictor.measured import Measured
 from coinfer_ray.problem.costs import objective
 from coinfer_ray.records.store import read_records
@@ -64,8 +66,13 @@ def with_facts(problem: Problem, facts: list[tuple[np.ndarray, float, float]]) -
     values = problem.space.tables.values[np.arange(levels.shape[1]), levels]
     accuracy, ratios = np.array([each[2] for each in facts]), np.array([each[1] for each in facts])
     ones = np.ones(len(facts), dtype=np.int64)
-    measured = Measured(values, accuracy, ones, 32 * ones, np.full(len(facts), np.nan), ratios)
+    measured = Measured(values, accuracy, ones, 32 * ones, np.full(len(facts), np.nan), ratios, errors_of(facts))
     return replace(problem, fitted=replace(problem.predictor, measured=measured))
+
+
+def errors_of(facts: list[tuple[np.ndarray, float, float]]) -> np.ndarray:
+    """Each its own."""
+    return np.linspace(0.002, 0.006, len(facts))
 
 
 def some_facts(problem: Problem) -> list[tuple[np.ndarray, float, float]]:
@@ -131,20 +138,20 @@ def test_a_batch_of_links_is_answered_as_each_of_them_alone_and_best_among_the_f
     found = solve(problem, batch, confidence=0.9)
     answers = problem.answers(found, ratios)
     assert answers.trainings is not None
-    margin = -problem.predictor.calibration.bound_of_measured(0.0, 0.9)
+    margins = SELECTED * NormalDist().inv_cdf(0.9) * errors_of(facts)
     compressed = 0
     for s in range(len(ratios)):
         best = objective(problem.known_costs, batch.weights[s : s + 1]).min()
-        heard: dict[tuple[int, ...], float] = {}
-        for levels, ratio, accuracy in facts:
+        heard: dict[tuple[int, ...], tuple[float, float]] = {}
+        for (levels, ratio, accuracy), margin in zip(facts, margins, strict=True):
             every = range(len(problem.space.cut_bits))
             cuts = every if np.isnan(ratio) else [levels[problem.space.cut_variable]]
             for cut in cuts:
                 own = levels.copy()
                 own[problem.space.cut_variable] = cut
                 if np.isnan(ratio) or ratio <= ratios[s]:
-                    heard[tuple(own)] = max(accuracy, heard.get(tuple(own), 0.0))
-        for own, accuracy in heard.items():
+                    heard[tuple(own)] = max((accuracy, margin), heard.get(tuple(own), (0.0, 0.0)))
+        for own, (accuracy, margin) in heard.items():
             if accuracy - margin >= batch.accuracy_floor[s]:
                 best = min(best, objective(problem.delay.costs(np.array([own])), batch.weights[s : s + 1]).item())
         assert found.objective[s] == pytest.approx(best, rel=1e-12)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from coinfer_ray.methods.trained import choose
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.optimizer.answers import Answers
 from coinfer_ray.optimizer.problem import Problem, assemble
+from coinfer_ray.predictor.calibration import SELECTED
 from coinfer_ray.records.choices import Choices, pack_choices, read_choices, shard_name, write_choices
 from coinfer_ray.records.store import RecordsInfo
 from coinfer_ray.runtime.sealed import read_sealed, write_sealed
@@ -151,14 +154,22 @@ def test_a_batch_is_its_scenarios(table: dict[str, Choices]) -> None:
 def test_a_confidence_asks_the_margin_of_measured_strategies(tmp_path: Path) -> None:
     records = write_synthetic_records(tmp_path / "r.parquet")
     problem = assemble("alexnet", records=records, regressor="monotone_boosting")
-    margin = -problem.predictor.calibration.bound_of_measured(0.0, 0.9)
-    assert margin > 0
+    scale = problem.predictor.calibration
     weights = np.array([[1e-9, 1e-13, 1e-6]])
-    for spare, held in ((-1e-6, False), (1e-6, True)):
-        choice = row(3, 8, 0.02 - margin - spare)
+    info = replace(INFO, settings={**INFO.settings, "validation_images": 5000})
+    own = {"validation_gained": 30, "validation_lost": 50}
+    error = math.sqrt(80 - 20**2 / 5000) / 5000
+    for spare, (counts, margin) in itertools.product(
+        (-1e-6, 1e-6), (({}, scale.margin(scale.usual_error, 0.9)), (own, SELECTED * 1.2815515655 * error))
+    ):
+        choice = row(3, 8, 0.02 - margin - spare, **counts)
+        write_choices(tmp_path / "c.parquet", [choice], info)
         batch = ScenarioBatch(weights, np.array([0.02]), np.array([0.9]), np.array([np.nan]))
-        result = choose(problem, batch, choices_of([choice], tmp_path))
-        assert result.known[0] != held
+        result = choose(problem, batch, read_choices(tmp_path / "c.parquet").of("jalad"))
+        assert result.known[0] != (spare > 0)
+        assert problem.accuracy_bound(result, 0.9)[0] == pytest.approx(
+            result.accuracy[0] - (0 if result.known[0] else margin)
+        )
     other = replace(choices_of([choice], tmp_path), base_fingerprint="abc")
     with pytest.raises(InputError, match="start from the base network abc, the records from None"):
         choose(problem, batch, other)

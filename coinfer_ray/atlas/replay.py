@@ -274,7 +274,7 @@ def _looked_up(
     trainings = np.zeros(len(first), dtype=np.int64) if answers.trainings is None else answers.trainings
     bound = answers.accuracy
     if scenario.confidence is not None:
-        bound = problem.bound_of(answers.accuracy, answers.known, trainings > 0, scenario.confidence)
+        bound = problem.accuracy_bound(answers, scenario.confidence)
     gap = np.full(len(first), atlas.info.ratio - 1)
     pool = Candidates(some.levels, answers.costs, answers.accuracy, bound, answers.known, trainings, gap)
     return pool, which.reshape(-1), found.lower_bound

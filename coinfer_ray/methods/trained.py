@@ -3,8 +3,8 @@
 Their choices ship beside the records (:mod:`coinfer_ray.records.choices`), each trained from the same base network, by
 the same means and on as many images as a candidate of ours where the method's own paper leaves that open
 (:mod:`coinfer_ray.training.compared`), so their rows need no predictor. Every method may also leave the network as it
-is, cut anywhere: that is what its smallest setting comes to. With a confidence a measured accuracy counts less the same
-margin as a measured strategy of ours.
+is, cut anywhere: that is what its smallest setting comes to. With a confidence a measured accuracy counts less a margin
+by its own standard error, as that of a measured strategy of ours does.
 """
 
 from __future__ import annotations
@@ -103,12 +103,13 @@ def choose(
         costs = costs - np.column_stack([choices.codec_flop[usable], np.zeros(len(costs))])
     # The network as it is first: it wins a tie.
     reached = np.concatenate([np.full(len(points), base), base - choices.loss[usable]])
+    error = np.concatenate([np.full(len(points), np.nan), _errors(problem, choices)[usable]])
     bits = np.concatenate([np.full(len(points), FLOAT_BITS), choices.feature_bits[usable]])
     costs = np.vstack([partition_costs(problem.delay)[points], costs])
     trainings = np.concatenate([np.zeros(len(points), dtype=np.int64), choices.trainings[usable]])
     where = np.concatenate([points, choices.partition_point[usable]])
     floor = base - batch.max_loss[:, None] - 1e-12
-    allowed = reached - _margins(problem, batch)[:, None] * (trainings > 0) >= floor
+    allowed = reached - _quantiles(problem, batch)[:, None] * np.nan_to_num(error) >= floor
     chosen, objective = cheapest(costs, batch, allowed)
     return Answers.unproven(
         objective,
@@ -118,16 +119,25 @@ def choose(
         known=trainings[chosen] == 0,
         choices=len(where),
         trainings=trainings[chosen],
+        error=error[chosen],
         extra={"bits": np.where(bits[chosen] == FLOAT_BITS, 0, bits[chosen])},
     )
 
 
-def _margins(problem: Problem, batch: ScenarioBatch) -> np.ndarray:
-    """(S,) what a measured accuracy counts less, with each scenario's confidence."""
-    margins = np.zeros(len(batch))
+def _errors(problem: Problem, choices: Choices) -> np.ndarray:
+    """(K,) what the choices' losses err by; where they do not say, what is usual of the problem's records."""
     if problem.fitted is None:
-        return margins
+        return choices.error
+    usual: np.ndarray = np.where(np.isnan(choices.error), problem.fitted.calibration.usual_error, choices.error)
+    return usual
+
+
+def _quantiles(problem: Problem, batch: ScenarioBatch) -> np.ndarray:
+    """(S,) how many standard errors a measured accuracy counts less, with each scenario's confidence."""
+    quantiles = np.zeros(len(batch))
+    if problem.fitted is None:
+        return quantiles
     asked = each_confidence(batch.confidence, len(batch))
     for each in np.unique(asked[~np.isnan(asked)]):
-        margins[asked == each] = -problem.predictor.calibration.bound_of_measured(0.0, float(each))
-    return margins
+        quantiles[asked == each] = problem.predictor.calibration.margin(1.0, float(each))
+    return quantiles

@@ -23,8 +23,8 @@ class Answers:
     the network as it is. ``lower_bound`` (S,): no strategy that the predictor accepts has a lower objective, NaN where
     nothing is proven. ``evaluations`` (S,): strategies looked at. ``levels`` (S, V) are the strategies in the
     problem's search space, None for a method whose choices do not lie in it; ``trainings`` (S,) how many are behind an
-    accuracy that was measured on the strategy itself, 0 where none is, None for such a method; ``extra`` holds columns
-    (S,) of the method's own.
+    accuracy that was measured on the strategy itself, 0 where none is, None for such a method, and ``error`` (S,) the
+    standard error of its loss, NaN where none is; ``extra`` holds columns (S,) of the method's own.
     """
 
     objective: Floats
@@ -37,6 +37,7 @@ class Answers:
     evaluations: Integers
     levels: Integers | None = None
     trainings: Integers | None = None
+    error: Floats | None = None
     extra: Mapping[str, Integers] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -52,6 +53,7 @@ class Answers:
         known: NDArray[np.bool_],
         choices: int,
         trainings: Integers | None = None,
+        error: Floats | None = None,
         extra: Mapping[str, Integers] | None = None,
     ) -> Answers:
         """Answers of a method that went through ``choices`` choices of its own; infinite objectives are infeasible."""
@@ -65,5 +67,6 @@ class Answers:
             lower_bound=np.full(len(objective), np.nan),
             evaluations=np.full(len(objective), choices, dtype=np.int64),
             trainings=trainings,
+            error=error,
             extra=extra or {},
         )

@@ -237,7 +237,7 @@ def answer(
     strategy = problem.space.strategy(found.levels[0])
     trainings = 0 if answers.trainings is None else int(answers.trainings[0])
     source: Literal["base", "measured", "predicted"] = "base" if known else "measured" if trainings else "predicted"
-    scale = problem.predictor.calibration
+    error = np.nan if answers.error is None else float(answers.error[0])
     bound, gap = float(found.lower_bound[0]), float(found.gap[0])
     sure = problem.accuracy_bound(answers, scenario.confidence)
     return Answer(
@@ -254,9 +254,7 @@ def answer(
         base_accuracy=problem.base_accuracy,
         accuracy_source=source,
         trainings=trainings,
-        typical_error={"base": 0.0, "measured": scale.measured_error, "predicted": problem.predictor.typical_error}[
-            source
-        ],
+        typical_error={"base": 0.0, "measured": error, "predicted": problem.predictor.typical_error}[source],
         confidence=scenario.confidence,
         accuracy_bound=None if scenario.confidence is None else float(sure[0]),
         strategy=strategy,

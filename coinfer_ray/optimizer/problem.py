@@ -130,10 +130,11 @@ class Problem:
         return [replace(self, snr_db=ratio) for ratio in (-np.inf, *self.measured_ratios.tolist())]
 
     def measured_bound(self, confidence: float | None) -> np.ndarray:
-        """(M,) the accuracy of each measured strategy, less the calibration's margin for its own error: that of the
-        images alone, for nothing is predicted."""
-        accuracy = self.measured.accuracy
-        return accuracy if confidence is None else self.predictor.calibration.bound_of_measured(accuracy, confidence)
+        """(M,) the accuracy of each measured strategy, less the calibration's margin for its own error."""
+        own = self.measured
+        if confidence is None:
+            return own.accuracy
+        return own.accuracy - self.predictor.calibration.margin(own.error, confidence)
 
     def required_accuracy(self, floor: np.ndarray, confidence: np.ndarray | float | None) -> np.ndarray:
         """(S,) what a strategy must be predicted to reach, to reach ``floor`` (S,) with that confidence.
@@ -153,8 +154,8 @@ class Problem:
             if self.predictor.trusted:
                 required[rows] = self.predictor.required_accuracy(floor[rows], float(each))
             else:  # above what can be reached by the accuracy that has to be measured
-                margin = -self.predictor.calibration.bound_of_measured(0.0, float(each))
-                required[rows] = UNREACHABLE + floor[rows] + margin
+                scale = self.predictor.calibration
+                required[rows] = UNREACHABLE + floor[rows] + scale.margin(scale.usual_error, float(each))
         return required
 
     def accuracy_bound(self, answers: Answers, confidence: np.ndarray | float | None) -> np.ndarray:
@@ -167,21 +168,22 @@ class Problem:
         bound = np.full(len(asked), np.nan)
         if self.fitted is None:
             return bound
-        trained = np.zeros(len(asked), dtype=np.bool_) if answers.trainings is None else answers.trainings > 0
+        error = np.full(len(asked), np.nan) if answers.error is None else answers.error
         for each in np.unique(asked[~np.isnan(asked)]):
             rows = asked == each
-            bound[rows] = self.bound_of(answers.accuracy[rows], answers.known[rows], trained[rows], float(each))
+            bound[rows] = self.bound_of(answers.accuracy[rows], answers.known[rows], error[rows], float(each))
         return bound
 
-    def bound_of(self, accuracy: np.ndarray, known: np.ndarray, trained: np.ndarray, confidence: float) -> np.ndarray:
+    def bound_of(self, accuracy: np.ndarray, known: np.ndarray, error: np.ndarray, confidence: float) -> np.ndarray:
         """(n,) what strategies of an ``accuracy`` (n,) reach with that confidence: that accuracy where ``known`` (n,)
-        says that it is the network as it is, else less a margin, a measurement's where it was ``trained`` (n,)."""
+        says that it is the network as it is, else less a margin, a measurement's where its standard ``error`` (n,) is
+        one and not NaN."""
         bound = accuracy.copy()
-        trained = trained & ~known
+        trained = ~np.isnan(error) & ~known
         predicted = ~(trained | known)
         if predicted.any():
             bound[predicted] = self.predictor.lower_bound(accuracy[predicted], confidence)
-        bound[trained] = self.predictor.calibration.bound_of_measured(accuracy[trained], confidence)
+        bound[trained] -= self.predictor.calibration.margin(error[trained], confidence)
         return bound
 
     def answers(self, solutions: Solutions, snr_db: np.ndarray | None = None) -> Answers:
@@ -190,11 +192,12 @@ class Problem:
         levels = np.where(solutions.feasible[:, None], solutions.levels, 0)
         points = np.array(self.space.variables[self.space.cut_variable].values, dtype=np.int64)
         costs, bits = self.delay.costs(levels), self.space.cut_bits[levels[:, self.space.cut_variable]]
-        trainings = np.zeros(len(levels), dtype=np.int64)
+        trainings, error = np.zeros(len(levels), dtype=np.int64), np.full(len(levels), np.nan)
         for own, rows in self.by_snr(np.full(len(levels), np.nan) if snr_db is None else snr_db):
             place = own.measured.find(levels[rows])
             rows, place = rows[place >= 0], place[place >= 0]
             costs[rows], trainings[rows] = own.measured.costs[place], own.measured.trainings[place]
+            error[rows] = own.measured.error[place]
         return Answers(
             objective=solutions.objective,
             costs=costs,
@@ -206,6 +209,7 @@ class Problem:
             evaluations=solutions.evaluations,
             levels=levels,
             trainings=trainings,
+            error=error,
             extra={"bits": np.where(bits == FLOAT_BITS, 0, bits)},
         )
 
@@ -228,8 +232,9 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredLevels:
-    """M measured strategies of a search space: ``levels`` (M, V), ``costs`` (M, 3), ``accuracy`` (M,), ``trainings``
-    (M,), in the order of ``keys`` (M,), by which they are found.
+    """M measured strategies of a search space: ``levels`` (M, V), ``costs`` (M, 3), ``accuracy`` (M,), ``error`` (M,)
+    the standard error of its loss, the usual one where the records do not say, ``trainings`` (M,), in the order of
+    ``keys`` (M,), by which they are found.
 
     A pruned network without a codec that sends floats computes the same wherever it is cut, so one that was trained is
     measured at every cut; what was trained of it at several is one measurement. A quantised feature costs the link what
@@ -243,6 +248,7 @@ class MeasuredLevels:
     levels: np.ndarray
     costs: np.ndarray
     accuracy: np.ndarray
+    error: np.ndarray
     trainings: np.ndarray
     keys: np.ndarray
 
@@ -254,10 +260,12 @@ class MeasuredLevels:
         columns = [np.asarray(variable.values) for variable in space.variables]
         if problem.fitted is None:
             none = np.empty((0, len(columns)), dtype=np.int64)
-            return cls(none, np.empty((0, 3)), np.empty(0), np.empty(0, dtype=np.int64), _keys(none))
+            nothing = np.empty(0)
+            return cls(none, np.empty((0, 3)), nothing, nothing, nothing.astype(np.int64), _keys(none))
         measured, cut, bits = problem.fitted.measured, space.cut_variable, problem.fitted.measured.feature_bits
         x = measured.x[:, : len(columns)]
         floats = bits == FLOAT_BITS
+        error = np.where(np.isnan(measured.error), problem.fitted.calibration.usual_error, measured.error)
         plain = (x[:, space.codec_variable :] == 1).all(axis=1) & floats
         others = [variable for variable in range(len(columns)) if variable != cut]
         levels = np.column_stack(
@@ -273,8 +281,8 @@ class MeasuredLevels:
             holds = on_levels & same.any(axis=1) & (measured.snr_db <= link)
             heard = _best(levels, np.where(holds, measured.accuracy, -np.inf))
         here, anywhere = on_levels & same.any(axis=1) & ~plain & heard, on_levels & plain
-        pooled, accuracy, trainings = _pooled(
-            levels[anywhere][:, others], measured.accuracy[anywhere], measured.trainings[anywhere]
+        pooled, accuracy, variance, trainings = _pooled(
+            levels[anywhere][:, others], measured.accuracy[anywhere], error[anywhere] ** 2, measured.trainings[anywhere]
         )
         float_cuts = np.flatnonzero(space.cut_bits == FLOAT_BITS)
         cuts = len(float_cuts)
@@ -282,6 +290,7 @@ class MeasuredLevels:
         spread[:, cut] = np.tile(float_cuts, len(pooled))
         levels = np.vstack([levels[here], spread])
         accuracy = np.concatenate([measured.accuracy[here], np.repeat(accuracy, cuts)])
+        error = np.concatenate([error[here], np.repeat(np.sqrt(variance), cuts)])
         trainings = np.concatenate([measured.trainings[here], np.repeat(trainings, cuts)])
         sent = np.where(floats, np.inf, measured.uplink_bit)[here]
         sent = np.concatenate([sent, np.full(len(spread), np.inf)])
@@ -290,7 +299,12 @@ class MeasuredLevels:
         levels = levels[order]
         costs = problem.delay.costs(levels) if len(levels) else np.empty((0, 3))
         costs[:, 2] = np.minimum(costs[:, 2], sent[order])
-        return cls(levels, costs, accuracy[order], trainings[order], _keys(levels))
+        return cls(levels, costs, accuracy[order], error[order], trainings[order], _keys(levels))
+
+    def errors_of(self, levels: np.ndarray) -> np.ndarray:
+        """(n,) the standard error of each strategy's loss ``levels`` (n, V), NaN where it is none of these."""
+        errors: np.ndarray = np.append(self.error, np.nan)[self.find(levels)]
+        return errors
 
     def find(self, levels: np.ndarray) -> np.ndarray:
         """(n,) the position of each strategy ``levels`` (n, V) among these, -1 where it is none of them."""
@@ -302,14 +316,15 @@ class MeasuredLevels:
 
 
 def _pooled(
-    levels: np.ndarray, accuracy: np.ndarray, trainings: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of ``levels`` (n, W) that are equal as one: levels, mean accuracy over all trainings, their number."""
+    levels: np.ndarray, accuracy: np.ndarray, variance: np.ndarray, trainings: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of ``levels`` (n, W) that are equal as one: levels, mean accuracy and variance over all trainings, their
+    number."""
     rows, which = np.unique(levels, axis=0, return_inverse=True)
     which = which.reshape(-1)  # (n, 1) in NumPy 2.0
     count = np.bincount(which, weights=trainings, minlength=len(rows))
-    total = np.bincount(which, weights=accuracy * trainings, minlength=len(rows))
-    return rows, total / count, count.astype(np.int64)
+    means = [np.bincount(which, weights=each * trainings, minlength=len(rows)) / count for each in (accuracy, variance)]
+    return rows, means[0], means[1], count.astype(np.int64)
 
 
 def _best(levels: np.ndarray, accuracy: np.ndarray) -> np.ndarray:

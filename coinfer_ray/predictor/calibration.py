@@ -23,6 +23,12 @@ strategies whose prediction flatters them most, and few of those keep to the bou
 an answer, predictions count only if the scores are those of answers (:mod:`coinfer_ray.refine.calibrate`) instead of
 records; else the answer is a strategy that was trained, whose measured accuracy, less the margin of a measurement,
 keeps to the floor.
+
+What a measured loss errs by is known: network and strategy are measured on the same images, and the records count those
+that only one of them gets right (:meth:`coinfer_ray.records.store.Records.losses`). Its normal quantile alone would be
+too little: of many measured strategies the cheapest that just holds is the answer, which is often one that was lucky,
+and it is shipped as another training and sees other images. By random scenarios and simulated luck :data:`SELECTED`
+times the quantile is enough for both (``studies/margin.py``).
 """
 
 from __future__ import annotations
@@ -41,7 +47,8 @@ from coinfer_ray.scenarios.scenario import check_confidence
 
 RestsOn = Literal["records", "answers"]
 
-MEASURED = 0.65  # of r is what a measured loss errs by: one training, both networks on the same images
+SELECTED = 1.75  # times the normal quantile: a measured strategy that is an answer was selected
+MEASURED = 0.65  # of r is what a measured loss errs by where the records do not say
 UNKNOWN_RESOLUTION = 0.01  # where the records don't say how many images measured an accuracy
 
 
@@ -115,18 +122,22 @@ class Calibration:
         mu = np.asarray(predicted, dtype=np.float64)
         return mu - self.factor(confidence) * _scale(mu, self.base_accuracy, self.resolution)
 
-    def bound_of_measured(self, accuracy: ArrayLike, confidence: float) -> NDArray[np.float64]:
-        """:meth:`bound` for accuracies that were measured, of any shape: the margin is that of a measurement alone.
+    def margin(self, error: ArrayLike, confidence: float) -> NDArray[np.float64]:
+        """What an accuracy that was measured with a standard ``error`` counts less with that confidence, for errors of
+        any shape: the errors times q where it is calibrated on answers, else times :data:`SELECTED` quantiles of the
+        normal distribution.
 
-        Calibrated on answers it has the same q, else the normal distribution's quantile.
+        Raises:
+            InputError: a confidence that is no probability, or as :meth:`factor`.
         """
         check_confidence(confidence)
-        q = self.factor(confidence) if self.rests_on == "answers" else max(NormalDist().inv_cdf(confidence), 0.0)
-        return np.asarray(accuracy, dtype=np.float64) - q * self.measured_error
+        answers = self.rests_on == "answers"
+        q = self.factor(confidence) if answers else SELECTED * max(NormalDist().inv_cdf(confidence), 0.0)
+        return q * np.asarray(error, dtype=np.float64)
 
     @property
-    def measured_error(self) -> float:
-        """What the loss of a trained strategy errs by (standard deviation)."""
+    def usual_error(self) -> float:
+        """What the loss of a trained strategy errs by (standard deviation) where its records do not say."""
         return MEASURED * self.resolution
 
     def required(self, floor: ArrayLike, confidence: float) -> NDArray[np.float64]:

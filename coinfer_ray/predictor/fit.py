@@ -239,7 +239,8 @@ def measured_of(records: Records, accuracy: Split) -> Measured:
     x, bits = _variables(records), records.feature_bits
     snr_db = np.full(len(x), np.nan) if records.snr_db is None else records.snr_db
     groups = strategy_groups(np.column_stack([x, bits, np.nan_to_num(snr_db, nan=np.inf)]))
-    return Measured.of(x, records.accuracy(accuracy), groups, bits, records.costs()[:, 2], snr_db)
+    _, error = records.losses(accuracy)
+    return Measured.of(x, records.accuracy(accuracy), groups, bits, records.costs()[:, 2], snr_db, error)
 
 
 def floats_of(records: Records) -> Records:

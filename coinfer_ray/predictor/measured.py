@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_LATER = ("snr_db", "error")  # what files of earlier versions lack
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -18,7 +20,8 @@ class Measured:
     ``x`` (M, V): their variables' values. ``accuracy`` (M,): the mean over ``trainings``
     (M,) int64 of each. ``feature_bits`` (M,) int64: of a value that crosses the link. ``uplink_bit`` (M,): what was
     sent of an image, in the mean. ``snr_db`` (M,): of the link that each was trained and measured through, NaN without
-    noise.
+    noise. ``error`` (M,): the standard error of its loss against the base network, measured once; further trainings
+    take little off it, since the images stay the same. NaN where the records do not say.
     """
 
     x: NDArray[np.float64]
@@ -27,6 +30,7 @@ class Measured:
     feature_bits: NDArray[np.int64]
     uplink_bit: NDArray[np.float64]
     snr_db: NDArray[np.float64]
+    error: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.accuracy)
@@ -40,12 +44,14 @@ class Measured:
         feature_bits: np.ndarray,
         uplink_bit: np.ndarray,
         snr_db: np.ndarray,
+        error: np.ndarray,
     ) -> Measured:
-        """Of records with variables ``x`` (n, V), accuracies ``y``, bits of a value, bits sent, and their links' ratios
-        in dB, all (n,); ``groups`` (n,) number strategies and ratios."""
+        """Of records with variables ``x`` (n, V), accuracies ``y``, bits of a value, bits sent, their links' ratios in
+        dB, and standard errors of their losses, all (n,); ``groups`` (n,) number strategies and ratios."""
         _, first, counts = np.unique(groups, return_index=True, return_counts=True)
-        means = [np.bincount(groups, weights=each) / counts for each in (y, uplink_bit)]
-        return cls(x[first], means[0], counts.astype(np.int64), feature_bits[first], means[1], snr_db[first])
+        accuracy, sent, variance = (np.bincount(groups, weights=each) / counts for each in (y, uplink_bit, error**2))
+        trainings = counts.astype(np.int64)
+        return cls(x[first], accuracy, trainings, feature_bits[first], sent, snr_db[first], np.sqrt(variance))
 
     def beside(self, others: Measured) -> Measured:
         """These and then ``others``, none of which is among them."""
@@ -57,7 +63,7 @@ class Measured:
         """Of all of it: answers that rest on other measurements are other answers."""
         digest = hashlib.sha256()
         for name, column in vars(self).items():
-            if name == "snr_db" and np.isnan(column).all():
+            if name in _LATER and np.isnan(column).all():
                 continue  # as it was before there were any
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:16]
@@ -74,7 +80,7 @@ class Measured:
             KeyError: an array is missing.
         """
         names = [f"measured_{field.name}" for field in fields(cls)]
-        silent = {names[-1]: np.full(len(arrays[names[0]]), np.nan)}  # files of earlier versions know no noise
+        silent = {f"measured_{name}": np.full(len(arrays[names[0]]), np.nan) for name in _LATER}
         x, *columns = ((silent | dict(arrays))[name] for name in names)
         if x.ndim != 2 or any(column.shape != (len(x),) for column in columns):
             raise ValueError("its measured strategies are broken")

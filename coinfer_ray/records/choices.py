@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coinfer_ray.errors import InputError
+from coinfer_ray.records.paired import paired_error
 from coinfer_ray.records.store import RecordsInfo, Split, shipped_records
 from coinfer_ray.runtime.outputs import check_replaceable
 from coinfer_ray.runtime.sealed import read_sealed, write_sealed
@@ -63,8 +64,9 @@ class Choices:
     """K choices of one method, repeats of a training as one: arrays (K,).
 
     ``partition_point``, ``feature_bits`` int64; ``costs`` (K, 3) device FLOPs, server FLOPs and uplink bits with the
-    codec's own FLOPs, ``codec_flop`` (K, 2) those alone on either side; ``accuracy`` the mean over ``trainings``;
-    ``asked`` what the training was asked for, as JSON, with the ``variant`` where it left several networks.
+    codec's own FLOPs, ``codec_flop`` (K, 2) those alone on either side; ``loss`` what each loses against the network
+    that it started from, a share, in the mean over ``trainings``, and ``error`` the standard error of that in one
+    training; ``asked`` what the training was asked for, as JSON, with the ``variant`` where it left several networks.
     ``base_accuracy`` and ``base_fingerprint``: of the network that all started from.
     """
 
@@ -72,20 +74,21 @@ class Choices:
     feature_bits: np.ndarray
     costs: np.ndarray
     codec_flop: np.ndarray
-    accuracy: np.ndarray
+    loss: np.ndarray
+    error: np.ndarray
     trainings: np.ndarray
     asked: tuple[str, ...]
     base_accuracy: float
     base_fingerprint: str | None
 
     def __len__(self) -> int:
-        return len(self.accuracy)
+        return len(self.loss)
 
     @property
-    def loss(self) -> np.ndarray:
-        """(K,) what each loses against the network that it started from, a share."""
-        lost: np.ndarray = self.base_accuracy - self.accuracy
-        return lost
+    def accuracy(self) -> np.ndarray:
+        """(K,) 0..1, beside a base network of :attr:`base_accuracy`."""
+        reached: np.ndarray = self.base_accuracy - self.loss
+        return reached
 
 
 @dataclass(frozen=True)
@@ -133,18 +136,24 @@ class ChoiceTable:
             groups.setdefault(tuple(row[name] for name in _SAME), []).append(row)
         # Repeats of a training may be pruned to other widths: what they cost is what they cost in the mean.
         means = [
-            {
-                name: float(np.mean([row[name] or 0.0 for row in group]))
-                for name in (f"{accuracy}_accuracy", *_COST_COLUMNS)
-            }
+            {name: float(np.mean([row[name] or 0.0 for row in group])) for name in _COST_COLUMNS}
             for group in groups.values()
         ]
+        names = [f"{which}{accuracy}_accuracy" for which in ("base_", "")] + [f"{accuracy}_{way}" for way in _PAIRED]
+        images = self.info.settings.get(f"{accuracy}_images", np.nan)
+        losses, variances = [], []
+        for group in groups.values():
+            # Each against the base network on its own machine: two kinds of them differ in an image or two.
+            base, reached, gained, lost = np.array([[row[name] for name in names] for row in group], dtype=float).T
+            losses.append((base - reached).mean())
+            variances.append((paired_error(gained, lost, images) ** 2).mean())
         return Choices(
             partition_point=np.array([key[3] for key in groups], dtype=np.int64),
             feature_bits=np.array([key[4] for key in groups], dtype=np.int64),
             costs=np.array([[mean[name] for name in _COST_COLUMNS[:3]] for mean in means]),
             codec_flop=np.array([[mean[name] for name in _COST_COLUMNS[3:]] for mean in means]),
-            accuracy=np.array([mean[f"{accuracy}_accuracy"] for mean in means]),
+            loss=np.array(losses),
+            error=np.sqrt(variances),
             trainings=np.array([len({row["seed"] for row in group}) for group in groups.values()], dtype=np.int64),
             asked=tuple(_named(key[1], key[2]) for key in groups),
             base_accuracy=float(rows[0][f"base_{accuracy}_accuracy"]),
@@ -156,6 +165,7 @@ def _named(asked: str, variant: str | None) -> str:
     return asked if variant is None else json.dumps({**json.loads(asked), "variant": variant}, sort_keys=True)
 
 
+_PAIRED = ("gained", "lost")
 _COST_COLUMNS = ("device_flop", "server_flop", "uplink_bit", "codec_device_flop", "codec_server_flop")
 
 

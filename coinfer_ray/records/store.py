@@ -23,6 +23,7 @@ from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.models.source import ModelLike, graph_from, resolve_model
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec, Strategy
+from coinfer_ray.records.paired import paired_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -194,8 +195,11 @@ class Records:
         return self._column("snr_db")
 
     def accuracy(self, which: Split = "validation") -> np.ndarray:
-        """(n,) measured accuracies, 0..1."""
-        return self._column(f"{which}_accuracy")
+        """(n,) measured accuracies, 0..1, beside a base network of :meth:`base_accuracy`: on another kind of machine it
+        gets an image or two other ones right, and a candidate lost what it lost against it there."""
+        measured = self._column(f"{which}_accuracy")
+        moved = self.base_accuracy(which) - self._column(f"base_{which}_accuracy")
+        return np.where(self.paired(which), measured + moved, measured)
 
     def base_accuracy(self, which: Split = "validation") -> float:
         """Accuracy of the network before pruning and partition, on the images that the candidates are measured on.
@@ -213,14 +217,11 @@ class Records:
     def losses(self, which: Split = "validation") -> tuple[np.ndarray, np.ndarray]:
         """What each candidate loses against the base network, and the standard error of that: (n,) each, 0..1.
 
-        Of n images, g that only the candidate and l that only the base network gets right, the loss is (l - g) / n
-        with the variance (l + g - (l - g)^2 / n) / n^2: what both networks get wrong cancels. The error is nan in rows
-        that are not :meth:`paired`.
+        The error is nan in rows that are not :meth:`paired`.
         """
         gained, lost = self._column(f"{which}_gained"), self._column(f"{which}_lost")
-        images = self.settings.get(f"{which}_images", math.nan)
-        loss = self._column(f"base_{which}_accuracy") - self.accuracy(which)
-        return loss, np.sqrt(gained + lost - (lost - gained) ** 2 / images) / images
+        loss = self._column(f"base_{which}_accuracy") - self._column(f"{which}_accuracy")
+        return loss, paired_error(gained, lost, self.settings.get(f"{which}_images", math.nan))
 
     def costs(self) -> np.ndarray:
         """(n, 3) device FLOPs, server FLOPs and uplink bits, counted on the trained modules."""

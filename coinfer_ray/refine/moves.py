@@ -79,12 +79,9 @@ class Neighbourhood:
         known = len(problem.known_levels)
         bound = np.concatenate([np.full(known, problem.base_accuracy), problem.measured_bound(confidence)])
         answer, self.latency_s = cheapest_feasible(costs, bound, scenarios)
-        margin = 0.0
+        self.allowed = problem.base_accuracy - scenarios.accuracy_floor
         if confidence is not None:
-            margin = problem.base_accuracy - float(
-                problem.predictor.calibration.bound_of_measured(np.array([problem.base_accuracy]), confidence)[0]
-            )
-        self.allowed = problem.base_accuracy - scenarios.accuracy_floor - margin
+            self.allowed = self._less_margins(problem.predictor.calibration.margin(1.0, confidence))
         names = [self.name_of(row) for row in levels]
         self.winners = sorted({names[row] for row in answer if row >= 0})
         self.known = set(names)
@@ -93,6 +90,17 @@ class Neighbourhood:
         for row in np.flatnonzero(levels[:, cut] < self.space.searched_cuts):  # others lose by their width as well
             losses.setdefault(names[row], []).append(lost[row])
         self.losses = {name: float(np.mean(values)) for name, values in losses.items()}
+
+    def _less_margins(self, factor: np.ndarray) -> NDArray[np.float64]:
+        """(S,) the most that a strategy may lose to keep each bound, if the standard error of its loss, ``factor``
+        times, counts as lost: its square grows with the loss, along a line through the measured strategies."""
+        own, allowed = self.problem.measured, self.allowed
+        slope, start = np.polyfit(self.problem.base_accuracy - own.accuracy, own.error**2, 1)
+        # The x for which x + factor sqrt(start + slope x) is what is allowed.
+        half = slope * factor**2 / 2
+        root = np.sqrt(np.maximum(half**2 + factor**2 * (start + slope * allowed), 0.0))
+        most: NDArray[np.float64] = allowed + half - root
+        return most
 
     def name_of(self, levels: np.ndarray) -> Name:
         """A strategy's levels, one cut for all of a network without a codec and one width for all others: the fewest

@@ -40,6 +40,7 @@ def next_noisy(
     levels = np.vstack([problem.known_levels, facts.levels])
     costs = np.vstack([problem.known_costs, facts.costs])
     alone = np.concatenate([np.full(len(problem.known_levels), problem.base_accuracy), facts.accuracy])
+    error = np.concatenate([np.zeros(len(problem.known_levels)), facts.error])
     exact = problem.is_known(levels)
     keys = [tuple(row) for row in levels.tolist()]
     codec = problem.space.codec_variable
@@ -52,7 +53,7 @@ def next_noisy(
         accuracy, guessed = reached[number]
         bound = accuracy
         if confidence is not None:
-            bound = problem.predictor.calibration.bound_of_measured(accuracy, confidence)
+            bound = accuracy - problem.predictor.calibration.margin(error, confidence)
         bound = np.where(exact, alone, bound)
         found, _ = cheapest_feasible(costs, bound, Scenarios._make(column[rows] for column in scenarios))
         wanted.update((keys[row], ladder[number]) for row in found[found >= 0] if guessed[row])

@@ -27,14 +27,15 @@ class Found:
     """Answers to S scenarios out of K strategies.
 
     ``levels`` (K, V) and ``accuracy`` (K,): the strategies, of which two are the same where a noisy channel makes their
-    accuracies differ; ``measured`` (K,) bool: whether training gave its accuracy. ``index`` (S,): the one that answers
+    accuracies differ; ``error`` (K,) the standard error of a
+    loss that was measured, NaN where it was not. ``index`` (S,): the one that answers
     each scenario, :data:`NOTHING` where none is feasible.
     ``objective``, ``lower_bound`` (S,) and ``evaluations`` (S,) as in :class:`coinfer_kernels.notation.Solutions`.
     """
 
     levels: NDArray[np.int64]
     accuracy: NDArray[np.float64]
-    measured: NDArray[np.bool_]
+    error: NDArray[np.float64]
     index: NDArray[np.int64]
     objective: NDArray[np.float64]
     lower_bound: NDArray[np.float64]
@@ -43,10 +44,10 @@ class Found:
     @classmethod
     def of(cls, problem: Problem, solutions: Solutions, snr_db: np.ndarray) -> Found:
         """Solutions of ``problem`` for links of ``snr_db`` (S,) with each of their strategies once."""
-        feasible, measured = solutions.feasible, np.zeros(len(solutions.feasible), dtype=np.int64)
+        feasible, error = solutions.feasible, np.full(len(solutions.feasible), np.nan)
         for own, rows in problem.by_snr(snr_db):
-            measured[rows] = own.measured.find(solutions.levels[rows]) >= 0
-        columns = solutions.levels, solutions.accuracy.view(np.int64), measured
+            error[rows] = own.measured.errors_of(solutions.levels[rows])
+        columns = solutions.levels, solutions.accuracy.view(np.int64), error.view(np.int64)
         rows = np.column_stack([column[feasible] for column in columns])
         distinct, which = np.unique(rows, axis=0, return_inverse=True)
         index = np.full(len(feasible), NOTHING)
@@ -54,7 +55,7 @@ class Found:
         return cls(
             np.ascontiguousarray(distinct[:, :-2]),
             np.ascontiguousarray(distinct[:, -2]).view(np.float64),
-            distinct[:, -1] == 1,
+            np.ascontiguousarray(distinct[:, -1]).view(np.float64),
             index,
             solutions.objective,
             solutions.lower_bound,
@@ -82,9 +83,12 @@ class Found:
             lower_bound[rows] = objective[rows] / atlases[number].info.ratio
         levels = np.concatenate([atlas.table.levels for atlas in atlases])
         accuracy = np.concatenate([atlas.table.accuracy for atlas in atlases])
-        measured = np.array([source == "measured" for atlas in atlases for source in atlas.sources], dtype=np.bool_)
+        links = [problem.at_link(atlas.info.snr_db and atlas.info.snr_db[1]) for atlas in atlases]
+        error = np.concatenate(
+            [link.measured.errors_of(atlas.table.levels) for link, atlas in zip(links, atlases, strict=True)]
+        )
         nothing = np.zeros(stop - start, dtype=np.int64)
-        whole = cls(levels, accuracy, measured, index, objective, lower_bound, nothing)
+        whole = cls(levels, accuracy, error, index, objective, lower_bound, nothing)
         refuted = cases.refuted(problem, levels)
         return whole._judged(problem, grid, start, refuted[case, index]) if refuted.any() else whole
 
@@ -114,7 +118,7 @@ class Found:
         return Found(
             np.concatenate([self.levels, right.levels]),
             np.concatenate([self.accuracy, right.accuracy]),
-            np.concatenate([self.measured, right.measured]),
+            np.concatenate([self.error, right.error]),
             index,
             objective,
             self.lower_bound,

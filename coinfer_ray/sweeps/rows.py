@@ -143,7 +143,7 @@ class _Makers:
         # Where nothing is feasible at all there is no strategy to look up: one that no row shows stands there.
         self.levels = found.levels if len(found.levels) else np.zeros((1, len(problem.space.variables)), np.int64)
         self.accuracy = found.accuracy if len(found.levels) else np.full(1, np.nan)
-        self.measured = found.measured if len(found.levels) else np.zeros(1, dtype=np.bool_)
+        self.error = found.error if len(found.levels) else np.full(1, np.nan)
         self._kept: dict[str, Any] = {}
 
     def column(self, name: str) -> Any:
@@ -241,13 +241,13 @@ class _Makers:
         known = self.problem.is_known(self.levels)
         for row, confidence in zip(sure, grid.confidence, strict=True):
             if not np.isnan(confidence):
-                row[:] = self.problem.bound_of(self.accuracy, known, self.measured, float(confidence))
+                row[:] = self.problem.bound_of(self.accuracy, known, self.error, float(confidence))
         values = sure[entries["confidence"], self.index]
         return self._nullable(values, np.isnan(values))
 
     def _accuracy_source(self) -> Any:
         known = self.problem.is_known(self.levels)
-        return self._labelled(np.where(known, 0, np.where(self.measured, 1, 2)), SOURCES)
+        return self._labelled(np.where(known, 0, np.where(np.isnan(self.error), 2, 1)), SOURCES)
 
     def _energy_j(self) -> Any:
         weights = self.grid.energy_weights(self.start, self.stop)
