@@ -1,18 +1,21 @@
 """Train the best of the records' strategies through noise, and pack them as records of a noisy channel.
 
-    python scripts/collect_noisy.py --model alexnet --data DIR --out FOLDER [--budget 150] [--join OTHERS] [--pack FILE]
+    python scripts/collect_noisy.py --model alexnet --data DIR --out FOLDER [--budget 150] [--trainings 2]
+        [--join OTHERS] [--pack FILE]
 
 Which ones, and at which signal-to-noise ratios, is said by scenarios drawn from --seed
-(:func:`coinfer_ray.refine.noisy.next_noisy`): it ends when nothing that answers one of them is a guess, or after
---budget trainings. Base network, images and recipe are those of the shipped records. Killed, it goes on when the same
-command is given again; what ships already is not trained again. --join: trainings through noise that were made
-elsewhere, by `coinfer collect --snr-db`. The packed file also holds the records of pruned networks that have no codec:
-their features are sent as bits, which no noise reaches. Prints what noise costs.
+(:func:`coinfer_ray.refine.noisy.next_noisy`): it ends when nothing that answers one of them is a guess and what does
+rests on --trainings each, from other seeds, or after --budget trainings. Base network, images and recipe are those of
+the shipped records. Killed, it goes on when the same command is given again; what ships already is not trained again.
+--join: trainings through noise that were made elsewhere, by `coinfer collect --snr-db`. The packed file also holds the
+records of pruned networks that have no codec: their features are sent as bits, which no noise reaches. Prints what
+noise costs.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -56,6 +59,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--budget", type=int, default=150, help="trainings, those at hand included")
+    parser.add_argument("--trainings", type=positive_int, default=1, help="of what answers a scenario")
     parser.add_argument("--batch", type=positive_int, default=8, help="trainings between two looks at what is wanted")
     parser.add_argument("--join", type=Path, nargs="*", default=[])
     parser.add_argument("--pack", type=Path, help="default: beside the shipped records")
@@ -80,19 +84,25 @@ def main() -> None:
         sources = [each for each in there if read_records(each).info.settings_hash == info.settings_hash]
         sources += given.join
         read_records(sources or floats)  # before anything is trained: what is joined must be there
-        tried: set[tuple[Levels, float]] = set()
+        tried: Counter[tuple[Levels, float]] = Counter()
         while True:
-            measured = {**dict.fromkeys(tried, 0.0), **accuracies(problem, [*sources, folder])}
+            found = accuracies(problem, [*sources, folder])
+            measured = {**dict.fromkeys(tried, 0.0), **{key: float(np.mean(each)) for key, each in found.items()}}
             wanted = next_noisy(problem, scenarios, LADDER_DB, measured, confidence=given.confidence)
-            left = max(0, min(given.batch, given.budget - len(measured)))
-            wanted = wanted[:left]
-            print(f"{len(measured)} trainings through noise; {len(wanted)} to do next", flush=True)
-            if not wanted:
+            # One that fails reaches nothing, and counts.
+            behind = {key: max(tried[key], len(found.get(key, ()))) for key in measured}
+            often = [key for key in wanted.measured if behind[key] < given.trainings]
+            done = sum(behind.values())
+            batch = (wanted.guesses or often)[: max(0, min(given.batch, given.budget - done))]
+            print(f"{done} trainings through noise; {len(batch)} to do next", flush=True)
+            if not batch:
                 break
-            requests = [Request(problem.space.strategy(np.array(levels)), snr_db) for levels, snr_db in wanted]
+            requests = [
+                Request(problem.space.strategy(np.array(key[0])), key[1], _repeat(behind.get(key, 0))) for key in batch
+            ]
             for _ in verifier.measure(requests):
                 pass
-            tried |= set(wanted)  # one that fails reaches nothing, and counts
+            tried.update({key: behind.get(key, 0) + 1 - tried[key] for key in batch})
         through = [*sources, *sorted(folder.glob(SHARD_PATTERN))]
         rows = [*encoded(read_records(through)), *silent(noise_free)] if through else silent(noise_free)
         write_records(folder / JOINED_FILE, rows, info)
@@ -114,19 +124,25 @@ def drawn(problem: Problem, count: int, seed: int) -> Scenarios:
     return Scenarios(repeated, floor, np.repeat(snr_db, len(LOSSES)))
 
 
-def accuracies(problem: Problem, sources: Sequence[Path]) -> dict[tuple[Levels, float], float]:
-    """What the trainings through noise reached, in the mean, by strategy and step of the ladder: the first that is not
-    below the training's ratio, for it holds there."""
+def _repeat(trainings: int) -> int:
+    """Which repeat the next training is, after so many: repeats below 100 are for verification."""
+    return 100 + trainings if trainings else 0
+
+
+def accuracies(problem: Problem, sources: Sequence[Path]) -> dict[tuple[Levels, float], list[float]]:
+    """What the trainings through noise reached, by strategy and step of the ladder: the first that is not below the
+    training's ratio, for it holds there."""
     there = [path for path in sources if not path.is_dir() or any(path.glob(SHARD_PATTERN))]
     found: dict[tuple[Levels, float], list[float]] = {}
-    for source in there:
-        records = read_records(source)
-        rows = records.table["snr_db"].to_pylist()
-        for strategy, snr_db, value in zip(records.strategies, rows, records.accuracy(problem.accuracy), strict=True):
-            steps = [] if snr_db is None else [step for step in LADDER_DB if step >= snr_db]
-            if steps:
-                found.setdefault((levels_of(problem, strategy), steps[0]), []).append(value)
-    return {key: float(np.mean(values)) for key, values in found.items()}
+    if not there:
+        return found
+    records = read_records(there)  # together: what a folder and a packed file both hold counts once
+    rows = records.table["snr_db"].to_pylist()
+    for strategy, snr_db, value in zip(records.strategies, rows, records.accuracy(problem.accuracy), strict=True):
+        steps = [] if snr_db is None else [step for step in LADDER_DB if step >= snr_db]
+        if steps:
+            found.setdefault((levels_of(problem, strategy), steps[0]), []).append(value)
+    return found
 
 
 def levels_of(problem: Problem, strategy: Strategy) -> Levels:

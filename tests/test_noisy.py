@@ -269,14 +269,19 @@ def test_what_to_train_through_noise_ends_and_leaves_no_guess(quiet: Problem, se
         return float(alone.get(levels, problem.base_accuracy) - own * 10 ** (-snr_db / 20))
 
     measured: dict[tuple[tuple[int, ...], float], float] = {}
-    while wanted := next_noisy(problem, scenarios, LADDER, measured, confidence=None):
+    while wanted := next_noisy(problem, scenarios, LADDER, measured, confidence=None).guesses:
         assert not set(wanted) & set(measured)  # nothing twice
         for levels, snr_db in wanted[:3]:
             assert snr_db in LADDER
             measured[levels, snr_db] = truth(levels, snr_db)
-    assert _best_known(problem, scenarios, measured) == pytest.approx(
-        _best_known(problem, scenarios, measured, hopes=problem)
-    )
+    best = _best_known(problem, scenarios, measured)
+    assert best == pytest.approx(_best_known(problem, scenarios, measured, hopes=problem))
+    # What answers by its measurements is not to be had without them, and nothing else is missed.
+    winners = {levels for levels, _ in next_noisy(problem, scenarios, LADDER, measured, confidence=None).measured}
+    for own in {levels for levels, _ in measured}:
+        others = {key: value for key, value in measured.items() if key[0] != own}
+        missed = _best_known(problem, scenarios, others) != pytest.approx(best)
+        assert missed == (own in winners)
 
 
 def _best_known(

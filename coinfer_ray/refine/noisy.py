@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from coinfer_kernels import Scenarios, cheapest_feasible
@@ -21,6 +22,14 @@ from coinfer_ray.optimizer.problem import Problem
 Levels = tuple[int, ...]
 
 
+class Wanted(NamedTuple):
+    """Strategies with a codec that answer some scenario, each with a step of the ladder (dB), the most often wanted
+    first: ``guesses`` have not been trained there, ``measured`` were, and answer by that."""
+
+    guesses: list[tuple[Levels, float]]
+    measured: list[tuple[Levels, float]]
+
+
 def next_noisy(
     problem: Problem,
     scenarios: Scenarios,
@@ -28,9 +37,9 @@ def next_noisy(
     measured: Mapping[tuple[Levels, float], float],
     *,
     confidence: float | None,
-) -> list[tuple[Levels, float]]:
-    """The strategies to train next, each with its step of ``ladder`` (dB, rising), the most often wanted first; none
-    when every scenario is answered by what is known.
+) -> Wanted:
+    """The strategies to train next, each with its step of ``ladder`` (dB, rising), none of them a guess when every
+    scenario is answered by what is known; and what of it answers some.
 
     ``problem`` holds the noise-free records, its network as it is and its measured strategies are those that take part;
     the ``scenarios``' ratios say which step's trainings they may use, those below the lowest none. ``measured`` has the
@@ -47,17 +56,20 @@ def next_noisy(
     silent = (levels[:, codec:] == problem.space.tables.canonical[codec:]).all(axis=1)
     reached = _reached(keys, levels[:, problem.space.cut_variable], alone, silent, ladder, measured)
     step = np.searchsorted(ladder, scenarios.snr_db, side="right") - 1
-    wanted: Counter[tuple[Levels, float]] = Counter()
+    guesses: Counter[tuple[Levels, float]] = Counter()
+    winners: Counter[tuple[Levels, float]] = Counter()
     for number in range(len(ladder)):
         rows = np.flatnonzero(step == number)
-        accuracy, guessed = reached[number]
+        accuracy, guessed, best = reached[number]
         bound = accuracy
         if confidence is not None:
             bound = accuracy - problem.predictor.calibration.margin(error, confidence)
         bound = np.where(exact, alone, bound)
         found, _ = cheapest_feasible(costs, bound, Scenarios._make(column[rows] for column in scenarios))
-        wanted.update((keys[row], ladder[number]) for row in found[found >= 0] if guessed[row])
-    return [each for each, _ in wanted.most_common()]
+        found = found[found >= 0]
+        guesses.update((keys[row], ladder[number]) for row in found if guessed[row])
+        winners.update((keys[row], ladder[best[row]]) for row in found if not (guessed[row] or silent[row]))
+    return Wanted(*([each for each, _ in counter.most_common()] for counter in (guesses, winners)))
 
 
 def _reached(
@@ -67,8 +79,9 @@ def _reached(
     silent: np.ndarray,
     ladder: tuple[float, ...],
     measured: Mapping[tuple[Levels, float], float],
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each step the accuracies of the strategies ``keys`` (K,), and which of them are guesses (K,).
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each step the accuracies of the strategies ``keys`` (K,), which of them are guesses (K,), and the step at
+    which it was measured where it is none (K,).
 
     What was measured at a step or below counts, the best of it. A guess is the accuracy ``alone`` (K,), less what noise
     took there, or above, of the one at its ``cut`` (K,) that lost least to it; none of the ``silent`` (K,) is one.
@@ -80,10 +93,11 @@ def _reached(
     paid = np.where(np.isinf(paid), 0.0, np.maximum(paid, 0.0))
     steps = []
     for number in range(len(ladder)):
-        held = np.nan_to_num(known[:, : number + 1], nan=-np.inf).max(axis=1)
+        there = np.nan_to_num(known[:, : number + 1], nan=-np.inf)
+        held = there.max(axis=1)
         hoped = alone - paid[cut, number:].max(axis=1)
         # Once it was trained at this very step there is nothing left to hope for.
         guessed = ~silent & np.isnan(known[:, number]) & (hoped > held)
         accuracy = np.where(silent, alone, np.where(guessed, hoped, held))
-        steps.append((accuracy, guessed))
+        steps.append((accuracy, guessed, there.argmax(axis=1)))
     return steps
