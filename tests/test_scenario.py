@@ -231,6 +231,7 @@ def test_numbers_as_yaml_and_numpy_write_them(tmp_path: Path) -> None:
         ({"model": [None]}, "model[0]: None must be a name"),
         ({"confidence": []}, "confidence: an empty list; give at least one probability, or null for none"),
         ({"confidence": [None, 95]}, "confidence: 95 must be in (0, 1); it is a probability, 0.95 for 95 %"),
+        ({"confidence": [0.9, -0.1]}, "confidence: -0.1 must be in (0, 1); it is a probability, 0.95 for 95 %"),
         ({"confidence": "high"}, "confidence: 'high' must be a finite number"),
         ({"max_loss": []}, "max_loss: an empty list; give at least one number"),
         ({"max_loss": [0.01, 2]}, "max_loss: 2 must be in (-1, 1); it is a share of all images, 0.02 for 2 points"),

@@ -300,6 +300,9 @@ def test_confidence_is_an_axis_and_can_be_overridden(run: Callable[..., pa.Table
             assert sure["accuracy_bound"] == problem.measured_bound(0.9)[problem.measured.find(levels)[0]]
         elif not problem.is_known(levels)[0]:
             assert sure["accuracy_bound"] == predictor.lower_bound(sure["predicted_accuracy"], 0.9)
+    guessed = run(few | {"confidence": None})
+    assert guessed.column("confidence").to_pylist() == [None] * 2
+    assert run(few, confidence=0) == guessed == run(few | {"confidence": 0})
     asked = run(few, confidence=0.8).to_pylist()
     assert [row["confidence"] for row in asked] == [0.8] * 2
     with pytest.raises(InputError, match=r"confidence: 0\.9999 needs at least 9999 scenarios"):

@@ -85,7 +85,11 @@ def sweep(
         options.CutsChoice | None, typer.Option("--cuts", help="all or inner, instead of what the grid file says.")
     ] = None,
     confidence: Annotated[
-        float | None, typer.Option("--confidence", help="How sure the predictor must be, instead of the grid file's.")
+        float | None,
+        typer.Option(
+            "--confidence",
+            help="How sure an answer must be, instead of the grid file's; 0 takes predictions as they are.",
+        ),
     ] = None,
     round_trip_ms: Annotated[
         float | None, typer.Option("--round-trip-ms", help="Of every link, instead of what the grid file says.")

@@ -82,14 +82,15 @@ class Grid:
         return len(self.device) * len(self.server) * len(self.link) * len(self.max_loss) * len(self.confidence)
 
     def asking(self, confidence: float) -> Grid:
-        """The same scenarios with that confidence instead of the grid's own.
+        """The same scenarios with that confidence instead of the grid's own; 0: predictions as they are.
 
         Raises:
             InputError: it is no probability.
         """
-        check_confidence(confidence)
-        document = self.document | {"confidence": [confidence]}
-        return replace(self, confidence=np.array([confidence]), document=document)
+        if confidence:
+            check_confidence(confidence)
+        document = self.document | {"confidence": [confidence or None]}
+        return replace(self, confidence=np.array([confidence or np.nan]), document=document)
 
     def with_round_trip(self, round_trip_s: float) -> Grid:
         """The same scenarios with that round trip (s) on every link."""

@@ -119,16 +119,16 @@ def _share(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _confidences(given: Any) -> tuple[float, ...]:
-    """A probability, or a list in which ``null`` stands for none: the predictions as they are."""
+    """A probability, or a list in which ``null`` or 0 stands for none: the predictions as they are."""
     values = tuple(np.nan if value is None else _number(value) for value in given) if isinstance(given, list) else None
     if values is None:
         values = (np.nan,) if given is None else _numbers(given)
     if not values:
         raise ValueError("an empty list; give at least one probability, or null for none")
     for value in values:
-        if not np.isnan(value) and not 0 < value < 1:
+        if not np.isnan(value) and not 0 <= value < 1:
             raise ValueError(f"{value:g} must be in (0, 1); it is a probability, 0.95 for 95 %")
-    return values
+    return tuple(value or np.nan for value in values)
 
 
 def _power(value: Any) -> float:
