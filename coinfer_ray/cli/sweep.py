@@ -43,7 +43,7 @@ A grid file:
   server: [p100]
   link: [4g, {rate_mbps: [1, 10, 100], round_trip_ms: 40}, {bandwidth_mhz: 10, snr_db: {linspace: [0, 50, 51]}}]
   max_loss: [0.01, 0.02]
-  confidence: [null, 0.95]       # may be left out: 0.9; null: predictions as they are
+  confidence: [null, 0.95]       # may be left out: 0.9; null or 0: predictions as they are
 """,
     )(sweep)
 
