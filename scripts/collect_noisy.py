@@ -138,7 +138,8 @@ def accuracies(problem: Problem, sources: Sequence[Path]) -> dict[tuple[Levels, 
         return found
     records = read_records(there)  # together: what a folder and a packed file both hold counts once
     rows = records.table["snr_db"].to_pylist()
-    for strategy, snr_db, value in zip(records.strategies, rows, records.accuracy(problem.accuracy), strict=True):
+    reached = records.accuracy(problem.accuracy, problem.base_accuracy)
+    for strategy, snr_db, value in zip(records.strategies, rows, reached, strict=True):
         steps = [] if snr_db is None else [step for step in LADDER_DB if step >= snr_db]
         if steps:
             found.setdefault((levels_of(problem, strategy), steps[0]), []).append(value)

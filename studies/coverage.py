@@ -7,8 +7,8 @@ one training is held out at random, and what the others measured is all that is 
 trained once are left out. Random scenarios (:func:`coinfer_ray.refine.cases.drawn_cases`) are then answered as `coinfer
 optimize` answers them, and each answer is judged by the training that was held out, against the base network on the
 same images. --repeats draws trainings and scenarios anew. The network as it is keeps every bound, so only compressed
-answers are counted. The margins behind a confidence are those of images; what they are too narrow or too wide for, the
-spread from training to training among it, shows here.
+answers are counted. How wide the margins behind a confidence are was simulated (studies/margin.py); what they are too
+narrow or too wide for shows here.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def coverage(
         known = np.zeros(len(names), dtype=np.bool_)
         known[[row for own in repeated.values() for row in own]] = True
         known[list(held.values())] = False
-        measured = measured_of(records.where(known), problem.accuracy)
+        measured = measured_of(records.where(known), problem.accuracy, problem.base_accuracy)
         told = replace(problem, fitted=replace(problem.predictor, measured=measured))
         seed = int(rng.integers(1 << 32))
         for loss in DRAWN_LOSSES:

@@ -16,6 +16,7 @@ from coinfer_ray.models.layers import LayerGraph
 from coinfer_ray.models.library import load_graph
 from coinfer_ray.models.source import ModelLike, resolve_model
 from coinfer_ray.optimizer.answers import Answers
+from coinfer_ray.predictor.calibration import SELECTED
 from coinfer_ray.predictor.fit import DEFAULT_REGRESSOR, RecordsSource
 from coinfer_ray.predictor.obtain import obtain_predictor
 from coinfer_ray.predictor.predictor import Predictor
@@ -221,6 +222,7 @@ class Problem:
             **({"layer_seconds": measured} if any(measured.values()) else {}),
             "predictor": None if self.fitted is None else self.fitted.provenance(),
             "measured": None if self.fitted is None else self.fitted.measured.fingerprint,
+            "margin": SELECTED,
             "cuts": self.space.cuts,
             "codec_flops": "count" if tables.codec_flops else "neglect",
             "feature_bits": list(self.space.feature_bits),

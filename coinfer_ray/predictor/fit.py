@@ -105,7 +105,7 @@ def fit(
     everything = opened(records)
     records = floats_of(everything)
     x, names = record_features(records)
-    y, groups = records.accuracy(accuracy), strategy_groups(x)
+    y, groups = _targets(records, everything, accuracy), strategy_groups(x)
     check_enough(records, folds)
     fold = assign_folds(groups, folds, seed)
     rows, held_out = [], {}
@@ -155,7 +155,7 @@ def fit_predictor(
         raise InputError(f"records: {records.source} holds a single strategy; a predictor needs many")
     fold = assign_folds(groups, folds, seed)
     with one_thread():
-        held_out = out_of_fold(regressor_of(records, regressor, seed), x, records.accuracy(accuracy), fold)
+        held_out = out_of_fold(regressor_of(records, regressor, seed), x, _targets(records, everything, accuracy), fold)
     return _fitted(records, everything, x, names, regressor, accuracy, seed, groups, held_out)
 
 
@@ -201,7 +201,7 @@ def _fitted(
     it; the strategies of ``everything`` are its measured ones."""
     import sklearn
 
-    y, base_accuracy = records.accuracy(accuracy), records.base_accuracy(accuracy)
+    y, base_accuracy = _targets(records, everything, accuracy), everything.base_accuracy(accuracy)
     images = records.settings.get(f"{accuracy}_images")
     repeats = noise_floor(groups, y)
     with one_thread():
@@ -234,13 +234,19 @@ def _fitted(
     )
 
 
-def measured_of(records: Records, accuracy: Split) -> Measured:
-    """What the records say of the strategies that were trained, each as the mean of its trainings over such a link."""
+def _targets(records: Records, everything: Records, accuracy: Split) -> np.ndarray:
+    """(n,) the accuracies of some of the records, beside the base network of all of them."""
+    return records.accuracy(accuracy, everything.base_accuracy(accuracy))
+
+
+def measured_of(records: Records, accuracy: Split, base: float | None = None) -> Measured:
+    """What the records say of the strategies that were trained, each as the mean of its trainings over such a link,
+    beside a ``base`` network of that accuracy (:meth:`Records.accuracy`)."""
     x, bits = _variables(records), records.feature_bits
     snr_db = np.full(len(x), np.nan) if records.snr_db is None else records.snr_db
     groups = strategy_groups(np.column_stack([x, bits, np.nan_to_num(snr_db, nan=np.inf)]))
     _, error = records.losses(accuracy)
-    return Measured.of(x, records.accuracy(accuracy), groups, bits, records.costs()[:, 2], snr_db, error)
+    return Measured.of(x, records.accuracy(accuracy, base), groups, bits, records.costs()[:, 2], snr_db, error)
 
 
 def floats_of(records: Records) -> Records:

@@ -29,6 +29,7 @@ from coinfer_ray.predictor.fit import (
     check_enough,
     fit_predictor,
     floats_of,
+    measured_of,
     opened,
     record_features,
     records_hash,
@@ -39,7 +40,11 @@ from coinfer_ray.runtime.address import as_address
 from coinfer_ray.runtime.cache import cache_folder
 from coinfer_ray.runtime.places import local_copy
 
-_SOURCES = ("coinfer_ray.predictor", "coinfer_ray.problem")  # the code that decides what a fit gives
+_SOURCES = (
+    "coinfer_ray.predictor",
+    "coinfer_ray.problem",
+    "coinfer_ray.records",
+)  # the code that decides what a fit gives
 
 
 def obtain_predictor(
@@ -132,6 +137,7 @@ def _fingerprint(records: Records, regressor: str, accuracy: Split, folds: int) 
     document = {
         "format": PREDICTOR_FORMAT,
         "records": records_hash(np.column_stack([x, records.feature_bits]), records.accuracy(accuracy)),
+        "measured": measured_of(records, accuracy).fingerprint,
         "base_accuracy": records.base_accuracy(accuracy),
         "settings": records.info.settings_hash,
         "features": names,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -17,3 +20,9 @@ def paired_error(gained: ArrayLike, lost: ArrayLike, images: float) -> NDArray[n
     more, less = np.asarray(gained, dtype=np.float64), np.asarray(lost, dtype=np.float64)
     error: NDArray[np.float64] = np.sqrt(more + less - (less - more) ** 2 / images) / images
     return error
+
+
+def accuracy_beside(row: Mapping[str, Any], split: str, base: float) -> float:
+    """The accuracy of a row of records beside a base network of that accuracy (``Records.accuracy``)."""
+    reached = float(row[f"{split}_accuracy"])
+    return reached if row.get(f"{split}_lost") is None else reached + (base - row[f"base_{split}_accuracy"])

@@ -194,11 +194,13 @@ class Records:
             return None
         return self._column("snr_db")
 
-    def accuracy(self, which: Split = "validation") -> np.ndarray:
-        """(n,) measured accuracies, 0..1, beside a base network of :meth:`base_accuracy`: on another kind of machine it
-        gets an image or two other ones right, and a candidate lost what it lost against it there."""
-        measured = self._column(f"{which}_accuracy")
-        moved = self.base_accuracy(which) - self._column(f"base_{which}_accuracy")
+    def accuracy(self, which: Split = "validation", base: float | None = None) -> np.ndarray:
+        """(n,) measured accuracies, 0..1, beside a base network of that accuracy (default: :meth:`base_accuracy`).
+
+        On another kind of machine it gets an image or two other ones right; a candidate lost what it lost there.
+        """
+        measured, base = self._column(f"{which}_accuracy"), self.base_accuracy(which) if base is None else base
+        moved = base - self._column(f"base_{which}_accuracy")
         return np.where(self.paired(which), measured + moved, measured)
 
     def base_accuracy(self, which: Split = "validation") -> float:
@@ -240,12 +242,7 @@ def schema(info: RecordsInfo) -> pa.Schema:
     """
     import pyarrow as pa
 
-    types = {
-        "int64": pa.int64(),
-        "string": pa.string(),
-        "double": pa.float64(),
-        "list<double>": pa.list_(pa.float64()),
-    }
+    types = {"int64": pa.int64(), "string": pa.string(), "double": pa.float64(), "list<double>": pa.list_(pa.float64())}
     fields = [pa.field(name, types[kind]) for name, kind in _COLUMNS.items()]
     return pa.schema(fields, metadata={_METADATA_KEY: json.dumps(info.to_json(), sort_keys=True)})
 

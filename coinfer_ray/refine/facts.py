@@ -11,6 +11,7 @@ import numpy as np
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.problem.costs import objective
 from coinfer_ray.problem.strategy import FLOAT_BITS, Strategy
+from coinfer_ray.records.paired import accuracy_beside
 from coinfer_ray.records.store import Records, Split
 from coinfer_ray.refine.cases import Case
 
@@ -43,8 +44,9 @@ class Facts:
         self._costs: list[np.ndarray] = []
         self._rows: dict[tuple[tuple[int, ...], float | None], dict[int, Mapping[str, Any]]] = {}
         self._split: Split = split
+        self._base = {each: start.base_accuracy(each) for each in (split, "test")}
         for levels in problem.known_levels:
-            base = start.base_accuracy(split), start.base_accuracy("test")
+            base = self._base[split], self._base["test"]
             self._put(Fact(_key(levels), None, *base, trainings=0, own=0, source="base"))
         rows: dict[tuple[tuple[int, ...], float | None], list[Mapping[str, Any]]] = {}
         for row, strategy in zip(start.table.to_pylist(), start.strategies, strict=True):
@@ -77,14 +79,17 @@ class Facts:
         fact = Fact(
             levels,
             snr_db,
-            accuracy=_mean(ended_well, f"{self._split}_accuracy"),
-            test_accuracy=_mean(ended_well, "test_accuracy"),
+            accuracy=self._accuracy(ended_well, self._split),
+            test_accuracy=self._accuracy(ended_well, "test"),
             trainings=len(trainings),
             own=own,
             source=source,
         )
-        self._put(fact, sent=_mean(ended_well, "uplink_bit"))
+        self._put(fact, sent=float(np.mean([row["uplink_bit"] for row in ended_well])) if ended_well else None)
         return fact
+
+    def _accuracy(self, rows: Sequence[Mapping[str, Any]], split: Split) -> float | None:
+        return float(np.mean([accuracy_beside(row, split, self._base[split]) for row in rows])) if rows else None
 
     def of(self, levels: tuple[int, ...], snr_db: float | None) -> Fact | None:
         """What is known of a strategy over that channel; what was measured without noise holds on every one."""
@@ -133,7 +138,3 @@ def _levels_in(problem: Problem, strategy: Strategy) -> tuple[int, ...] | None:
 
 def _key(levels: np.ndarray) -> tuple[int, ...]:
     return tuple(int(level) for level in levels)
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:
-    return float(np.mean([row[column] for row in rows])) if rows else None

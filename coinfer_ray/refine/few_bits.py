@@ -63,7 +63,8 @@ def base_records(choices: ChoiceTable, info: RecordsInfo, space: SearchSpace) ->
 
 def knowing_widths(problem: Problem, records: Records, base: Records) -> Problem:
     """The problem by ``records`` alone and what the network as it is loses with few bits, ``base``."""
-    measured = measured_of(records, problem.accuracy).beside(measured_of(base, problem.accuracy))
+    parts = [measured_of(each, problem.accuracy, problem.base_accuracy) for each in (records, base)]
+    measured = parts[0].beside(parts[1])
     return replace(problem, fitted=replace(problem.predictor, measured=measured))
 
 

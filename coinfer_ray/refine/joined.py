@@ -20,7 +20,7 @@ def with_trainings(problem: Problem, sources: Sequence[Path]) -> Problem:
     """The problem with what all records of ``sources`` say of the strategies that were trained; a folder of none yet
     says nothing."""
     there = [path for path in sources if not path.is_dir() or any(path.glob(SHARD_PATTERN))]
-    measured = measured_of(read_records(there), problem.accuracy)
+    measured = measured_of(read_records(there), problem.accuracy, problem.base_accuracy)
     return replace(problem, fitted=replace(problem.predictor, measured=measured))
 
 

@@ -36,6 +36,7 @@ MOVED_SETS = (1, 2, 3, 5, 8)
 LEAST_CHANCE = 0.05  # what wins with less is not worth measuring
 LOSSES_OF_WIDTHS = (0.0, 0.001, 0.0025, 0.005, 0.01, 0.015)  # what few bits cost, rounded up; more is left out
 _ENOUGH = 0.98  # of what a network is expected to gain, by the cuts and widths at which it is measured
+_MOST_LOST = 0.1  # of the strategies by which the error of a loss is judged
 _SHIFT = 0.005  # loss: below the luckiest, so that its logarithm is one
 
 
@@ -94,13 +95,25 @@ class Neighbourhood:
     def _less_margins(self, factor: np.ndarray) -> NDArray[np.float64]:
         """(S,) the most that a strategy may lose to keep each bound, if the standard error of its loss, ``factor``
         times, counts as lost: its square grows with the loss, along a line through the measured strategies."""
-        own, allowed = self.problem.measured, self.allowed
-        slope, start = np.polyfit(self.problem.base_accuracy - own.accuracy, own.error**2, 1)
+        start, slope = self._error_line()
+        allowed = self.allowed
         # The x for which x + factor sqrt(start + slope x) is what is allowed.
         half = slope * factor**2 / 2
         root = np.sqrt(np.maximum(half**2 + factor**2 * (start + slope * allowed), 0.0))
         most: NDArray[np.float64] = allowed + half - root
         return most
+
+    def _error_line(self) -> tuple[float, float]:
+        """Start and slope, neither negative, of the squared standard error over the loss."""
+        from scipy.optimize import nnls
+
+        own = self.problem.measured
+        lost = self.problem.base_accuracy - own.accuracy
+        near = lost < _MOST_LOST  # the line is bent beyond
+        if not near.any():
+            return float(self.problem.predictor.calibration.usual_error**2), 0.0
+        (start, slope), _ = nnls(np.column_stack([np.ones(near.sum()), lost[near].clip(0)]), own.error[near] ** 2)
+        return float(start), float(slope)
 
     def name_of(self, levels: np.ndarray) -> Name:
         """A strategy's levels, one cut for all of a network without a codec and one width for all others: the fewest

@@ -89,8 +89,10 @@ class Grid:
         """
         if confidence:
             check_confidence(confidence)
-        document = self.document | {"confidence": [confidence or None]}
-        return replace(self, confidence=np.array([confidence or np.nan]), document=document)
+        asked = np.array([confidence or np.nan])
+        if np.array_equal(asked, self.confidence, equal_nan=True):
+            return self
+        return replace(self, confidence=asked, document=self.document | {"confidence": [confidence or None]})
 
     def with_round_trip(self, round_trip_s: float) -> Grid:
         """The same scenarios with that round trip (s) on every link."""

@@ -205,7 +205,8 @@ class ScenarioNumbers(TypedDict, total=False):
     server computes takes 1 + that as long (default: the file's own, else 0). ``cost_model``: ``flops``, operations over
     a speed, ``layers``, measured times of layers, or ``profile``, measured halves of the network, where a file has
     several (default: the last of these that it has). ``max_loss``: allowed loss of accuracy, a share (default 0.02).
-    ``confidence``: how sure it must be that an answer keeps to the bound (default 0.9; None: predictions as they are).
+    ``confidence``: how sure it must be that an answer keeps to the bound (default 0.9; None or 0: predictions as they
+    are).
     """
 
     device_gflops: float | None
@@ -237,7 +238,7 @@ def resolve(*, network: str | None = None, **options: Unpack[ScenarioOptions]) -
     Raises:
         InputError: the first of them that cannot be used.
     """
-    max_loss, confidence = options.get("max_loss", 0.02), options.get("confidence", DEFAULT_CONFIDENCE)
+    max_loss, confidence = options.get("max_loss", 0.02), options.get("confidence", DEFAULT_CONFIDENCE) or None
     check_max_loss(max_loss)
     if confidence is not None:
         check_confidence(confidence)
@@ -308,6 +309,9 @@ def parse_grid(document: Any, where: str = "grid", changed: Mapping[str, Any] | 
     document = _plain(document)
     if isinstance(document, dict):
         document |= changed or {}
+        if "confidence" in document:  # two words for one thing: what was begun with the one goes on with the other
+            given = document["confidence"]
+            document["confidence"] = [*map(_none_for_0, given)] if isinstance(given, list) else _none_for_0(given)
         for axis in ("device", "server", "link"):
             if isinstance(document.get(axis), list):
                 document[axis] = [_opened(item) for item in document[axis]]
@@ -399,6 +403,10 @@ def _opened(item: Any) -> Any:
 
 
 M = TypeVar("M", bound=BaseModel)
+
+
+def _none_for_0(value: Any) -> Any:
+    return None if value == 0 and not isinstance(value, bool) else value
 
 
 def _validated(schema: type[M], document: Any, where: str) -> M:

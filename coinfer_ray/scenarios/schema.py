@@ -127,7 +127,7 @@ def _confidences(given: Any) -> tuple[float, ...]:
         raise ValueError("an empty list; give at least one probability, or null for none")
     for value in values:
         if not np.isnan(value) and not 0 <= value < 1:
-            raise ValueError(f"{value:g} must be in (0, 1); it is a probability, 0.95 for 95 %")
+            raise ValueError(f"{value:g} must be in [0, 1); it is a probability, 0.95 for 95 %")
     return tuple(value or np.nan for value in values)
 
 
