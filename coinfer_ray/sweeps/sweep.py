@@ -111,9 +111,9 @@ def sweep(
         executor: ``ray``, ``local``, or an executor that the caller has entered. ``address`` and ``workers`` are
             for the first (:class:`RayExecutor`).
         seed, confidence (0: predictions as they are): instead of the grid's own; so is ``cuts`` among the ``options``,
-            and ``round_trip_ms`` (1e-3 s) of every link, and ``server_load`` of every server. ``cost_model``: ``flops`` counts operations
-            where times of layers are measured, too; ``layers`` and ``profile`` ask for some. ``objective``:
-            ``latency`` (s), or ``energy``, the device's (J), which needs the powers of every device.
+            and ``round_trip_ms`` (1e-3 s) of every link, and ``server_load`` of every server. ``cost_model``: ``flops``
+            counts operations where times of layers are measured, too; ``layers`` and ``profile`` ask for some.
+            ``objective``: ``latency`` (s), or ``energy``, the device's (J), which needs the powers of every device.
         certify: prove a lower bound beside the answers of any optimizer.
         chunk: scenarios to a chunk; None suits the grid's size.
         columns: ``full``, ``compact`` (number, strategy and latency, from which the grid and the strategies give the
