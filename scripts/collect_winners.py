@@ -82,7 +82,10 @@ def missing(problem: Problem, scenarios: Scenarios, given: argparse.Namespace) -
     space = problem.space
     answers = problem.answers(solve(problem, scenarios, confidence=given.confidence or None))
     assert answers.trainings is not None
-    rows = np.flatnonzero((answers.trainings > 0) & (answers.trainings < given.trainings))
+    as_it_is = answers.levels.copy()
+    as_it_is[:, space.cut_variable] = problem.known_levels[0, space.cut_variable]
+    trained = ~problem.is_known(as_it_is)  # the network as it is with few bits has no seed: once is enough
+    rows = np.flatnonzero(trained & (answers.trainings > 0) & (answers.trainings < given.trainings))
     wanted = {}
     for row in rows:
         levels = answers.levels[row].copy()
