@@ -192,3 +192,26 @@ def test_a_network_without_a_codec_is_measured_whole_and_where_it_may_win(
     few = near.moves(50, 8)
     nothing = np.zeros((len(few), len(near.latency_s)))
     assert near.best(few, Outlook(nothing + 1, nothing, nothing.astype(np.int64)), 3) == []
+
+
+def test_some_moves_empty_blocks_that_follow_each_other_and_touch_nothing_else() -> None:
+    """Of RegNetX-400MF, whose blocks are flowed past; what crosses a cut is never among their sets."""
+    problem = assemble("regnet_x_400mf")
+    space, graph = problem.space, problem.graph
+    crossing = {graph.layers[point - 1].out_set for point in graph.cut_points[1:-1]}
+    within = [row for row, each in enumerate(graph.prunable_sets) if each.name not in crossing]
+    near = Neighbourhood(problem, drawn(problem, 3), confidence=0.9)
+    rows = np.array(near.moves(3_000, 0))[:, : space.sets]
+    top = space.tables.n_levels[: space.sets] - 1
+    emptied = rows >= top - top // 5
+    runs = set()
+    for row, gone in zip(rows, emptied, strict=True):
+        places = np.flatnonzero(gone[within])
+        others = np.delete(row, [within[place] for place in places])
+        if len(places) > 2 and not others.any() and (np.diff(places) == 1).all():
+            runs.add((within[places[0]], within[places[-1]]))
+    assert (
+        len(runs) > 30 and min(first for first, _ in runs) == within[0] and max(last for _, last in runs) == within[-1]
+    )
+    names = [each.name for each in graph.prunable_sets]
+    assert any(names[first] in ("conv36", "conv39") and names[last] == "conv69" for first, last in runs)

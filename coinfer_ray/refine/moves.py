@@ -75,6 +75,7 @@ class Neighbourhood:
         graph, sets = problem.graph, [each.name for each in problem.graph.prunable_sets]
         crossing = {graph.layers[point - 1].out_set for point in graph.cut_points[1:-1]}
         self._crossing = [number for number, name in enumerate(sets) if name in crossing]
+        self._within = [number for number, name in enumerate(sets) if name not in crossing]
         levels = np.vstack([problem.known_levels, problem.measured.levels])
         costs = np.vstack([problem.known_costs, problem.measured.costs])
         known = len(problem.known_levels)
@@ -134,10 +135,12 @@ class Neighbourhood:
         for _ in range(count):
             levels = np.array(self.winners[rng.integers(len(self.winners))])
             other = np.array(self.winners[rng.integers(len(self.winners))])
-            kind = rng.integers(5)
+            kind = rng.integers(6)
             if kind == 4 and self._crossing:
                 found.add(self._narrowed(levels, rng))
                 continue
+            if kind == 5 and self._within:
+                self._emptied(levels, rng)
             if kind == 0:
                 self._mix(levels, other, rng)
             elif kind == 1 and not self._plain(levels):
@@ -145,7 +148,7 @@ class Neighbourhood:
             elif kind == 2 and self.space.sets > 1:
                 self._shift_half(levels, rng)
             sets = rng.choice(self.space.sets, min(self.space.sets, rng.choice(MOVED_SETS)), replace=False)
-            if kind != 1 or rng.random() < 0.5:
+            if kind not in (1, 5) or rng.random() < 0.5:
                 self._shift(levels, sets, rng)
             found.add(self.name_of(canonicalize(self.space.tables, levels[None])[0]))
         return sorted(found - self.known)
@@ -266,6 +269,16 @@ class Neighbourhood:
         sets = np.arange(place) if first else np.arange(place, self.space.sets)
         top = self.space.tables.n_levels[sets] - 1
         levels[sets] = np.clip(levels[sets] + step, 0, top)
+
+    def _emptied(self, levels: np.ndarray, rng: np.random.Generator) -> None:
+        """A run of sets within blocks keeps as few channels as may be, or nearly so. What is left of these blocks is
+        what flows past them, as if the network were less deep. Half of the time all other sets stay whole."""
+        if rng.random() < 0.5:
+            levels[:] = self._as_it_is
+        first, last = np.sort(rng.choice(len(self._within) + 1, 2, replace=False))
+        run = self._within[first:last]
+        top = self.space.tables.n_levels[run] - 1
+        levels[run] = top - rng.integers(0, 1 + top // 5)
 
     def _narrowed(self, levels: np.ndarray, rng: np.random.Generator) -> Name:
         """A network without a codec in which one set that crosses at some cut keeps any number of channels: what the
