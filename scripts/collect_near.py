@@ -6,7 +6,8 @@ Each round draws moves from the strategies that answer --scenarios random ones (
 :func:`coinfer_ray.refine.cases.drawn_cases`), keeps those of the largest expected improvement, measures their damage
 before training, and trains the best --batch of them by what that says (:mod:`coinfer_ray.refine.moves`). It ends when
 nothing is expected to gain, after --budget trained networks, or when --seconds have passed. Killed, it goes on from
-what it trained when the same command is given again. What was expected and what came of it is printed round by round,
+what it trained when the same command is given again. --emptied-from SET ...: before the rounds, the network as it is
+is trained with all sets within its blocks from that one on emptied, as if it ended there. What was expected and what came of it is printed round by round,
 the latency of the answers as the geometric mean over the scenarios. At the end the trainings join the shipped records
 (--no-pack: they don't); fit the predictors again then (scripts/fit_shipped.sh).
 """
@@ -54,6 +55,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--budget", type=int, default=100, help="networks to train")
     parser.add_argument("--seconds", type=float, default=np.inf, help="start no round later")
+    parser.add_argument(
+        "--emptied-from",
+        nargs="*",
+        default=[],
+        metavar="SET",
+        help="train the network emptied from these sets on first",
+    )
     parser.add_argument("--damages", type=Path, help="file of what was measured (default: that of studies/damage.py)")
     parser.add_argument("--no-pack", action="store_true", help="leave the shipped records as they are")
     parser.add_argument("--executor", default="ray", choices=EXECUTORS)
@@ -75,6 +83,9 @@ def main() -> None:
     ):
         verifier = Verifier(info, data, base, executor, folder=folder)
         damages = Damages(given.damages or MEASURED / f"{given.model}.parquet", problem.space)
+        first = Neighbourhood(problem, scenarios, confidence=given.confidence)
+        for _ in verifier.measure([Request(first.emptied_from(name)) for name in given.emptied_from]):
+            pass
         trained, tried = 0, set[Name]()
         expected: list[Move] = []
         for number in itertools.count():

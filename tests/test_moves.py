@@ -10,6 +10,7 @@ from coinfer_kernels import Scenarios
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coinfer_ray.errors import InputError
 from coinfer_ray.optimizer.problem import Problem, assemble
 from coinfer_ray.optimizer.solve import solve
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec
@@ -210,8 +211,11 @@ def test_some_moves_empty_blocks_that_follow_each_other_and_touch_nothing_else()
         others = np.delete(row, [within[place] for place in places])
         if len(places) > 2 and not others.any() and (np.diff(places) == 1).all():
             runs.add((within[places[0]], within[places[-1]]))
-    assert (
-        len(runs) > 30 and min(first for first, _ in runs) == within[0] and max(last for _, last in runs) == within[-1]
-    )
+    assert len(runs) > 30 and {within[0], within[-1]} <= {end for run in runs for end in run}
     names = [each.name for each in graph.prunable_sets]
     assert any(names[first] in ("conv36", "conv39") and names[last] == "conv69" for first, last in runs)
+    emptied = near.emptied_from("conv42")
+    assert [name for name, share in emptied.sparsity.items() if share] == names[names.index("conv42") :]
+    assert {share for share in emptied.sparsity.values() if share} == {0.96} and emptied.codec == Codec()
+    with pytest.raises(InputError, match="set within a block: 'conv35' is unknown"):
+        near.emptied_from("conv35")

@@ -22,6 +22,7 @@ import numpy as np
 from coinfer_kernels import Scenarios, canonicalize, cheapest_feasible, features
 from numpy.typing import NDArray
 
+from coinfer_ray.errors import check_name
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.predictor.distillation import Aggregates
 from coinfer_ray.predictor.gaussian_process import GaussianProcess
@@ -127,6 +128,21 @@ class Neighbourhood:
             same = np.flatnonzero(points[: self.space.searched_cuts] == points[levels[cut]])
             levels[cut] = same[self.space.cut_bits[same].argmin()]
         return tuple(int(level) for level in levels)
+
+    def emptied_from(self, name: str) -> Strategy:
+        """The network as it is but for the sets within blocks from the one of that name on.
+
+        These keep as few channels as may be: as if the network ended there, but for what flows past.
+
+        Raises:
+            InputError: no set of that name lies within a block.
+        """
+        sets = [each.name for each in self.problem.graph.prunable_sets]
+        check_name("set within a block", name, [sets[row] for row in self._within])
+        levels = np.array(self._as_it_is)
+        run = [row for row in self._within if row >= sets.index(name)]
+        levels[run] = self.space.tables.n_levels[run] - 1
+        return self.space.strategy(levels)
 
     def moves(self, count: int, seed: int) -> list[Name]:
         """At most ``count`` strategies that have not been measured, drawn around the winners."""
