@@ -6,10 +6,10 @@ Each round draws moves from the strategies that answer --scenarios random ones (
 :func:`coinfer_ray.refine.cases.drawn_cases`), keeps those of the largest expected improvement, measures their damage
 before training, and trains the best --batch of them by what that says (:mod:`coinfer_ray.refine.moves`). It ends when
 nothing is expected to gain, after --budget trained networks, or when --seconds have passed. Killed, it goes on from
-what it trained when the same command is given again. --emptied-from SET ...: before the rounds, the network as it is
-is trained with all sets within its blocks from that one on emptied, as if it ended there. What was expected and what came of it is printed round by round,
-the latency of the answers as the geometric mean over the scenarios. At the end the trainings join the shipped records
-(--no-pack: they don't); fit the predictors again then (scripts/fit_shipped.sh).
+what it trained when the same command is given again. --emptied-from SET ...: before the rounds, the network as it is is
+trained with all sets within its blocks from that one on emptied, as if it ended there. What was expected and what came
+of it is printed round by round, the latency of the answers as the geometric mean over the scenarios. At the end the
+trainings join the shipped records (--no-pack: they don't); fit the predictors again then (scripts/fit_shipped.sh).
 """
 
 from __future__ import annotations
