@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--losses", type=float, nargs="+", default=LOSSES, help="bounds of each scenario")
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--blind", type=int, default=0, help="of a batch: taken before their damage is measured")
     parser.add_argument("--budget", type=int, default=100, help="networks to train")
     parser.add_argument("--seconds", type=float, default=np.inf, help="start no round later")
     parser.add_argument(
@@ -96,7 +97,8 @@ def main() -> None:
             left = given.budget - trained
             if left <= 0 or time.monotonic() - started > given.seconds:
                 break
-            expected = chosen(near, damages, meter, given.seed + number, tried, min(given.batch, left))
+            count = min(given.batch, left)
+            expected = chosen(near, damages, meter, given.seed + number, tried, count, min(given.blind, count))
             if not expected:
                 print("no move is expected to gain anything")
                 break
@@ -116,19 +118,24 @@ def chosen(
     seed: int,
     tried: set[Name],
     count: int,
+    blind: int,
 ) -> list[Move]:
-    """The moves to train in a round: looked at by what is known of all, then by their damage."""
+    """The moves to train in a round: ``blind`` of them by what is known of all, the others by their damage as well, which
+    says little of a kind of move that none was trained of yet."""
     names = [name for name in near.moves(DRAWN, seed) if name not in tried]
     if not names:
         return []
-    looked_at = [move.name for move in near.best(names, near.outlook(names), LOOKED_AT)]
+    best = near.best(names, near.outlook(names), max(LOOKED_AT, blind))
+    if len(best) <= blind or blind == count:
+        return best[:count]
+    looked_at = [move.name for move in best[blind:]]
 
     def damage(names: Sequence[Name]) -> np.ndarray:
         strategies = [near.space.strategy(np.array(name)) for name in names]
         damages.measure(strategies, meter)
         return damages.of(strategies)
 
-    return near.best(looked_at, near.outlook(looked_at, damage), count) if looked_at else []
+    return best[:blind] + near.best(looked_at, near.outlook(looked_at, damage), count - blind)
 
 
 def told(number: int, near: Neighbourhood, expected: list[Move]) -> str:
