@@ -120,8 +120,10 @@ def chosen(
     count: int,
     blind: int,
 ) -> list[Move]:
-    """The moves to train in a round: ``blind`` of them by what is known of all, the others by their damage as well, which
-    says little of a kind of move that none was trained of yet."""
+    """The moves to train in a round: ``blind`` of them by what is known of all, the others by their damage as well.
+
+    Damage says little of a kind of move that none was trained of yet.
+    """
     names = [name for name in near.moves(DRAWN, seed) if name not in tried]
     if not names:
         return []
