@@ -5,11 +5,12 @@
 Each round draws moves from the strategies that answer --scenarios random ones (drawn from --seed,
 :func:`coinfer_ray.refine.cases.drawn_cases`), keeps those of the largest expected improvement, measures their damage
 before training, and trains the best --batch of them by what that says (:mod:`coinfer_ray.refine.moves`). It ends when
-nothing is expected to gain, after --budget trained networks, or when --seconds have passed. Killed, it goes on from
-what it trained when the same command is given again. --emptied-from SET ...: before the rounds, the network as it is is
-trained with all sets within its blocks from that one on emptied, as if it ended there. What was expected and what came
-of it is printed round by round, the latency of the answers as the geometric mean over the scenarios. At the end the
-trainings join the shipped records (--no-pack: they don't); fit the predictors again then (scripts/fit_shipped.sh).
+nothing is expected to gain, after --budget networks trained in this run, or when --seconds have passed. Killed, it goes
+on from what it trained when the same command is given again. --blind: so many of a batch are chosen before their damage
+is measured. --emptied-from SET ...: before the rounds, and beside the budget, the network as it is is trained with all
+sets within its blocks from that one on emptied, as if it ended there. What was expected and what came of it is printed
+round by round, the latency of the answers as the geometric mean over the scenarios. At the end the trainings join the
+shipped records (--no-pack: they don't); fit the predictors again then (scripts/fit_shipped.sh).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from coinfer_kernels import Scenarios
 
-from coinfer_ray.cli.scripts import run_script
+from coinfer_ray.cli.scripts import positive_int, run_script
 from coinfer_ray.optimizer.problem import assemble
 from coinfer_ray.records.request import Request
 from coinfer_ray.records.store import read_records, shipped_parts, shipped_records
@@ -52,9 +53,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--losses", type=float, nargs="+", default=LOSSES, help="bounds of each scenario")
     parser.add_argument("--confidence", type=float, default=0.9)
-    parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--batch", type=positive_int, default=6)
     parser.add_argument("--blind", type=int, default=0, help="of a batch: taken before their damage is measured")
-    parser.add_argument("--budget", type=int, default=100, help="networks to train")
+    parser.add_argument("--budget", type=positive_int, default=100, help="networks to train in this run")
     parser.add_argument("--seconds", type=float, default=np.inf, help="start no round later")
     parser.add_argument(
         "--emptied-from",
@@ -75,6 +76,8 @@ def main() -> None:
     cases = [replace(case, max_loss=loss) for case in cases for loss in given.losses]
     floor = problem.base_accuracy - np.array([case.max_loss for case in cases])
     scenarios = Scenarios(np.array([case.weights for case in cases]), floor, np.full(len(cases), np.nan))
+    first = Neighbourhood(problem, scenarios, confidence=given.confidence or None)
+    emptied = [first.emptied_from(name) for name in given.emptied_from]
     info, data = read_records(path).info, load_data(given.data)
     base = obtain_base(None, path, info, data)
     meter = DamageMeter(trainer_of(path, data))
@@ -84,21 +87,22 @@ def main() -> None:
     ):
         verifier = Verifier(info, data, base, executor, folder=folder)
         damages = Damages(given.damages or MEASURED / f"{given.model}.parquet", problem.space)
-        first = Neighbourhood(problem, scenarios, confidence=given.confidence)
-        for _ in verifier.measure([Request(first.emptied_from(name)) for name in given.emptied_from]):
+        for _ in verifier.measure([Request(strategy) for strategy in emptied]):
             pass
         trained, tried = 0, set[Name]()
         expected: list[Move] = []
         for number in itertools.count():
             near = Neighbourhood(
-                with_trainings(problem, [*shipped_parts(given.model), folder]), scenarios, confidence=given.confidence
+                with_trainings(problem, [*shipped_parts(given.model), folder]),
+                scenarios,
+                confidence=given.confidence or None,
             )
             print(told(number, near, expected), flush=True)
             left = given.budget - trained
             if left <= 0 or time.monotonic() - started > given.seconds:
                 break
             count = min(given.batch, left)
-            expected = chosen(near, damages, meter, given.seed + number, tried, count, min(given.blind, count))
+            expected = chosen(near, damages, meter, given.seed + number, tried, count, min(max(given.blind, 0), count))
             if not expected:
                 print("no move is expected to gain anything")
                 break
@@ -130,14 +134,14 @@ def chosen(
     best = near.best(names, near.outlook(names), max(LOOKED_AT, blind))
     if len(best) <= blind or blind == count:
         return best[:count]
-    looked_at = [move.name for move in best[blind:]]
+    first, looked_at = best[:blind], [move.name for move in best[blind:]]
 
     def damage(names: Sequence[Name]) -> np.ndarray:
         strategies = [near.space.strategy(np.array(name)) for name in names]
         damages.measure(strategies, meter)
         return damages.of(strategies)
 
-    return best[:blind] + near.best(looked_at, near.outlook(looked_at, damage), count - blind)
+    return first + near.best(looked_at, near.outlook(looked_at, damage), count - blind, after=first)
 
 
 def told(number: int, near: Neighbourhood, expected: list[Move]) -> str:

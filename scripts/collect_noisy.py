@@ -88,7 +88,7 @@ def main() -> None:
         while True:
             found = accuracies(problem, [*sources, folder])
             measured = {**dict.fromkeys(tried, 0.0), **{key: float(np.mean(each)) for key, each in found.items()}}
-            wanted = next_noisy(problem, scenarios, LADDER_DB, measured, confidence=given.confidence)
+            wanted = next_noisy(problem, scenarios, LADDER_DB, measured, confidence=given.confidence or None)
             # One that fails reaches nothing, and counts.
             behind = {key: max(tried[key], len(found.get(key, ()))) for key in measured}
             often = [key for key in wanted.measured if behind[key] < given.trainings]

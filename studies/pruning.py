@@ -18,7 +18,7 @@ from coinfer_ray.cli.scripts import run_script
 from coinfer_ray.problem.strategy import FLOAT_BITS, Codec
 from coinfer_ray.records.store import Records, read_records, shipped_records
 
-EDGES = np.arange(0.1, 1.0, 0.1)
+EDGES = np.arange(0.0, 1.0, 0.1)
 
 
 def main() -> None:

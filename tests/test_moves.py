@@ -219,3 +219,19 @@ def test_some_moves_empty_blocks_that_follow_each_other_and_touch_nothing_else()
     assert {share for share in emptied.sparsity.values() if share} == {0.96} and emptied.codec == Codec()
     with pytest.raises(InputError, match="set within a block: 'conv35' is unknown"):
         near.emptied_from("conv35")
+
+
+def test_a_network_without_blocks_has_none_to_empty(near: Neighbourhood) -> None:
+    with pytest.raises(InputError, match="emptied: no set of alexnet lies within a block that is flowed past"):
+        near.emptied_from("conv3")
+
+
+def test_what_is_chosen_after_others_counts_for_what_they_leave(near: Neighbourhood) -> None:
+    names = near.moves(400, 5)
+    outlook = near.outlook(names)
+    (first, *rest) = near.best(names, outlook, 6)
+    assert rest
+    others = [name for name in names if name != first.name]
+    after = near.best(others, near.outlook(others), 5, after=[first])
+    assert [move.name for move in after] == [move.name for move in rest]
+    assert [move.expected for move in after] == pytest.approx([move.expected for move in rest])

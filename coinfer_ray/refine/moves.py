@@ -22,7 +22,7 @@ import numpy as np
 from coinfer_kernels import Scenarios, canonicalize, cheapest_feasible, features
 from numpy.typing import NDArray
 
-from coinfer_ray.errors import check_name
+from coinfer_ray.errors import InputError, check_name
 from coinfer_ray.optimizer.problem import Problem
 from coinfer_ray.predictor.distillation import Aggregates
 from coinfer_ray.predictor.gaussian_process import GaussianProcess
@@ -138,6 +138,8 @@ class Neighbourhood:
             InputError: no set of that name lies within a block.
         """
         sets = [each.name for each in self.problem.graph.prunable_sets]
+        if not self._within:
+            raise InputError(f"emptied: no set of {self.problem.graph.model} lies within a block that is flowed past")
         check_name("set within a block", name, [sets[row] for row in self._within])
         levels = np.array(self._as_it_is)
         run = [row for row in self._within if row >= sets.index(name)]
@@ -151,11 +153,11 @@ class Neighbourhood:
         for _ in range(count):
             levels = np.array(self.winners[rng.integers(len(self.winners))])
             other = np.array(self.winners[rng.integers(len(self.winners))])
-            kind = rng.integers(6)
+            kind = rng.integers(6 if self._within else 5)
             if kind == 4 and self._crossing:
                 found.add(self._narrowed(levels, rng))
                 continue
-            if kind == 5 and self._within:
+            if kind == 5:
                 self._emptied(levels, rng)
             if kind == 0:
                 self._mix(levels, other, rng)
@@ -218,11 +220,14 @@ class Neighbourhood:
         gain = np.log(self.latency_s / latency[place, np.arange(len(place))])
         return np.maximum(gain, 0.0), cuts[place]
 
-    def best(self, names: Sequence[Name], outlook: Outlook, count: int) -> list[Move]:
+    def best(self, names: Sequence[Name], outlook: Outlook, count: int, after: Sequence[Move] = ()) -> list[Move]:
         """The ``count`` strategies of the largest expected improvement, one after the other: each counts for what those
-        before it are not expected to gain already."""
+        before it, and those of ``after``, are not expected to gain already."""
         gain, chance = outlook.gain, outlook.chance
         banked, chosen = np.zeros(gain.shape[1]), list[Move]()
+        if after:
+            others = self.outlook([move.name for move in after])
+            banked = (others.gain * others.chance).max(axis=0)
         left = set(range(len(names)))
         while left and len(chosen) < count:
             rows = sorted(left)
