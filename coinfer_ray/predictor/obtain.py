@@ -29,7 +29,6 @@ from coinfer_ray.predictor.fit import (
     check_enough,
     fit_predictor,
     floats_of,
-    measured_of,
     opened,
     record_features,
     records_hash,
@@ -40,11 +39,8 @@ from coinfer_ray.runtime.address import as_address
 from coinfer_ray.runtime.cache import cache_folder
 from coinfer_ray.runtime.places import local_copy
 
-_SOURCES = (
-    "coinfer_ray.predictor",
-    "coinfer_ray.problem",
-    "coinfer_ray.records",
-)  # the code that decides what a fit gives
+# The code that decides what a fit gives.
+_SOURCES = ("coinfer_ray.predictor", "coinfer_ray.problem", "coinfer_ray.records")
 
 
 def obtain_predictor(
@@ -136,8 +132,10 @@ def _fingerprint(records: Records, regressor: str, accuracy: Split, folds: int) 
     x, names = record_features(records)
     document = {
         "format": PREDICTOR_FORMAT,
-        "records": records_hash(np.column_stack([x, records.feature_bits]), records.accuracy(accuracy)),
-        "measured": measured_of(records, accuracy).fingerprint,
+        "records": records_hash(
+            np.column_stack([x, records.feature_bits, records.costs()[:, 2], records.losses(accuracy)[1]]),
+            records.accuracy(accuracy),
+        ),
         "base_accuracy": records.base_accuracy(accuracy),
         "settings": records.info.settings_hash,
         "features": names,

@@ -27,10 +27,9 @@ class Found:
     """Answers to S scenarios out of K strategies.
 
     ``levels`` (K, V) and ``accuracy`` (K,): the strategies, of which two are the same where a noisy channel makes their
-    accuracies differ; ``error`` (K,) the standard error of a
-    loss that was measured, NaN where it was not. ``index`` (S,): the one that answers
-    each scenario, :data:`NOTHING` where none is feasible.
-    ``objective``, ``lower_bound`` (S,) and ``evaluations`` (S,) as in :class:`coinfer_kernels.notation.Solutions`.
+    accuracies differ; ``error`` (K,) the standard error of a loss that was measured, NaN where it was not. ``index``
+    (S,): the one that answers each scenario, :data:`NOTHING` where none is feasible. ``objective``, ``lower_bound``
+    (S,) and ``evaluations`` (S,) as in :class:`coinfer_kernels.notation.Solutions`.
     """
 
     levels: NDArray[np.int64]
